@@ -1,0 +1,139 @@
+"""What the reducer wants done. Actions run only after their cause is on disk.
+
+Recording actions (RecordExecution, BookCycleAction, PostEntries, RecordEquity) are carried out by
+the commit itself; the others by the shell after it.
+"""
+
+from decimal import Decimal
+
+from core.domain import CycleRecord, OrderState, Role, Side, SizeStep, TradeId
+from core.record import Record
+
+
+class PlaceOrderAction(Record, frozen=True, tag="place"):
+    """Send `order`, post-only, good until cancelled; not after `deadline` (exchange time)."""
+
+    slot_id: int
+    order: OrderState
+    chain: tuple[SizeStep, ...]
+    deadline: float
+
+
+class CancelOrderAction(Record, frozen=True, tag="cancel"):
+    """Ask for the end of an order; a request, not a fact."""
+
+    client_order_id: str
+    txid: str | None
+    reason: str
+
+
+class OrphanOrderAction(Record, frozen=True, tag="orphan"):
+    """An exit became a recovery order; nothing is sent."""
+
+    slot_id: int
+    recovery_id: str
+    client_order_id: str
+    reason: str
+
+
+class BookCycleAction(Record, frozen=True, tag="book_cycle"):
+    """A cycle is complete."""
+
+    slot_id: int
+    record: CycleRecord
+    orphaned_at: float | None = None
+    resolution: str = "exit"  # exit, recovery, partial, pair_off
+
+
+class RecordExecution(Record, frozen=True, tag="execution"):
+    """One execution was applied, exactly once."""
+
+    execution_id: str
+    client_order_id: str
+    txid: str
+    slot_id: int
+    trade_id: TradeId
+    role: Role
+    cycle: int
+    side: Side
+    price: Decimal
+    volume: Decimal
+    cost: Decimal
+    fee: Decimal
+    executed_at: float
+    is_maker: bool
+
+
+class Entry(Record, frozen=True, gc=False):
+    """One line of a posting: `amount` of quote debited (positive) or credited to `account`."""
+
+    account: str
+    amount: Decimal
+
+
+class PostEntries(Record, frozen=True, tag="post"):
+    """One balanced posting of the double-entry ledger."""
+
+    reason: str
+    entries: tuple[Entry, ...]
+
+
+class RecordEquity(Record, frozen=True, tag="equity"):
+    """One point of the equity curve, all in quote at the bid."""
+
+    equity: Decimal
+    hold: Decimal
+    usd: Decimal
+    doge: Decimal
+    half: Decimal
+    grid_profit: Decimal
+    fees: Decimal
+    mark: Decimal
+    is_daily: bool
+
+
+class RecordTransition(Record, frozen=True, tag="transition"):
+    """A risk level or lock changed."""
+
+    kind: str  # risk_level, lock, unlock, mode
+    name: str
+    detail: str
+
+
+class RequestReconcile(Record, frozen=True, tag="reconcile"):
+    """Read balances and the named orders (none: balances only) at the exchange."""
+
+    reason: str
+    client_order_ids: tuple[str, ...] = ()
+
+
+class Notify(Record, frozen=True, tag="notify"):
+    """Tell the operator, in plain words. `level` is info, warning or error."""
+
+    level: str
+    kind: str
+    text: str
+
+
+class ReplyToOperator(Record, frozen=True, tag="reply"):
+    """The answer to a command: whether it was accepted, and its effect or the reason why not."""
+
+    command_id: str
+    is_accepted: bool
+    message: str
+    changed: tuple[tuple[str, str], ...] = ()
+
+
+Action = (
+    PlaceOrderAction
+    | CancelOrderAction
+    | OrphanOrderAction
+    | BookCycleAction
+    | RecordExecution
+    | PostEntries
+    | RecordEquity
+    | RecordTransition
+    | RequestReconcile
+    | Notify
+    | ReplyToOperator
+)

@@ -1,0 +1,220 @@
+"""What an operator may ask for: one variant a command, with its bounds.
+
+`parse` turns untrusted JSON into a command or raises CommandError naming the field. The reducer
+decides whether a command is accepted.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+
+from core.domain import TradeId
+from core.record import Record
+
+
+class CommandError(ValueError):
+    """A command that cannot be read; `field` is the one at fault."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Pause(Record, frozen=True, tag="pause", tag_field="action"):
+    """No new entries."""
+
+
+class Resume(Record, frozen=True, tag="resume", tag_field="action"):
+    """Trade again."""
+
+
+class Halt(Record, frozen=True, tag="halt", tag_field="action"):
+    """Nothing new but owed exits."""
+
+
+class AddSlot(Record, frozen=True, tag="add_slot", tag_field="action"):
+    """One more slot, in the lowest free place."""
+
+
+class RemoveSlot(Record, frozen=True, tag="remove_slot", tag_field="action"):
+    """Close a slot; one that holds a position needs `disposition` "keep_recoveries"."""
+
+    slot: int
+    disposition: str | None = None
+
+
+class SetEntryPct(Record, frozen=True, tag="set_entry_pct", tag_field="action"):
+    """Entry distance in percent, for one slot or all."""
+
+    value: Decimal
+    slot: int | None = None
+
+
+class SetProfitPct(Record, frozen=True, tag="set_profit_pct", tag_field="action"):
+    """Profit target in percent, for one slot or all."""
+
+    value: Decimal
+    slot: int | None = None
+
+
+class SetOrderSize(Record, frozen=True, tag="set_order_size", tag_field="action"):
+    """Order size in quote, for one slot or all."""
+
+    value: Decimal
+    slot: int | None = None
+
+
+class AddLayer(Record, frozen=True, tag="add_layer", tag_field="action"):
+    """Raise the target number of capital layers by one."""
+
+
+class RemoveLayer(Record, frozen=True, tag="remove_layer", tag_field="action"):
+    """Lower the target number of capital layers by one."""
+
+
+class SoftClose(Record, frozen=True, tag="soft_close", tag_field="action"):
+    """Re-price a recovery, or a parked exit when `leg` is given, near the market."""
+
+    slot: int
+    recovery: str | None = None
+    leg: TradeId | None = None
+    max_loss_pct: Decimal = Decimal(0)
+    confirm: bool = False
+
+
+class SoftCloseNext(Record, frozen=True, tag="soft_close_next", tag_field="action"):
+    """The same for the recovery nearest the market, over all slots."""
+
+    max_loss_pct: Decimal = Decimal(0)
+    confirm: bool = False
+
+
+class PairOff(Record, frozen=True, tag="pair_off", tag_field="action"):
+    """Set an A and a B position of one slot against each other."""
+
+    slot: int
+    confirm: bool = False
+
+
+class RecordFlow(Record, frozen=True, tag="record_flow", tag_field="action"):
+    """Book a deposit (positive) or withdrawal (negative) the bot could not see."""
+
+    base: Decimal = Decimal(0)
+    quote: Decimal = Decimal(0)
+    note: str = ""
+
+
+class ResetRiskPeak(Record, frozen=True, tag="reset_risk_peak", tag_field="action"):
+    """Measure drawdown from today's index on."""
+
+    confirm: bool = False
+
+
+class ResetDailyLock(Record, frozen=True, tag="reset_daily_lock", tag_field="action"):
+    """Clear the daily loss lock once its day is over or the limit was raised."""
+
+
+class CancelStaleRecoveries(Record, frozen=True, tag="cancel_stale_recoveries", tag_field="action"):
+    """Cancel recoveries older than `older_than_sec`; what they held becomes inventory."""
+
+    older_than_sec: float
+    confirm: bool = False
+
+
+class ResetOverride(Record, frozen=True, tag="reset_override", tag_field="action"):
+    """Back to the configured value."""
+
+    name: str
+    slot: int | None = None
+
+
+class AuditPnl(Record, frozen=True, tag="audit_pnl", tag_field="action"):
+    """Compare ledger, cycles and balances; clears the reconciliation lock when they agree.
+
+    The shell fills the two differences from its store before the command is journaled.
+    """
+
+    base_difference: Decimal | None = None
+    quote_difference: Decimal | None = None
+
+
+Command = (
+    Pause
+    | Resume
+    | Halt
+    | AddSlot
+    | RemoveSlot
+    | SetEntryPct
+    | SetProfitPct
+    | SetOrderSize
+    | AddLayer
+    | RemoveLayer
+    | SoftClose
+    | SoftCloseNext
+    | PairOff
+    | RecordFlow
+    | ResetRiskPeak
+    | ResetDailyLock
+    | CancelStaleRecoveries
+    | ResetOverride
+    | AuditPnl
+)
+
+_VARIANTS: dict[str, type[Record]] = {
+    str(variant.__struct_config__.tag): variant for variant in Command.__args__
+}
+ACTION_NAMES = tuple(sorted(_VARIANTS))
+_SHELL_ONLY = {"base_difference", "quote_difference"}
+_MAX_ABS = Decimal(10) ** 12
+
+
+def _number(field: str, value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise CommandError(field, f"{field} must be a number")
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        raise CommandError(field, f"{field} must be a number, not {str(value)[:40]!r}") from None
+    if not number.is_finite() or abs(number) > _MAX_ABS:
+        raise CommandError(field, f"{field} must be a finite number up to 10^12 in size")
+    exponent = number.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -12:
+        raise CommandError(field, f"{field} may have at most 12 decimals")
+    return number
+
+
+def parse(body: Mapping[str, Any]) -> Command:
+    """Return the command that the JSON object `body` asks for.
+
+    Numbers may be JSON numbers or decimal text. Unknown fields are refused. Raises CommandError.
+    """
+    name = body.get("action")
+    if not isinstance(name, str) or name not in _VARIANTS:
+        raise CommandError("action", f"action must be one of: {', '.join(ACTION_NAMES)}")
+    variant = _VARIANTS[name]
+    fields = {f.name: f for f in msgspec.structs.fields(variant) if f.name not in _SHELL_ONLY}
+    values: dict[str, Any] = {"action": name}
+    for key, value in body.items():
+        if key == "action":
+            continue
+        if key not in fields:
+            allowed = ", ".join(fields) or "none"
+            raise CommandError(key, f"{name} has no field {key[:40]!r}; allowed: {allowed}")
+        kind = fields[key].type
+        if kind is Decimal:
+            values[key] = str(_number(key, value))
+        elif kind is float:
+            values[key] = float(_number(key, value))
+        else:
+            values[key] = value
+    for key, field in fields.items():
+        if field.required and key not in values:
+            raise CommandError(key, f"{name} needs {key}")
+    try:
+        return msgspec.convert(values, Command)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        at = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else "action"
+        raise CommandError(at, f"{at}: {text.split(' - at ', maxsplit=1)[0]}") from None

@@ -1,0 +1,258 @@
+"""Sides, orders, positions, cycles and the instrument with all rounding.
+
+The vocabulary shared by every layer. Prices, volumes, costs and fees are Decimal; times are float
+seconds since the epoch, UTC. Look next at `core/state.py`.
+"""
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from enum import StrEnum
+
+from core.record import Record
+
+ZERO = Decimal(0)
+ONE = Decimal(1)
+HUNDRED = Decimal(100)
+
+
+class Side(StrEnum):
+    """The side of an order or execution."""
+
+    BUY = "buy"
+    SELL = "sell"
+
+    @property
+    def opposite(self) -> "Side":
+        """Return the other side."""
+        return Side.SELL if self is Side.BUY else Side.BUY
+
+
+class TradeId(StrEnum):
+    """The two legs of a slot: A sells high and buys back, B buys low and sells."""
+
+    A = "A"
+    B = "B"
+
+    @property
+    def entry_side(self) -> Side:
+        """Return the side of the leg's entry order."""
+        return Side.SELL if self is TradeId.A else Side.BUY
+
+    @property
+    def exit_side(self) -> Side:
+        """Return the side of the leg's exit order."""
+        return self.entry_side.opposite
+
+
+class Role(StrEnum):
+    """What an order is for."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+    RECOVERY = "recovery"
+
+
+class OrderStatus(StrEnum):
+    """Where an order stands, as far as the bot knows for certain."""
+
+    PENDING = "pending"  # the intent is on disk, not yet acknowledged
+    OPEN = "open"
+    CANCELLING = "cancelling"  # a cancel was requested; a request is not a fact
+    UNCERTAIN = "uncertain"  # outcome unknown; only reconciliation moves it
+
+
+class RejectReason(StrEnum):
+    """Why an order does not exist at the exchange."""
+
+    POST_ONLY = "post_only"
+    SELF_TRADE = "self_trade"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    ORDER_MINIMUM = "order_minimum"
+    COST_MINIMUM = "cost_minimum"
+    TICK_SIZE = "tick_size"
+    ORDERS_LIMIT = "orders_limit"
+    RATE_LIMIT = "rate_limit"
+    MARKET_MODE = "market_mode"
+    DEADLINE = "deadline"
+    DUPLICATE_ID = "duplicate_id"
+    NOT_SENT = "not_sent"
+    NEVER_ARRIVED = "never_arrived"
+    OTHER = "other"
+
+
+class Instrument(Record, frozen=True, gc=False):
+    """One spot pair and the exchange's limits for it; the only place where money is rounded."""
+
+    pair: str = "DOGE/USD"
+    symbol: str = "XDGUSD"
+    base: str = "DOGE"
+    quote: str = "USD"
+    tick_size: Decimal = Decimal("0.0000001")
+    lot_size: Decimal = Decimal("0.00000001")
+    order_min: Decimal = Decimal(50)  # base units
+    cost_min: Decimal = Decimal("0.5")  # quote units
+    cost_decimals: int = 9
+    fee_decimals: int = 8
+
+    def price_up(self, price: Decimal) -> Decimal:
+        """Return the lowest price on the tick grid that is not below `price`."""
+        return (price / self.tick_size).to_integral_value(ROUND_CEILING) * self.tick_size
+
+    def price_down(self, price: Decimal) -> Decimal:
+        """Return the highest price on the tick grid that is not above `price`."""
+        return (price / self.tick_size).to_integral_value(ROUND_FLOOR) * self.tick_size
+
+    def price_for(self, side: Side, price: Decimal) -> Decimal:
+        """Return `price` on the tick grid, rounded in our favour: sells up, buys down."""
+        return self.price_up(price) if side is Side.SELL else self.price_down(price)
+
+    def volume_down(self, volume: Decimal) -> Decimal:
+        """Return `volume` rounded down to the lot."""
+        return (volume / self.lot_size).to_integral_value(ROUND_FLOOR) * self.lot_size
+
+    def cost(self, price: Decimal, volume: Decimal) -> Decimal:
+        """Return price times volume in quote, rounded half up to `cost_decimals`."""
+        return (price * volume).quantize(ONE.scaleb(-self.cost_decimals), ROUND_HALF_UP)
+
+    def fee(self, cost: Decimal, rate: Decimal) -> Decimal:
+        """Return the fee in quote for `cost` at `rate` (a fraction), half up, `fee_decimals`."""
+        return (cost * rate).quantize(ONE.scaleb(-self.fee_decimals), ROUND_HALF_UP)
+
+    def is_below_minimum(self, *, volume: Decimal, price: Decimal) -> bool:
+        """Tell whether the exchange would refuse an order of `volume` at `price` as too small."""
+        return volume < self.order_min or volume * price < self.cost_min
+
+    def least_volume(self, price: Decimal) -> Decimal:
+        """Return the smallest volume, on the lot grid, that the exchange accepts at `price`."""
+        least = max(self.order_min, self.cost_min / price)
+        return (least / self.lot_size).to_integral_value(ROUND_CEILING) * self.lot_size
+
+
+class FeeRates(Record, frozen=True, gc=False):
+    """The account's current fee rates as fractions of the quote value (0.004 is 0.40 %)."""
+
+    maker: Decimal
+    taker: Decimal
+
+
+class SizeStep(Record, frozen=True, gc=False):
+    """One stage of the size pipeline: its name, the amount in quote after it, and why."""
+
+    stage: str
+    amount_usd: Decimal
+    reason: str
+
+
+class OrderState(Record, frozen=True, tag="order"):
+    """One order of ours that the exchange may hold."""
+
+    client_order_id: str
+    trade_id: TradeId
+    role: Role
+    side: Side
+    price: Decimal
+    volume: Decimal
+    cycle: int
+    attempt: int
+    placed_at: float
+    status: OrderStatus = OrderStatus.PENDING
+    txid: str | None = None
+    filled_volume: Decimal = ZERO
+    filled_cost: Decimal = ZERO
+    fees: Decimal = ZERO
+    execution_ids: tuple[str, ...] = ()
+    first_execution_at: float | None = None
+    regime_at_entry: int | None = None
+    cancel_requested_at: float | None = None
+    # The exchange's last word: the order is over, with this much executed. It leaves the state only
+    # when the executions we know add up to it.
+    closed_executed: Decimal | None = None
+
+    @property
+    def remaining(self) -> Decimal:
+        """Return the volume that may still execute."""
+        return self.volume - self.filled_volume
+
+
+class Residual(Record, frozen=True, gc=False):
+    """Executed volume too small for an order of its own, with its cost, fees and tag."""
+
+    volume: Decimal
+    cost: Decimal
+    fees: Decimal
+    regime_at_entry: int | None = None
+
+
+class Position(Record, frozen=True, gc=False):
+    """What an entry bought or sold (plus a residual that joined it), and how much is closed again.
+
+    `cost` and `fees` are the entry's; `closed_cost` is the part of `cost` that belongs to the
+    volume already closed; `exit_cost` and `exit_fees` are what the closing executions were worth.
+    """
+
+    volume: Decimal
+    cost: Decimal
+    fees: Decimal
+    entered_at: float
+    filled_at: float
+    regime_at_entry: int | None = None
+    closed_volume: Decimal = ZERO
+    closed_cost: Decimal = ZERO
+    exit_cost: Decimal = ZERO
+    exit_fees: Decimal = ZERO
+    exit_attempts: int = 0
+
+    @property
+    def open_volume(self) -> Decimal:
+        """Return the volume still to be closed."""
+        return self.volume - self.closed_volume
+
+    @property
+    def open_cost(self) -> Decimal:
+        """Return the entry cost of the volume still to be closed."""
+        return self.cost - self.closed_cost
+
+    @property
+    def average_price(self) -> Decimal:
+        """Return the volume-weighted entry price, unrounded."""
+        return self.cost / self.volume
+
+
+class Owed(Record, frozen=True, tag="owed"):
+    """An exit that must be placed and is not: since when, why, and when it is tried again."""
+
+    since: float
+    reason: str
+    retry_at: float
+    failures: int = 0
+
+
+class RecoveryOrder(Record, frozen=True):
+    """An exit that was orphaned: it goes on resting (or is owed) while its leg is free again."""
+
+    recovery_id: str
+    trade_id: TradeId
+    cycle: int
+    position: Position
+    exit: OrderState | Owed
+    orphaned_at: float
+    reason: str
+    regime_at_entry: int | None = None
+
+
+class CycleRecord(Record, frozen=True, gc=False):
+    """One completed cycle: the only thing that realises P&L, booked once."""
+
+    trade_id: TradeId
+    cycle: int
+    entry_price: Decimal
+    exit_price: Decimal
+    volume: Decimal
+    gross_profit: Decimal
+    entry_fee: Decimal
+    exit_fee: Decimal
+    fees: Decimal
+    net_profit: Decimal
+    entry_time: float
+    exit_time: float
+    from_recovery: bool = False
+    regime_at_entry: int | None = None

@@ -1,0 +1,178 @@
+"""Everything that can change the state. Events are the only input of the reducer.
+
+Every event carries its time in seconds since the epoch, UTC (bot time: real or simulated). An
+exchange event names the order by our client order id.
+"""
+
+from decimal import Decimal
+
+import msgspec
+
+from core.commands import Command
+from core.domain import FeeRates, Instrument, RejectReason
+from core.params import Params
+from core.record import Record
+
+
+class _Event(Record, frozen=True):
+    time: float
+
+
+class Started(_Event, frozen=True, tag="started"):
+    """The daemon begins: the complete decision parameters and facts as values."""
+
+    params: Params
+    instrument: Instrument
+    fees: FeeRates
+    bot_tag: int
+    store_epoch: int
+    code_version: str
+
+
+class PriceTick(_Event, frozen=True, tag="price", gc=False):
+    """A fresh quote; at most one a second reaches the reducer."""
+
+    bid: Decimal
+    ask: Decimal
+    last: Decimal
+
+
+class TimerTick(_Event, frozen=True, tag="timer", gc=False):
+    """Time has passed and something may be due; ends an iteration of the loop."""
+
+
+class MarketEnded(_Event, frozen=True, tag="market_ended"):
+    """The market has run dry (end of a replay)."""
+
+
+class OrderAccepted(_Event, frozen=True, tag="order_accepted"):
+    """The exchange acknowledged an order and gave it an id."""
+
+    client_order_id: str
+    txid: str
+
+
+class OrderRejected(_Event, frozen=True, tag="order_rejected"):
+    """The exchange said no, or the order surely never arrived."""
+
+    client_order_id: str
+    reason: RejectReason
+    detail: str = ""
+
+
+class OrderUncertain(_Event, frozen=True, tag="order_uncertain"):
+    """The outcome of a placement is unknown; only reconciliation may move the order."""
+
+    client_order_id: str
+    detail: str = ""
+
+
+class OrderFound(_Event, frozen=True, tag="order_found"):
+    """Reconciliation saw the order working at the exchange."""
+
+    client_order_id: str
+    txid: str
+    executed: Decimal
+
+
+class FillEvent(_Event, frozen=True, tag="fill"):
+    """One execution of one of our orders, as the exchange reports it."""
+
+    client_order_id: str
+    txid: str
+    execution_id: str
+    price: Decimal
+    volume: Decimal
+    cost: Decimal
+    fee: Decimal
+    executed_at: float
+    is_maker: bool = True
+
+
+class OrderClosed(_Event, frozen=True, tag="order_closed"):
+    """The exchange's word that an order is over, with the volume it executed in all."""
+
+    client_order_id: str
+    reason: str
+    executed: Decimal
+
+
+class CancelRefused(_Event, frozen=True, tag="cancel_refused"):
+    """A cancel was refused, which says nothing about the order."""
+
+    client_order_id: str
+    reason: str
+
+
+class BalancesReported(_Event, frozen=True, tag="balances"):
+    """Total balances as the exchange reports them, and what orders not ours hold of them."""
+
+    base: Decimal
+    quote: Decimal
+    foreign_base: Decimal = Decimal(0)
+    foreign_quote: Decimal = Decimal(0)
+
+
+class ExternalFlow(_Event, frozen=True, tag="external_flow"):
+    """A deposit (positive) or withdrawal (negative)."""
+
+    base: Decimal
+    quote: Decimal
+    reference: str
+
+
+class InstrumentUpdated(_Event, frozen=True, tag="instrument"):
+    """The exchange changed the pair's limits."""
+
+    instrument: Instrument
+
+
+class FeesUpdated(_Event, frozen=True, tag="fees"):
+    """The account's fee tier changed."""
+
+    fees: FeeRates
+
+
+class HealthChanged(_Event, frozen=True, tag="health"):
+    """The state of the connection to the exchange."""
+
+    system_status: str
+    clock_offset_sec: float = 0.0
+    consecutive_errors: int = 0
+
+
+class RegimeEstimated(_Event, frozen=True, tag="regime"):
+    """A new policy regime (None: unknown)."""
+
+    regime: int | None
+    interval_sec: float = 300.0
+
+
+class CommandReceived(_Event, frozen=True, tag="command"):
+    """The operator asks for something."""
+
+    command_id: str
+    command: Command
+
+
+Event = (
+    Started
+    | PriceTick
+    | TimerTick
+    | MarketEnded
+    | OrderAccepted
+    | OrderRejected
+    | OrderUncertain
+    | OrderFound
+    | FillEvent
+    | OrderClosed
+    | CancelRefused
+    | BalancesReported
+    | ExternalFlow
+    | InstrumentUpdated
+    | FeesUpdated
+    | HealthChanged
+    | RegimeEstimated
+    | CommandReceived
+)
+event_decoder: "msgspec.json.Decoder[Event]" = msgspec.json.Decoder(Event)

@@ -1,0 +1,209 @@
+"""What the daemon needs of the world, as protocols. Adapters implement them; tests may double them.
+
+Unknown is not empty: a read that fails raises one of the errors below, it never returns nothing.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from core.actions import Action, CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.domain import FeeRates, Instrument
+from core.events import Event
+from core.params import Params
+from core.record import Record
+from core.state import BotState
+
+
+class ConfigError(Exception):
+    """The environment must be fixed; `problems` lists everything that is wrong. Exit code 2."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class StoreError(Exception):
+    """The store cannot be read or written: stop before acting. Exit code 4."""
+
+
+class StoreInUse(StoreError):
+    """Another process holds the store. Exit code 5."""
+
+
+class Unavailable(Exception):
+    """The exchange did not do it, surely; try again later."""
+
+
+class MarketError(Exception):
+    """The market data cannot be used; the message names the file, the line and what is allowed."""
+
+
+class Clock(Protocol):
+    """Bot time."""
+
+    def now(self) -> float:
+        """Return seconds since the epoch, UTC."""
+        ...
+
+
+class Venue(Record, frozen=True):
+    """What the exchange says of the pair and the account at the start."""
+
+    instrument: Instrument
+    fees: FeeRates
+    base: Decimal
+    quote: Decimal
+    system_status: str = "online"
+
+
+class Message(Record, frozen=True):
+    """One event from the exchange or its market, numbered in order of delivery.
+
+    Numbers rise by one and never repeat over the life of an exchange's own store; a bot that has
+    message n in its state has all before it.
+    """
+
+    seq: int
+    event: Event
+
+
+class Exchange(Protocol):
+    """An exchange that takes requests; every answer comes back as a message, never as a result."""
+
+    def describe(self) -> Venue:
+        """Return pair facts, fees and total balances. Raises Unavailable."""
+        ...
+
+    def place(self, action: PlaceOrderAction) -> None:
+        """Send an order."""
+        ...
+
+    def cancel(self, action: CancelOrderAction) -> None:
+        """Ask for the end of an order."""
+        ...
+
+    def reconcile(self, action: RequestReconcile) -> None:
+        """Read balances and the named orders.
+
+        Answers: BalancesReported, and per order FillEvents with OrderFound or OrderClosed, or
+        OrderRejected(NEVER_ARRIVED) once it is certain that it cannot exist.
+        """
+        ...
+
+
+class SimulatedExchange(Exchange, Protocol):
+    """An exchange that lives in simulated time together with its market."""
+
+    def now(self) -> float:
+        """Return the simulated instant the exchange has reached."""
+        ...
+
+    def next_time(self) -> float | None:
+        """Return the time of its next event (market, arrival, delivery); None: nothing to come."""
+        ...
+
+    def advance(self, to: float) -> tuple[Message, ...]:
+        """Go to the instant `to`; return the messages due by then, in order.
+
+        Everything is durable before it returns. Messages stay until acknowledged.
+        """
+        ...
+
+    def acknowledge(self, seq: int) -> None:
+        """Forget messages up to `seq`: the bot has them on disk."""
+        ...
+
+    def pending(self) -> tuple[Message, ...]:
+        """Return messages delivered before but not acknowledged, in order (after a restart)."""
+        ...
+
+
+class Commit(Record, frozen=True):
+    """One step, to be stored as one transaction."""
+
+    seq: int
+    event: Event
+    actions: tuple[Action, ...]
+    state: BotState
+    is_quiet: bool  # only the journal row is written
+    is_critical: bool  # FULL sync: intents, cancels, executions, commands, locks, start and stop
+
+
+class Loaded(Record, frozen=True):
+    """The stored state at journal number `seq`, and the parameters in force there."""
+
+    seq: int
+    state: BotState
+    params: Params
+
+
+class JournalRow(Record, frozen=True):
+    """One journaled step."""
+
+    seq: int
+    event: Event
+    actions: tuple[Action, ...]
+
+
+class Store(Protocol):
+    """The local truth. One writer: the thread that steps."""
+
+    def load(self) -> Loaded | None:
+        """Return the current state row, or None for a new store. Raises StoreError."""
+        ...
+
+    def journal(self, after: int) -> Iterable[JournalRow]:
+        """Yield the journal rows with seq > `after`, in order. Raises StoreError."""
+        ...
+
+    def commit(self, commit: Commit) -> None:
+        """Store event, actions and (unless quiet) state in one transaction. Raises StoreError.
+
+        An execution id or (slot, leg, cycle) that exists already is an error, never ignored.
+        """
+        ...
+
+    def snapshot(self, loaded: Loaded) -> None:
+        """Keep a copy of the state; prune snapshots and the journal behind the oldest kept."""
+        ...
+
+    def snapshots(self) -> Iterable[Loaded]:
+        """Yield the kept snapshots, oldest first."""
+        ...
+
+    def identity(self) -> tuple[int, Mapping[str, str]]:
+        """Return the 24-bit epoch of this store and its other fixed facts."""
+        ...
+
+    def audit(self) -> Mapping[str, Decimal]:
+        """Return sums over all executions: base and quote change, fees, and counts."""
+        ...
+
+    def export(self) -> Mapping[str, Any]:
+        """Return history in canonical form: executions, orders, cycles, ledger, equity, …"""
+        ...
+
+    def close(self) -> None:
+        """Release the store; safe to call twice."""
+        ...
+
+
+class History(Protocol):
+    """Read-only history for the dashboard; safe from any thread."""
+
+    def recent_events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest operator-visible events, newest first: time, kind, level, text."""
+        ...
+
+    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest equity points, oldest first."""
+        ...
+
+
+class Notifier(Protocol):
+    """Carries messages to the operator without ever blocking the loop."""
+
+    def send(self, *, level: str, kind: str, text: str) -> None:
+        """Queue a message."""
+        ...
