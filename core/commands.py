@@ -213,8 +213,9 @@ def parse(body: Mapping[str, Any]) -> Command:
         if field.required and key not in values:
             raise CommandError(key, f"{name} needs {key}")
     try:
-        return msgspec.convert(values, Command)
+        command: Command = msgspec.convert(values, Command)
     except msgspec.ValidationError as error:
         text = str(error)
         at = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else "action"
         raise CommandError(at, f"{at}: {text.split(' - at ', maxsplit=1)[0]}") from None
+    return command

@@ -200,6 +200,7 @@ class Position(Record, frozen=True, gc=False):
     exit_cost: Decimal = ZERO
     exit_fees: Decimal = ZERO
     exit_attempts: int = 0
+    soft_limit: Decimal | None = None  # soft close: near the market, but never beyond this price
 
     @property
     def open_volume(self) -> Decimal:
@@ -237,6 +238,7 @@ class RecoveryOrder(Record, frozen=True):
     orphaned_at: float
     reason: str
     regime_at_entry: int | None = None
+    releasing: bool = False  # the operator gives it up: what is left becomes inventory
 
 
 class CycleRecord(Record, frozen=True, gc=False):

@@ -14,8 +14,9 @@ from core.params import Params
 from core.record import Record
 
 
-class _Event(Record, frozen=True):
+class _Event(Record, frozen=True, omit_defaults=True):
     time: float
+    message: int = 0  # number of the exchange message that carried it, 0 if none did
 
 
 class Started(_Event, frozen=True, tag="started"):

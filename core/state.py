@@ -81,7 +81,6 @@ class Leg(Record, frozen=True):
     residual: Residual | None = None
     totals: LegTotals = LegTotals()
     last_chain: tuple[SizeStep, ...] = ()
-    s2_orphaned: bool = False
 
 
 class SlotTotals(Record, frozen=True, gc=False):
@@ -105,6 +104,7 @@ class SlotState(Record, frozen=True):
     recovery_orders: tuple[RecoveryOrder, ...] = ()
     totals: SlotTotals = SlotTotals()
     closing: bool = False
+    pairing: bool = False  # exits are being withdrawn so that A and B can be set off
 
     def leg(self, trade_id: TradeId) -> Leg:
         """Return leg A or B."""
@@ -295,6 +295,6 @@ class BotState(Record, frozen=True):
     hour: int = -1  # hours since the epoch of the last equity point
     exchange_cursor: int = 0  # the last exchange message that is part of this state
     market_ended: bool = False
-    retired: LegTotals = LegTotals()  # totals of legs whose slots are gone (leg A negative)
+    retired_base: Decimal = ZERO  # signed base volume that legs of removed slots left behind
     counters: dict[str, int] = msgspec.field(default_factory=dict)  # never mutated: copied
     stints: dict[str, Stint] = msgspec.field(default_factory=dict)

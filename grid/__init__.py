@@ -1,0 +1,1 @@
+"""What serves the reducer: upkeep, risk watch, entries, operator commands, invariants. All pure."""

@@ -1,0 +1,124 @@
+"""What must always be true of the state (safety), and what should be (liveness).
+
+A safety violation halts new risk; liveness is reported and never halts. Checked after every event.
+"""
+
+from accounting import (
+    conservation,
+    held,
+    positions,
+    signed_open_volume,
+    slot_orders,
+    trial_balance,
+)
+from core.domain import ZERO, OrderState, OrderStatus, Owed
+from core.params import Params
+from core.state import BotState, Entering, Exiting, Idle, Leg, SlotState
+from leg import OWED_ALERT_SEC
+
+MISSING_ENTRY_SEC = 60.0
+
+
+def check_invariants(state: BotState) -> list[str]:
+    """Return every safety invariant that is violated, in plain words; empty if all hold."""
+    broken: list[str] = []
+    ids: set[str] = set()
+    for slot in state.slots:
+        for leg in slot.legs:
+            _leg(slot, leg, broken)
+        for order in slot_orders(slot):
+            if order.client_order_id in ids:
+                broken.append(f"order id {order.client_order_id} is used twice")
+            ids.add(order.client_order_id)
+            if not ZERO <= order.filled_volume <= order.volume or order.volume <= 0:
+                broken.append(
+                    f"order {order.client_order_id}: {order.filled_volume} of {order.volume} filled"
+                )
+    _books(state, broken)
+    return broken
+
+
+def _leg(slot: SlotState, leg: Leg, broken: list[str]) -> None:
+    name = f"slot {slot.slot_id} leg {leg.trade_id}"
+    if leg.cycle < 1:
+        broken.append(f"{name}: cycle {leg.cycle}")
+    volume = cost = ZERO
+    match leg.state:
+        case Entering(order=order):
+            volume, cost = order.filled_volume, order.filled_cost
+        case Exiting(position=position):
+            volume, cost = position.open_volume, position.open_cost
+            if position.cost <= 0 or position.open_volume <= 0:
+                broken.append(f"{name}: position of {position.volume} at cost {position.cost}")
+        case Idle():
+            pass
+    for recovery in slot.recovery_orders:
+        if recovery.trade_id is leg.trade_id:
+            volume += recovery.position.open_volume
+            cost += recovery.position.open_cost
+    if leg.residual is not None:
+        volume += leg.residual.volume
+        cost += leg.residual.cost
+    must = conservation(leg.totals)
+    if must.base != volume or must.quote != cost:
+        broken.append(
+            f"{name}: totals say {must.base} at {must.quote}, it holds {volume} at {cost}"
+        )
+
+
+def _books(state: BotState, broken: list[str]) -> None:
+    own = state.balances
+    balance = trial_balance(state.accounts)
+    if balance != 0:
+        broken.append(f"the ledger is off by {balance}")
+    if not own.start_mark:
+        return
+    if state.accounts.cash + state.accounts.reserved != own.quote:
+        broken.append("cash and reserved cash do not add up to the quote owned")
+    volume = state.accounts.inventory_base + signed_open_volume(state)
+    if volume != own.base:
+        broken.append(f"inventory and positions hold {volume} base, we own {own.base}")
+    if own.base < 0 or own.quote < 0:
+        broken.append(f"negative balance: {own.base} base, {own.quote} quote")
+    has_foreign = own.foreign_base or own.foreign_quote or own.flow_base or own.flow_quote
+    mine = held(state)
+    if not has_foreign and (mine.base > own.base or mine.quote > own.quote):
+        broken.append(
+            f"our orders hold {mine.base} base and {mine.quote} quote of {own.base} and {own.quote}"
+        )
+
+
+def liveness(state: BotState, params: Params) -> list[str]:
+    """Return what is expected and missing, since when and why; never a reason to halt."""
+    missing: list[str] = []
+    for slot in state.slots:
+        for leg in slot.legs:
+            name = f"slot {slot.slot_id} leg {leg.trade_id}"
+            if isinstance(leg.state, Idle) and leg.state.veto is not None:
+                age = state.now - leg.state.since
+                if age >= MISSING_ENTRY_SEC:
+                    missing.append(f"{name} has no entry for {age:.0f} s: {leg.state.veto}")
+    for trade_id, position, exit_ in positions(state):
+        if isinstance(exit_, Owed) and state.now - exit_.since >= OWED_ALERT_SEC:
+            missing.append(
+                f"leg {trade_id} owes an exit of {position.open_volume} for "
+                f"{state.now - exit_.since:.0f} s: {exit_.reason}"
+            )
+        elif isinstance(exit_, OrderState) and exit_.status is OrderStatus.UNCERTAIN:
+            missing.append(f"exit {exit_.client_order_id} is uncertain")
+    missing.extend(_imbalance(state, params))
+    return missing
+
+
+def _imbalance(state: BotState, params: Params) -> list[str]:
+    """Return the sides on which no slot has had a resting entry for IMBALANCE_ALERT_MIN."""
+    found: list[str] = []
+    for side, name in ((0, "sell"), (1, "buy")):
+        legs = [slot.legs[side] for slot in state.slots]
+        if any(isinstance(leg.state, Entering) for leg in legs):
+            continue
+        idle = [leg.state for leg in legs if isinstance(leg.state, Idle)]
+        if idle and state.now - min(x.since for x in idle) >= params.imbalance_alert_min * 60:
+            reasons = ", ".join(sorted({x.veto or "unknown" for x in idle}))
+            found.append(f"no {name} entry rests since an hour or longer: {reasons}")
+    return found

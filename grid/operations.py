@@ -1,0 +1,431 @@
+"""Operator commands: each is accepted with its effect, or refused with the reason.
+
+Called by the reducer with a Reduction; the reply is an action. Commands never bypass a rule: they
+change intent, overrides and wishes, and the ordinary rules do the rest.
+"""
+
+from decimal import Decimal
+from typing import assert_never
+
+import core.commands as c
+from accounting import sign
+from core.actions import ReplyToOperator
+from core.domain import HUNDRED, ONE, ZERO, OrderState, OrderStatus, Owed, Position, TradeId
+from core.events import CommandReceived, ExternalFlow
+from core.order_id import LIMITS
+from core.record import replace
+from core.state import Exiting, Idle, Leg, LockName, Mode, Override, SlotState
+from grid import watch
+from grid.endings import orphan, request_cancel
+from grid.pairing import begin_pairing, preview
+from grid.reduction import Duty, Found, Reduction
+from grid_strategy import OVERRIDABLE, break_even_pct, effective, exit_price, net_per_cycle_pct
+from leg import place_exit
+from risk import daily_loss, daily_loss_limit, slots_max
+
+ENTRY_PCT_RANGE = (Decimal("0.05"), Decimal(20))
+PROFIT_PCT_MAX = Decimal(50)
+LAYERS_MAX = 100
+
+
+class _Refusal(Exception):
+    """The command is refused; the text says why."""
+
+
+def carry_out(r: Reduction, event: CommandReceived) -> None:
+    """Carry out a command, or refuse it; either way with one reply."""
+    before = r.state
+    count = len(r.actions)
+    try:
+        message = _dispatch(r, event.command)
+        is_accepted = True
+    except _Refusal as refusal:
+        r.state = before
+        del r.actions[count:]
+        message, is_accepted = str(refusal), False
+    r.act(ReplyToOperator(command_id=event.command_id, is_accepted=is_accepted, message=message))
+    if is_accepted:
+        r.update(pass_due=r.now)
+        r.notify("info", "command", message)
+
+
+def _dispatch(r: Reduction, command: c.Command) -> str:
+    match command:
+        case c.Pause() | c.Resume() | c.Halt():
+            return _mode(r, command)
+        case c.AddSlot():
+            return _add_slot(r)
+        case c.RemoveSlot():
+            return _remove_slot(r, command)
+        case c.SetEntryPct() | c.SetProfitPct() | c.SetOrderSize():
+            return _set_value(r, command)
+        case c.AddLayer():
+            return _layers(r, 1)
+        case c.RemoveLayer():
+            return _layers(r, -1)
+        case c.SoftClose() | c.SoftCloseNext():
+            return _soft_close(r, command)
+        case c.PairOff():
+            return _pair_off(r, command)
+        case c.RecordFlow():
+            return _flow(r, command)
+        case c.ResetRiskPeak():
+            _confirmed(command.confirm, "measures drawdown from the present index on")
+            watch.reset_peak(r, "reset by the operator")
+            return "risk peak reset"
+        case c.ResetDailyLock():
+            return _reset_daily_lock(r)
+        case c.CancelStaleRecoveries():
+            return _cancel_stale(r, command)
+        case c.ResetOverride():
+            return _reset_override(r, command)
+        case c.AuditPnl():
+            return _audit(r, command)
+        case _:
+            assert_never(command)
+
+
+def _confirmed(confirm: bool, effect: str) -> None:
+    if not confirm:
+        raise _Refusal(f"needs confirm: {effect}")
+
+
+def _mode(r: Reduction, command: c.Pause | c.Resume | c.Halt) -> str:
+    wanted, text = {
+        c.Pause: (Mode.PAUSED, "paused: no new entries; exits and fills go on"),
+        c.Resume: (Mode.RUNNING, "resumed"),
+        c.Halt: (Mode.HALTED, "halted: nothing new but owed exits"),
+    }[type(command)]
+    if wanted is r.state.mode and not (wanted is Mode.RUNNING and _clearable(r)):
+        raise _Refusal(f"the bot is {wanted} already")
+    if wanted is Mode.RUNNING:
+        for name in (LockName.API_ERRORS, LockName.SAFETY):
+            watch.clear_lock(r, name, "resumed by the operator")
+    r.update(mode=wanted, mode_since=r.now, mode_reason="operator")
+    r.transition("mode", wanted, "operator")
+    return text
+
+
+def _clearable(r: Reduction) -> bool:
+    names = (LockName.API_ERRORS, LockName.SAFETY)
+    return any(lock.name in names for lock in r.state.risk.locks)
+
+
+def new_slot(r: Reduction) -> SlotState:
+    """Return a fresh slot in the lowest free place and add it to the state."""
+    taken = {slot.place for slot in r.state.slots}
+    place = next(n for n in range(len(taken) + 1) if n not in taken)
+    pool = r.params.slot_aliases
+    used = {slot.alias for slot in r.state.slots}
+    slot_id = r.state.next_slot_id
+    alias = next((name for name in pool if name not in used), f"slot {slot_id}")
+    legs = (
+        Leg(trade_id=TradeId.A, state=Idle(since=r.now)),
+        Leg(trade_id=TradeId.B, state=Idle(since=r.now)),
+    )
+    slot = SlotState(slot_id=slot_id, place=place, alias=alias, legs=legs)
+    r.update(slots=(*r.state.slots, slot), next_slot_id=slot_id + 1)
+    return slot
+
+
+def _add_slot(r: Reduction) -> str:
+    most = slots_max(r.params)
+    if len(r.state.slots) >= most:
+        raise _Refusal(
+            f"{len(r.state.slots)} slots; an open-order limit of {r.params.open_order_limit} "
+            f"carries at most {most}"
+        )
+    if r.state.next_slot_id >= LIMITS["slot"]:
+        raise _Refusal("all slot numbers are used up")
+    slot = new_slot(r)
+    return f"slot {slot.slot_id} ({slot.alias}) added"
+
+
+def _slot(r: Reduction, slot_id: int) -> SlotState:
+    slot = r.slot(slot_id)
+    if slot is None:
+        known = ", ".join(str(s.slot_id) for s in r.state.slots) or "none"
+        raise _Refusal(f"there is no slot {slot_id}; slots: {known}")
+    return slot
+
+
+def _remove_slot(r: Reduction, command: c.RemoveSlot) -> str:
+    slot = _slot(r, command.slot)
+    if slot.closing:
+        raise _Refusal(f"slot {slot.slot_id} is closing already")
+    if slot.pairing:
+        raise _Refusal(f"slot {slot.slot_id} is being paired off")
+    holds = [leg for leg in slot.legs if isinstance(leg.state, Exiting)]
+    if command.disposition not in (None, "keep_recoveries"):
+        raise _Refusal('disposition must be "keep_recoveries"')
+    if (holds or slot.recovery_orders) and command.disposition is None:
+        raise _Refusal(
+            f'slot {slot.slot_id} holds a position; say disposition "keep_recoveries" to leave '
+            "its exits on the book until they fill"
+        )
+    for leg in holds:
+        orphan(r, slot.slot_id, leg.trade_id, "slot removed", is_loss=False)
+    r.put_slot(replace(r.known_slot(slot.slot_id), closing=True))
+    return f"slot {slot.slot_id} is closing"
+
+
+def _set_value(r: Reduction, command: c.SetEntryPct | c.SetProfitPct | c.SetOrderSize) -> str:
+    name = {
+        c.SetEntryPct: "entry_pct",
+        c.SetProfitPct: "profit_pct",
+        c.SetOrderSize: "order_size_usd",
+    }[type(command)]
+    if command.slot is not None:
+        _slot(r, command.slot)
+    value = command.value
+    text = f"{OVERRIDABLE[name]} {value}"
+    match command:
+        case c.SetEntryPct():
+            low, high = ENTRY_PCT_RANGE
+            if not low <= value <= high:
+                raise _Refusal(f"entry distance must be from {low} to {high} percent")
+            round_trip = break_even_pct(r.state.fees.maker)
+            if 2 * value < round_trip:
+                text += f"; in S2 two entries earn less than a round trip of {round_trip:.3f} %"
+        case c.SetProfitPct():
+            least = break_even_pct(r.state.fees.maker) + r.params.min_net_profit_pct
+            if value < least or value > PROFIT_PCT_MAX:
+                raise _Refusal(
+                    f"profit target must be from {least:.3f} (break-even plus margin) to "
+                    f"{PROFIT_PCT_MAX} percent"
+                )
+            text += f"; nets {net_per_cycle_pct(value, r.state.fees.maker):.3f} % a cycle"
+        case c.SetOrderSize():
+            least = _least_usd(r)
+            if not least <= value <= r.params.max_order_usd:
+                raise _Refusal(
+                    f"order size must be from {least:.2f} (the exchange's minimum) to "
+                    f"{r.params.max_order_usd} USD"
+                )
+    _override(r, name, value, command.slot)
+    where = "all slots" if command.slot is None else f"slot {command.slot}"
+    return f"{text} for {where}"
+
+
+def _least_usd(r: Reduction) -> Decimal:
+    market = r.state.market
+    if market is None:
+        return r.state.instrument.cost_min
+    return r.state.instrument.least_volume(market.bid) * market.ask
+
+
+def _override(r: Reduction, name: str, value: Decimal, slot_id: int | None) -> None:
+    kept = [o for o in r.state.overrides if not (o.name == name and o.slot_id == slot_id)]
+    kept.append(Override(name=name, value=value, at=r.now, slot_id=slot_id))
+    # Bot-wide overrides first, so that those of a slot win.
+    kept.sort(key=lambda o: (o.slot_id is not None, o.slot_id or 0, o.name))
+    r.update(overrides=tuple(kept))
+
+
+def _layers(r: Reduction, step: int) -> str:
+    wanted = effective(r.params, r.state, None).layers_target + step
+    if not 0 <= wanted <= LAYERS_MAX:
+        raise _Refusal(f"layers must be from 0 to {LAYERS_MAX}")
+    _override(r, "layers_target", Decimal(wanted), None)
+    return f"capital layers target {wanted}"
+
+
+def _reset_override(r: Reduction, command: c.ResetOverride) -> str:
+    names = {**{v: k for k, v in OVERRIDABLE.items()}, **{k: k for k in OVERRIDABLE}}
+    name = names.get(command.name)
+    if name is None:
+        raise _Refusal(f"name must be one of: {', '.join(OVERRIDABLE.values())}")
+    kept = tuple(o for o in r.state.overrides if not (o.name == name and o.slot_id == command.slot))
+    if len(kept) == len(r.state.overrides):
+        raise _Refusal(f"{OVERRIDABLE[name]} is not overridden there")
+    r.update(overrides=kept)
+    return f"{OVERRIDABLE[name]} is back to the configuration"
+
+
+# ---- closing positions by hand ------------------------------------------------------------------
+
+
+def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
+    market = r.state.market
+    if market is None:
+        raise _Refusal("there is no price yet")
+    found, position, exit_ = _target(r, command)
+    if found.duty is Duty.EXIT and r.known_slot(found.slot_id).pairing:
+        raise _Refusal("the slot is being paired off")
+    way = sign(found.trade_id)
+    average = position.average_price
+    near = exit_price(
+        r.state.instrument,
+        replace(position, soft_limit=ZERO if way > 0 else average * HUNDRED),
+        found.trade_id,
+        market,
+        profit_pct=ZERO,
+        entry_pct=ZERO,
+    )
+    volume = position.open_volume
+    fees = position.fees * volume / position.volume + near * volume * r.state.fees.maker
+    net = way * (near * volume - position.open_cost) - fees
+    loss_pct = max(ZERO, -net) / position.open_cost * HUNDRED
+    outcome = f"{volume:f} {r.state.instrument.base} near {near}, expected {net:+.4f} USD"
+    if loss_pct > command.max_loss_pct:
+        raise _Refusal(
+            f"{outcome}: a loss of {loss_pct:.2f} %, above max_loss_pct {command.max_loss_pct}"
+        )
+    _confirmed(command.confirm, outcome)
+    slack = command.max_loss_pct / HUNDRED
+    limit = average * (ONE - slack if way > 0 else ONE + slack)
+    limit = min(limit, near) if way > 0 else max(limit, near)
+    r.put_holding(found, replace(position, soft_limit=limit), exit_)
+    if isinstance(exit_, OrderState):
+        if exit_.status is OrderStatus.OPEN:
+            request_cancel(r, found, "soft_close")
+    else:
+        place_exit(r, found.slot_id, found.trade_id, found.recovery_id)
+    return f"soft close: {outcome}"
+
+
+def _target(
+    r: Reduction, command: c.SoftClose | c.SoftCloseNext
+) -> tuple[Found, Position, OrderState | Owed]:
+    if isinstance(command, c.SoftClose):
+        slot = _slot(r, command.slot)
+        if command.recovery is None and command.leg is not None:
+            leg = slot.leg(command.leg)
+            if not isinstance(leg.state, Exiting):
+                raise _Refusal(f"slot {slot.slot_id} leg {command.leg} holds no position")
+            return _holder(slot, command.leg, leg.state.position, leg.state.exit, None)
+        for recovery in slot.recovery_orders:
+            if recovery.recovery_id == command.recovery:
+                return _holder(
+                    slot, recovery.trade_id, recovery.position, recovery.exit, recovery.recovery_id
+                )
+        known = ", ".join(x.recovery_id for x in slot.recovery_orders) or "none"
+        raise _Refusal(f"slot {slot.slot_id} has no such recovery; recoveries: {known}")
+    near: list[tuple[Decimal, str, tuple[Found, Position, OrderState | Owed]]] = []
+    mark = r.state.market.bid if r.state.market else ZERO
+    for slot in r.state.slots:
+        for x in slot.recovery_orders:
+            price = x.exit.price if isinstance(x.exit, OrderState) else x.position.average_price
+            holder = _holder(slot, x.trade_id, x.position, x.exit, x.recovery_id)
+            near.append((abs(price - mark), x.recovery_id, holder))
+    if not near:
+        raise _Refusal("there is no recovery")
+    return min(near, key=lambda item: item[:2])[2]
+
+
+def _holder(
+    slot: SlotState,
+    trade_id: TradeId,
+    position: Position,
+    exit_: OrderState | Owed,
+    recovery_id: str | None,
+) -> tuple[Found, Position, OrderState | Owed]:
+    blank = OrderState(
+        client_order_id="",
+        trade_id=trade_id,
+        role="exit",  # type: ignore[arg-type]  # replaced below by the real order, if any
+        side=trade_id.exit_side,
+        price=ZERO,
+        volume=ZERO,
+        cycle=0,
+        attempt=0,
+        placed_at=0.0,
+    )
+    found = Found(
+        slot_id=slot.slot_id,
+        trade_id=trade_id,
+        duty=Duty.EXIT if recovery_id is None else Duty.RECOVERY,
+        order=exit_ if isinstance(exit_, OrderState) else blank,
+        recovery_id=recovery_id,
+    )
+    return found, position, exit_
+
+
+def _pair_off(r: Reduction, command: c.PairOff) -> str:
+    slot = _slot(r, command.slot)
+    if slot.pairing:
+        raise _Refusal(f"slot {slot.slot_id} is being paired off already")
+    offer = preview(r, slot)
+    if offer is None:
+        raise _Refusal(f"slot {slot.slot_id} does not hold a position on both legs")
+    outcome = (
+        f"{offer.volume:f} {r.state.instrument.base} sold at {offer.sold_at:.7f}, bought at "
+        f"{offer.bought_at:.7f}, net {offer.net:+.4f} USD after fees"
+    )
+    _confirmed(command.confirm, outcome)
+    begin_pairing(r, slot.slot_id)
+    return f"pairing off slot {slot.slot_id}: {outcome}"
+
+
+def _cancel_stale(r: Reduction, command: c.CancelStaleRecoveries) -> str:
+    if command.older_than_sec < 0:
+        raise _Refusal("older_than_sec must not be negative")
+    stale = [
+        (slot, recovery)
+        for slot in r.state.slots
+        for recovery in slot.recovery_orders
+        if r.now - recovery.orphaned_at >= command.older_than_sec
+    ]
+    if not stale:
+        raise _Refusal("no recovery is that old")
+    listed = "; ".join(
+        f"{x.recovery_id}: {x.position.open_volume:f} {r.state.instrument.base} at "
+        f"{x.position.average_price:.7f}"
+        for _, x in stale
+    )
+    _confirmed(command.confirm, f"becomes inventory without P&L: {listed}")
+    for slot, recovery in stale:
+        r.put_recovery(slot.slot_id, replace(recovery, releasing=True))
+        found, _, exit_ = _holder(
+            slot, recovery.trade_id, recovery.position, recovery.exit, recovery.recovery_id
+        )
+        if isinstance(exit_, OrderState) and exit_.status is OrderStatus.OPEN:
+            request_cancel(r, found, "released by the operator")
+    return f"cancelling {len(stale)}: {listed}"
+
+
+# ---- money --------------------------------------------------------------------------------------
+
+
+def _flow(r: Reduction, command: c.RecordFlow) -> str:
+    if not command.base and not command.quote:
+        raise _Refusal("base or quote must be other than 0")
+    own = r.state.balances
+    if own.base + command.base < 0 or own.quote + command.quote < 0:
+        raise _Refusal("more than we own")
+    if len(command.note) > 200:
+        raise _Refusal("note may have at most 200 characters")
+    flow = ExternalFlow(
+        time=r.now, base=command.base, quote=command.quote, reference=command.note or "operator"
+    )
+    watch.external_flow(r, flow)
+    return f"flow of {command.base:+f} base, {command.quote:+f} quote recorded"
+
+
+def _reset_daily_lock(r: Reduction) -> str:
+    held = next((x for x in r.state.risk.locks if x.name is LockName.DAILY_LOSS), None)
+    if held is None:
+        raise _Refusal("the daily loss lock does not hold")
+    loss, limit = daily_loss(r.state, r.params), daily_loss_limit(r.state, r.params)
+    if limit is not None and loss > limit:
+        raise _Refusal(
+            f"still {loss:.2f} USD down today, the limit is {limit:.2f}: wait for UTC midnight or "
+            "raise DAILY_LOSS_LIMIT_USD"
+        )
+    watch.clear_lock(r, LockName.DAILY_LOSS, "reset by the operator")
+    return "daily loss lock cleared"
+
+
+def _audit(r: Reduction, command: c.AuditPnl) -> str:
+    base, quote = command.base_difference, command.quote_difference
+    if base is None or quote is None:
+        raise _Refusal("the audit needs the store; send it through the daemon")
+    found = f"books differ from executions by {base:+f} base and {quote:+f} quote"
+    own = r.state.balances
+    drift = (
+        f"; the exchange reports {own.reported_base - own.base:+f} base and "
+        f"{own.reported_quote - own.quote:+f} quote against them"
+    )
+    if base == 0 and quote == 0:
+        watch.clear_lock(r, LockName.RECONCILIATION, "audited by the operator")
+    return found + drift

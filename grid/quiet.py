@@ -1,0 +1,136 @@
+"""When nothing can happen: the price band and the time until which a tick is quiet.
+
+One function for live, backtest and reducer. A quiet tick changes only price and time, so these
+bounds must be sound: every rule that looks at price or time has a line here.
+"""
+
+from decimal import Decimal
+
+from core.domain import HUNDRED, ONE, ZERO
+from core.params import Params
+from core.record import replace
+from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
+from grid.reduction import Reduction
+from grid.upkeep import due_times, price_bounds
+from grid.watch import HOUR_SEC
+from grid_strategy import mid
+from risk import (
+    EMERGENCY_RESET_SEC,
+    LEVEL_DWELL_SEC,
+    LEVEL_RANK,
+    LEVELS,
+    daily_loss,
+    daily_loss_limit,
+    drawdown,
+    level_after_recovery,
+    parked,
+)
+
+BAND = Decimal("0.02")  # bounds hold for at most this move from the price they were made at
+VETOED_BAND = Decimal("0.001")
+NARROWEST = Decimal("0.0001")
+
+
+def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
+    """Return the bid band and the time within which a price tick is quiet; None without a market.
+
+    Valid as long as no other event arrives. `next_due` is when a TimerTick is next worth sending.
+    """
+    market = state.market
+    if market is None or market.candidate is not None or not state.balances.start_mark:
+        return None
+    r = Reduction(state, params)
+    bid = market.bid
+    share = min(BAND, _risk_room(state, params))
+    if state.pass_due is not None and state.mode is Mode.RUNNING:
+        share = min(share, VETOED_BAND)  # a leg wants an entry: look again when the price moves
+    low, high = bid * (ONE - share), bid * (ONE + share)
+    shift = bid - mid(market)  # bounds below are for the mid; the band is for the bid
+    for bound in price_bounds(r):
+        at = bound + shift
+        if at <= bid:
+            low = max(low, at)
+        if at >= bid:
+            high = min(high, at)
+    return Quiet(price_low=low, price_high=high, next_due=next_due(state, params))
+
+
+def _risk_room(state: BotState, params: Params) -> Decimal:
+    """Return a relative price move within which no level or loss limit can be crossed."""
+    fall = drawdown(state, params)
+    room = BAND
+    for level, threshold in LEVELS:
+        if LEVEL_RANK[level] > LEVEL_RANK[state.risk.level]:
+            # The index moves by at most the relative move of the price, the peak likewise.
+            room = min(room, (threshold - fall) / 3)
+    if state.risk.level is not RiskLevel.LOW:
+        room = min(room, VETOED_BAND * 5)
+    limit = daily_loss_limit(state, params)
+    is_locked = any(lock.name is LockName.DAILY_LOSS for lock in state.risk.locks)
+    if limit is not None and not is_locked and state.market is not None:
+        exposure = (state.balances.base + state.balances.start_base) * state.market.bid
+        if exposure > 0:
+            room = min(room, (limit - daily_loss(state, params)) / exposure)
+    if params.equity_stop_usd:
+        room = min(room, VETOED_BAND)
+    return max(room, NARROWEST)
+
+
+def next_due(state: BotState, params: Params) -> float:
+    """Return the earliest time at which a TimerTick may do something; never in the past."""
+    now = state.now
+    times = [(now // HOUR_SEC + 1) * HOUR_SEC]
+    asked = state.balances.requested_at
+    times.append(now if asked is None else asked + params.recon_interval_sec)
+    filled = state.balances.last_execution_at
+    if filled is not None and (asked is None or filled >= asked):
+        times.append(filled + 1.0)
+    if state.pass_due is not None:
+        times.append(state.pass_due)
+    r = Reduction(state, params)
+    times.extend(at for at in due_times(r) if at > now or _is_overdue(at, now))
+    times.extend(_risk_times(state, params))
+    for slot in state.slots:
+        ahead = replace(state, now=now + params.s2_orphan_after_sec)
+        waiting = parked(ahead, slot, params)
+        if waiting is not None and waiting.since > now:
+            times.append(waiting.since)
+        times.extend(
+            leg.state.resume_at
+            for leg in slot.legs
+            if isinstance(leg.state, Idle) and leg.state.resume_at is not None
+            if leg.state.resume_at > now
+        )
+    return max(now, min(times))
+
+
+def _is_overdue(at: float, now: float) -> bool:
+    """Tell whether a time has come that the last TimerTick did not handle yet."""
+    return at == now
+
+
+def _risk_times(state: BotState, params: Params) -> list[float]:
+    times: list[float] = []
+    risk = state.risk
+    if risk.below_since is not None:
+        times.append(risk.below_since + LEVEL_DWELL_SEC)
+    elif level_after_recovery(risk.level, drawdown(state, params)) is not risk.level:
+        times.append(state.now + 1.0)
+    if risk.emergency_since is not None and params.is_simulated:
+        times.append(risk.emergency_since + EMERGENCY_RESET_SEC)
+    return times
+
+
+def is_quiet(state: BotState, *, bid: Decimal, ask: Decimal, time: float, params: Params) -> bool:
+    """Tell whether a tick changes nothing but price and time."""
+    quiet, market = state.quiet, state.market
+    return (
+        quiet is not None
+        and market is not None
+        and quiet.price_low < bid < quiet.price_high
+        and time < quiet.next_due
+        and ZERO < bid < ask
+        and (ask - bid) * HUNDRED <= params.max_spread_pct * bid
+        and (market.ask - market.bid) * HUNDRED <= params.max_spread_pct * market.bid
+        and time - market.time <= params.stale_price_max_age_sec
+    )

@@ -1,0 +1,291 @@
+"""The reducer: the only place where state changes.
+
+`reduce(state, event, params) -> (state, actions)` is pure and total: it never raises on a
+well-typed event, reads no clock and knows no exchange. The automaton of a leg is in `leg.py`; what
+else serves it is in `grid/`; the diagrams are in `docs/STATE_MACHINE.md`.
+"""
+
+from typing import assert_never
+
+import core.events as e
+from accounting import slot_orders
+from core.actions import Action, RequestReconcile
+from core.domain import HUNDRED, OrderStatus
+from core.params import Params
+from core.record import replace
+from core.state import BotState, LockName, Market, PolicyRegime
+from grid import watch
+from grid.endings import close_order, reject_order
+from grid.entries import entry_pass
+from grid.invariants import check_invariants
+from grid.operations import carry_out, new_slot
+from grid.quiet import is_quiet, quiet_bounds
+from grid.reduction import Reduction
+from grid.upkeep import retry_owed, upkeep
+from grid_strategy import mid
+from leg import apply_fill
+
+__all__ = ["check_invariants", "quiet_bounds", "reduce"]
+
+
+def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, tuple[Action, ...]]:
+    """Return the state after `event`, and what is to be done.
+
+    `params` are those of the latest `Started` before `event` (its own for the first); operator
+    overrides are part of the state.
+    """
+    if type(event) is e.PriceTick and is_quiet(
+        state, bid=event.bid, ask=event.ask, time=event.time, params=params
+    ):
+        return _quiet(state, event), ()
+    cursor = max(state.exchange_cursor, event.message)
+    r = Reduction(replace(state, now=max(state.now, event.time), exchange_cursor=cursor), params)
+    if _is_news(r, event):
+        _apply(r, event)
+        watch.settle_reserved(r)
+        watch.track_stints(r)
+        _check(r)
+        r.update(quiet=None)
+        r.update(quiet=quiet_bounds(r.state, r.params))
+    return r.state, tuple(r.actions)
+
+
+def _is_news(r: Reduction, event: e.Event) -> bool:
+    """Tell whether the event may change a decision; a report that all is as known is only noted.
+
+    So a restart in the same circumstances leaves the bounds of quiet ticks, and with them every
+    later decision, as they were.
+    """
+    if isinstance(event, e.BalancesReported):
+        return not watch.note_agreement(r, event)
+    if isinstance(event, e.Started):
+        is_same = (
+            bool(r.state.started_at)
+            and event.params == r.params
+            and event.instrument == r.state.instrument
+            and event.fees == r.state.fees
+            and not r.state.market_ended
+        )
+        return not is_same or any(_unsettled(s.slot_id, r) for s in r.state.slots)
+    return True
+
+
+def _quiet(state: BotState, event: e.PriceTick) -> BotState:
+    market = state.market
+    if market is None:
+        raise AssertionError("a quiet tick needs a market")
+    bid = event.bid
+    return replace(
+        state,
+        now=event.time,
+        exchange_cursor=event.message or state.exchange_cursor,
+        market=Market(
+            bid=bid,
+            ask=event.ask,
+            last=event.last,
+            time=event.time,
+            bid_high=max(bid, market.bid_high),
+            bid_low=min(bid, market.bid_low),
+        ),
+    )
+
+
+def _apply(r: Reduction, event: e.Event) -> None:
+    match event:
+        case e.PriceTick():
+            _price(r, event)
+        case e.TimerTick():
+            _timer(r)
+        case e.FillEvent():
+            watch.fold_peak(r)
+            apply_fill(r, event)
+            _look_soon(r)
+        case (
+            e.OrderAccepted()
+            | e.OrderRejected()
+            | e.OrderUncertain()
+            | e.OrderFound()
+            | e.OrderClosed()
+            | e.CancelRefused()
+        ):
+            _order_news(r, event)
+            _look_soon(r)
+        case e.BalancesReported():
+            watch.report_balances(r, event)
+            retry_owed(r, at_once=True)
+            if r.state.pass_due is not None:
+                r.update(pass_due=min(r.state.pass_due, r.now + 1.0))
+        case e.CommandReceived():
+            carry_out(r, event)
+        case _:
+            _facts(r, event)
+
+
+def _look_soon(r: Reduction) -> None:
+    """Have the entry pass look again: an order has changed."""
+    r.update(pass_due=r.now)
+
+
+def _facts(
+    r: Reduction,
+    event: e.Started
+    | e.MarketEnded
+    | e.ExternalFlow
+    | e.InstrumentUpdated
+    | e.FeesUpdated
+    | e.HealthChanged
+    | e.RegimeEstimated,
+) -> None:
+    match event:
+        case e.Started():
+            _started(r, event)
+        case e.MarketEnded():
+            r.update(market_ended=True)
+        case e.ExternalFlow():
+            watch.external_flow(r, event)
+            retry_owed(r, at_once=True)
+        case e.InstrumentUpdated():
+            r.update(instrument=event.instrument)
+            retry_owed(r, at_once=True)
+        case e.FeesUpdated():
+            r.update(fees=event.fees)
+            r.notify("info", "fees", f"maker fee {event.fees.maker * HUNDRED:f} %")
+        case e.HealthChanged():
+            health = replace(
+                r.state.health,
+                system_status=event.system_status,
+                clock_offset_sec=event.clock_offset_sec,
+                consecutive_errors=event.consecutive_errors,
+            )
+            r.update(health=health)
+        case e.RegimeEstimated():
+            regime = PolicyRegime(
+                regime=event.regime, time=event.time, interval_sec=event.interval_sec
+            )
+            r.update(regime=regime)
+        case _:
+            assert_never(event)
+    if not isinstance(event, e.MarketEnded | e.RegimeEstimated | e.Started):
+        r.update(pass_due=r.now)
+
+
+def _started(r: Reduction, event: e.Started) -> None:
+    is_first = not r.state.started_at
+    is_changed = (
+        is_first
+        or event.params != r.params
+        or event.instrument != r.state.instrument
+        or event.fees != r.state.fees
+    )
+    r.params = event.params
+    r.update(
+        instrument=event.instrument,
+        fees=event.fees,
+        bot_tag=event.bot_tag,
+        store_epoch=event.store_epoch,
+        started_at=r.state.started_at or event.time,
+        market_ended=False,
+    )
+    if is_first:
+        r.update(mode_since=event.time, entry_tokens_at=event.time)
+        for _ in range(r.params.slot_count):
+            new_slot(r)
+    if is_changed:
+        r.update(pass_due=r.now)
+    for slot in r.state.slots:
+        for order in _unsettled(slot.slot_id, r):
+            r.act(RequestReconcile(reason="start", client_order_ids=(order,)))
+
+
+def _unsettled(slot_id: int, r: Reduction) -> list[str]:
+    """Return the ids of the slot's orders whose fate the last run may not have learned."""
+    slot = r.known_slot(slot_id)
+    unsure = (OrderStatus.PENDING, OrderStatus.UNCERTAIN, OrderStatus.CANCELLING)
+    return [order.client_order_id for order in slot_orders(slot) if order.status in unsure]
+
+
+def _price(r: Reduction, event: e.PriceTick) -> None:
+    prices = (event.bid, event.ask, event.last)
+    if not all(p.is_finite() and p > 0 for p in prices):
+        r.count("insane_prices")
+        return
+    market = Market(
+        bid=event.bid,
+        ask=event.ask,
+        last=event.last,
+        time=event.time,
+        bid_high=event.bid,
+        bid_low=event.bid,
+    )
+    old = r.state.market
+    if old is not None:
+        new_mid = mid(market)
+        if _is_jump(mid(old), new_mid, r.params) and (
+            old.candidate is None or _is_jump(old.candidate, new_mid, r.params)
+        ):
+            r.count("insane_prices")
+            r.update(market=replace(old, candidate=new_mid), pass_due=r.now)
+            return
+        market = replace(
+            market,
+            bid_high=max(event.bid, old.bid_high),
+            bid_low=min(event.bid, old.bid_low),
+        )
+    r.update(market=market, pass_due=r.now)
+    watch.open_books(r)
+
+
+def _is_jump(old: object, new: object, params: Params) -> bool:
+    return abs(new - old) * HUNDRED > params.price_jump_max_pct * old  # type: ignore[operator, no-any-return]  # Decimals
+
+
+def _timer(r: Reduction) -> None:
+    watch.watch(r)
+    upkeep(r)
+    entry_pass(r)
+    watch.ask_reconcile(r)
+
+
+def _order_news(
+    r: Reduction,
+    event: e.OrderAccepted
+    | e.OrderRejected
+    | e.OrderUncertain
+    | e.OrderFound
+    | e.OrderClosed
+    | e.CancelRefused,
+) -> None:
+    if isinstance(event, e.OrderRejected):
+        reject_order(r, event)
+        return
+    found = r.find(event.client_order_id)
+    if found is None:
+        return
+    order = found.order
+    is_new = order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
+    match event:
+        case e.OrderAccepted() | e.OrderFound():
+            status = OrderStatus.OPEN if is_new else order.status
+            r.put_order(found, replace(order, status=status, txid=event.txid))
+        case e.OrderUncertain():
+            if order.status is OrderStatus.PENDING:
+                r.put_order(found, replace(order, status=OrderStatus.UNCERTAIN))
+                r.count("uncertain")
+                ids = (order.client_order_id,)
+                r.act(RequestReconcile(reason="uncertain", client_order_ids=ids))
+        case e.OrderClosed():
+            r.count(f"closed:{event.reason}")
+            close_order(r, found, event.executed)
+        case e.CancelRefused():
+            ids = (order.client_order_id,)
+            r.act(RequestReconcile(reason="cancel refused", client_order_ids=ids))
+        case _:
+            assert_never(event)
+
+
+def _check(r: Reduction) -> None:
+    """Halt new risk when a safety invariant is violated; accounting goes on."""
+    broken = check_invariants(r.state)
+    if broken:
+        r.count("violations")
+        watch.set_lock(r, LockName.SAFETY, "; ".join(broken)[:500])
