@@ -19,14 +19,14 @@ _MONEY_ACCOUNTS = tuple(
 )
 
 
-class Funds(Record, frozen=True, gc=False):
+class Funds(Record, frozen=True, kw_only=True, gc=False):
     """An amount of both assets."""
 
     base: Decimal
     quote: Decimal
 
 
-class Breakdown(Record, frozen=True):
+class Breakdown(Record, frozen=True, kw_only=True):
     """The change of equity since the first mark, in five lines that add up exactly."""
 
     change: Decimal
@@ -38,7 +38,7 @@ class Breakdown(Record, frozen=True):
     liquidation_cost: Decimal  # taker fee on all base, not part of the change
 
 
-class BenchmarkValues(Record, frozen=True):
+class BenchmarkValues(Record, frozen=True, kw_only=True):
     """What doing nothing would be worth at the mark, flows included."""
 
     hold: Decimal

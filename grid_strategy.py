@@ -30,7 +30,7 @@ OVERRIDABLE = {
 }
 
 
-class CompletedCycle(CycleRecord, frozen=True):
+class CompletedCycle(CycleRecord, frozen=True, kw_only=True):
     """The stored, analysed form of a cycle: the record plus its slot and how it ended."""
 
     slot_id: int = 0
@@ -193,7 +193,7 @@ def marked_profit(position: Position, trade_id: TradeId, mark: Decimal) -> Decim
     return gain if trade_id is TradeId.B else -gain
 
 
-class SizeFacts(Record, frozen=True):
+class SizeFacts(Record, frozen=True, kw_only=True):
     """What the size of one entry depends on; funds are free of all other claims."""
 
     instrument: Instrument
@@ -208,7 +208,7 @@ class SizeFacts(Record, frozen=True):
     is_band_normal: bool
 
 
-class Size(Record, frozen=True):
+class Size(Record, frozen=True, kw_only=True):
     """The outcome of the size pipeline; `veto` is why there is no order, else None."""
 
     chain: tuple[SizeStep, ...]

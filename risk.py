@@ -70,17 +70,17 @@ WITHDRAWING = frozenset(
 )
 
 
-class Allow(Record, frozen=True, gc=False):
+class Allow(Record, frozen=True, kw_only=True, gc=False):
     """The leg may enter."""
 
 
-class Veto(Record, frozen=True, gc=False):
+class Veto(Record, frozen=True, kw_only=True, gc=False):
     """The leg may not enter, and why."""
 
     reason: VetoReason
 
 
-class Capacity(Record, frozen=True, gc=False):
+class Capacity(Record, frozen=True, kw_only=True, gc=False):
     """How many orders fit: the band is normal, caution or stop."""
 
     open_orders: int
@@ -90,7 +90,7 @@ class Capacity(Record, frozen=True, gc=False):
     band: str
 
 
-class Parked(Record, frozen=True, gc=False):
+class Parked(Record, frozen=True, kw_only=True, gc=False):
     """A slot whose legs both wait for a price: time frees neither."""
 
     since: float
@@ -98,7 +98,7 @@ class Parked(Record, frozen=True, gc=False):
     high_price: Decimal
 
 
-class Draft(Record, frozen=True, gc=False):
+class Draft(Record, frozen=True, kw_only=True, gc=False):
     """An order somebody would like to place."""
 
     trade_id: TradeId
@@ -107,7 +107,7 @@ class Draft(Record, frozen=True, gc=False):
     is_entry: bool
 
 
-class Approved(Record, frozen=True, gc=False):
+class Approved(Record, frozen=True, kw_only=True, gc=False):
     """A reviewed order; the only thing an order can be made of."""
 
     price: Decimal
@@ -115,7 +115,7 @@ class Approved(Record, frozen=True, gc=False):
     was_reduced: bool = False
 
 
-class Refused(Record, frozen=True, gc=False):
+class Refused(Record, frozen=True, kw_only=True, gc=False):
     """An order that may not exist, and why."""
 
     reason: VetoReason

@@ -10,7 +10,7 @@ from core.domain import CycleRecord, OrderState, Role, Side, SizeStep, TradeId
 from core.record import Record
 
 
-class PlaceOrderAction(Record, frozen=True, tag="place"):
+class PlaceOrderAction(Record, frozen=True, kw_only=True, tag="place"):
     """Send `order`, post-only, good until cancelled; not after `deadline` (exchange time)."""
 
     slot_id: int
@@ -19,7 +19,7 @@ class PlaceOrderAction(Record, frozen=True, tag="place"):
     deadline: float
 
 
-class CancelOrderAction(Record, frozen=True, tag="cancel"):
+class CancelOrderAction(Record, frozen=True, kw_only=True, tag="cancel"):
     """Ask for the end of an order; a request, not a fact."""
 
     client_order_id: str
@@ -27,7 +27,7 @@ class CancelOrderAction(Record, frozen=True, tag="cancel"):
     reason: str
 
 
-class OrphanOrderAction(Record, frozen=True, tag="orphan"):
+class OrphanOrderAction(Record, frozen=True, kw_only=True, tag="orphan"):
     """An exit became a recovery order; nothing is sent."""
 
     slot_id: int
@@ -36,7 +36,7 @@ class OrphanOrderAction(Record, frozen=True, tag="orphan"):
     reason: str
 
 
-class BookCycleAction(Record, frozen=True, tag="book_cycle"):
+class BookCycleAction(Record, frozen=True, kw_only=True, tag="book_cycle"):
     """A cycle is complete."""
 
     slot_id: int
@@ -45,7 +45,7 @@ class BookCycleAction(Record, frozen=True, tag="book_cycle"):
     resolution: str = "exit"  # exit, recovery, partial, pair_off
 
 
-class RecordExecution(Record, frozen=True, tag="execution"):
+class RecordExecution(Record, frozen=True, kw_only=True, tag="execution"):
     """One execution was applied, exactly once."""
 
     execution_id: str
@@ -64,21 +64,21 @@ class RecordExecution(Record, frozen=True, tag="execution"):
     is_maker: bool
 
 
-class Entry(Record, frozen=True, gc=False):
+class Entry(Record, frozen=True, kw_only=True, gc=False):
     """One line of a posting: `amount` of quote debited (positive) or credited to `account`."""
 
     account: str
     amount: Decimal
 
 
-class PostEntries(Record, frozen=True, tag="post"):
+class PostEntries(Record, frozen=True, kw_only=True, tag="post"):
     """One balanced posting of the double-entry ledger."""
 
     reason: str
     entries: tuple[Entry, ...]
 
 
-class RecordEquity(Record, frozen=True, tag="equity"):
+class RecordEquity(Record, frozen=True, kw_only=True, tag="equity"):
     """One point of the equity curve, all in quote at the bid."""
 
     equity: Decimal
@@ -92,7 +92,7 @@ class RecordEquity(Record, frozen=True, tag="equity"):
     is_daily: bool
 
 
-class RecordTransition(Record, frozen=True, tag="transition"):
+class RecordTransition(Record, frozen=True, kw_only=True, tag="transition"):
     """A risk level or lock changed."""
 
     kind: str  # risk_level, lock, unlock, mode
@@ -100,14 +100,14 @@ class RecordTransition(Record, frozen=True, tag="transition"):
     detail: str
 
 
-class RequestReconcile(Record, frozen=True, tag="reconcile"):
+class RequestReconcile(Record, frozen=True, kw_only=True, tag="reconcile"):
     """Read balances and the named orders (none: balances only) at the exchange."""
 
     reason: str
     client_order_ids: tuple[str, ...] = ()
 
 
-class Notify(Record, frozen=True, tag="notify"):
+class Notify(Record, frozen=True, kw_only=True, tag="notify"):
     """Tell the operator, in plain words. `level` is info, warning or error."""
 
     level: str
@@ -115,7 +115,7 @@ class Notify(Record, frozen=True, tag="notify"):
     text: str
 
 
-class ReplyToOperator(Record, frozen=True, tag="reply"):
+class ReplyToOperator(Record, frozen=True, kw_only=True, tag="reply"):
     """The answer to a command: whether it was accepted, and its effect or the reason why not."""
 
     command_id: str

@@ -22,59 +22,59 @@ class CommandError(ValueError):
         self.field = field
 
 
-class Pause(Record, frozen=True, tag="pause", tag_field="action"):
+class Pause(Record, frozen=True, kw_only=True, tag="pause", tag_field="action"):
     """No new entries."""
 
 
-class Resume(Record, frozen=True, tag="resume", tag_field="action"):
+class Resume(Record, frozen=True, kw_only=True, tag="resume", tag_field="action"):
     """Trade again."""
 
 
-class Halt(Record, frozen=True, tag="halt", tag_field="action"):
+class Halt(Record, frozen=True, kw_only=True, tag="halt", tag_field="action"):
     """Nothing new but owed exits."""
 
 
-class AddSlot(Record, frozen=True, tag="add_slot", tag_field="action"):
+class AddSlot(Record, frozen=True, kw_only=True, tag="add_slot", tag_field="action"):
     """One more slot, in the lowest free place."""
 
 
-class RemoveSlot(Record, frozen=True, tag="remove_slot", tag_field="action"):
+class RemoveSlot(Record, frozen=True, kw_only=True, tag="remove_slot", tag_field="action"):
     """Close a slot; one that holds a position needs `disposition` "keep_recoveries"."""
 
     slot: int
     disposition: str | None = None
 
 
-class SetEntryPct(Record, frozen=True, tag="set_entry_pct", tag_field="action"):
+class SetEntryPct(Record, frozen=True, kw_only=True, tag="set_entry_pct", tag_field="action"):
     """Entry distance in percent, for one slot or all."""
 
     value: Decimal
     slot: int | None = None
 
 
-class SetProfitPct(Record, frozen=True, tag="set_profit_pct", tag_field="action"):
+class SetProfitPct(Record, frozen=True, kw_only=True, tag="set_profit_pct", tag_field="action"):
     """Profit target in percent, for one slot or all."""
 
     value: Decimal
     slot: int | None = None
 
 
-class SetOrderSize(Record, frozen=True, tag="set_order_size", tag_field="action"):
+class SetOrderSize(Record, frozen=True, kw_only=True, tag="set_order_size", tag_field="action"):
     """Order size in quote, for one slot or all."""
 
     value: Decimal
     slot: int | None = None
 
 
-class AddLayer(Record, frozen=True, tag="add_layer", tag_field="action"):
+class AddLayer(Record, frozen=True, kw_only=True, tag="add_layer", tag_field="action"):
     """Raise the target number of capital layers by one."""
 
 
-class RemoveLayer(Record, frozen=True, tag="remove_layer", tag_field="action"):
+class RemoveLayer(Record, frozen=True, kw_only=True, tag="remove_layer", tag_field="action"):
     """Lower the target number of capital layers by one."""
 
 
-class SoftClose(Record, frozen=True, tag="soft_close", tag_field="action"):
+class SoftClose(Record, frozen=True, kw_only=True, tag="soft_close", tag_field="action"):
     """Re-price a recovery, or a parked exit when `leg` is given, near the market."""
 
     slot: int
@@ -84,21 +84,21 @@ class SoftClose(Record, frozen=True, tag="soft_close", tag_field="action"):
     confirm: bool = False
 
 
-class SoftCloseNext(Record, frozen=True, tag="soft_close_next", tag_field="action"):
+class SoftCloseNext(Record, frozen=True, kw_only=True, tag="soft_close_next", tag_field="action"):
     """The same for the recovery nearest the market, over all slots."""
 
     max_loss_pct: Decimal = Decimal(0)
     confirm: bool = False
 
 
-class PairOff(Record, frozen=True, tag="pair_off", tag_field="action"):
+class PairOff(Record, frozen=True, kw_only=True, tag="pair_off", tag_field="action"):
     """Set an A and a B position of one slot against each other."""
 
     slot: int
     confirm: bool = False
 
 
-class RecordFlow(Record, frozen=True, tag="record_flow", tag_field="action"):
+class RecordFlow(Record, frozen=True, kw_only=True, tag="record_flow", tag_field="action"):
     """Book a deposit (positive) or withdrawal (negative) the bot could not see."""
 
     base: Decimal = Decimal(0)
@@ -106,31 +106,33 @@ class RecordFlow(Record, frozen=True, tag="record_flow", tag_field="action"):
     note: str = ""
 
 
-class ResetRiskPeak(Record, frozen=True, tag="reset_risk_peak", tag_field="action"):
+class ResetRiskPeak(Record, frozen=True, kw_only=True, tag="reset_risk_peak", tag_field="action"):
     """Measure drawdown from today's index on."""
 
     confirm: bool = False
 
 
-class ResetDailyLock(Record, frozen=True, tag="reset_daily_lock", tag_field="action"):
+class ResetDailyLock(Record, frozen=True, kw_only=True, tag="reset_daily_lock", tag_field="action"):
     """Clear the daily loss lock once its day is over or the limit was raised."""
 
 
-class CancelStaleRecoveries(Record, frozen=True, tag="cancel_stale_recoveries", tag_field="action"):
+class CancelStaleRecoveries(
+    Record, frozen=True, kw_only=True, tag="cancel_stale_recoveries", tag_field="action"
+):
     """Cancel recoveries older than `older_than_sec`; what they held becomes inventory."""
 
     older_than_sec: float
     confirm: bool = False
 
 
-class ResetOverride(Record, frozen=True, tag="reset_override", tag_field="action"):
+class ResetOverride(Record, frozen=True, kw_only=True, tag="reset_override", tag_field="action"):
     """Back to the configured value."""
 
     name: str
     slot: int | None = None
 
 
-class AuditPnl(Record, frozen=True, tag="audit_pnl", tag_field="action"):
+class AuditPnl(Record, frozen=True, kw_only=True, tag="audit_pnl", tag_field="action"):
     """Compare ledger, cycles and balances; clears the reconciliation lock when they agree.
 
     The shell fills the two differences from its store before the command is journaled.

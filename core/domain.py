@@ -79,7 +79,7 @@ class RejectReason(StrEnum):
     OTHER = "other"
 
 
-class Instrument(Record, frozen=True, gc=False):
+class Instrument(Record, frozen=True, kw_only=True, gc=False):
     """One spot pair and the exchange's limits for it; the only place where money is rounded."""
 
     pair: str = "DOGE/USD"
@@ -127,14 +127,14 @@ class Instrument(Record, frozen=True, gc=False):
         return (least / self.lot_size).to_integral_value(ROUND_CEILING) * self.lot_size
 
 
-class FeeRates(Record, frozen=True, gc=False):
+class FeeRates(Record, frozen=True, kw_only=True, gc=False):
     """The account's current fee rates as fractions of the quote value (0.004 is 0.40 %)."""
 
     maker: Decimal
     taker: Decimal
 
 
-class SizeStep(Record, frozen=True, gc=False):
+class SizeStep(Record, frozen=True, kw_only=True, gc=False):
     """One stage of the size pipeline: its name, the amount in quote after it, and why."""
 
     stage: str
@@ -142,7 +142,7 @@ class SizeStep(Record, frozen=True, gc=False):
     reason: str
 
 
-class OrderState(Record, frozen=True, tag="order"):
+class OrderState(Record, frozen=True, kw_only=True, tag="order"):
     """One order of ours that the exchange may hold."""
 
     client_order_id: str
@@ -173,7 +173,7 @@ class OrderState(Record, frozen=True, tag="order"):
         return self.volume - self.filled_volume
 
 
-class Residual(Record, frozen=True, gc=False):
+class Residual(Record, frozen=True, kw_only=True, gc=False):
     """Executed volume too small for an order of its own, with its cost, fees and tag."""
 
     volume: Decimal
@@ -182,7 +182,7 @@ class Residual(Record, frozen=True, gc=False):
     regime_at_entry: int | None = None
 
 
-class Position(Record, frozen=True, gc=False):
+class Position(Record, frozen=True, kw_only=True, gc=False):
     """What an entry bought or sold (plus a residual that joined it), and how much is closed again.
 
     `cost` and `fees` are the entry's; `closed_cost` is the part of `cost` that belongs to the
@@ -218,7 +218,7 @@ class Position(Record, frozen=True, gc=False):
         return self.cost / self.volume
 
 
-class Owed(Record, frozen=True, tag="owed"):
+class Owed(Record, frozen=True, kw_only=True, tag="owed"):
     """An exit that must be placed and is not: since when, why, and when it is tried again."""
 
     since: float
@@ -227,7 +227,7 @@ class Owed(Record, frozen=True, tag="owed"):
     failures: int = 0
 
 
-class RecoveryOrder(Record, frozen=True):
+class RecoveryOrder(Record, frozen=True, kw_only=True):
     """An exit that was orphaned: it goes on resting (or is owed) while its leg is free again."""
 
     recovery_id: str
@@ -241,7 +241,7 @@ class RecoveryOrder(Record, frozen=True):
     releasing: bool = False  # the operator gives it up: what is left becomes inventory
 
 
-class CycleRecord(Record, frozen=True, gc=False):
+class CycleRecord(Record, frozen=True, kw_only=True, gc=False):
     """One completed cycle: the only thing that realises P&L, booked once."""
 
     trade_id: TradeId

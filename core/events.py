@@ -14,12 +14,12 @@ from core.params import Params
 from core.record import Record
 
 
-class _Event(Record, frozen=True, omit_defaults=True):
+class _Event(Record, frozen=True, kw_only=True, omit_defaults=True):
     time: float
     message: int = 0  # number of the exchange message that carried it, 0 if none did
 
 
-class Started(_Event, frozen=True, tag="started"):
+class Started(_Event, frozen=True, kw_only=True, tag="started"):
     """The daemon begins: the complete decision parameters and facts as values."""
 
     params: Params
@@ -30,7 +30,7 @@ class Started(_Event, frozen=True, tag="started"):
     code_version: str
 
 
-class PriceTick(_Event, frozen=True, tag="price", gc=False):
+class PriceTick(_Event, frozen=True, kw_only=True, tag="price", gc=False):
     """A fresh quote; at most one a second reaches the reducer."""
 
     bid: Decimal
@@ -38,22 +38,22 @@ class PriceTick(_Event, frozen=True, tag="price", gc=False):
     last: Decimal
 
 
-class TimerTick(_Event, frozen=True, tag="timer", gc=False):
+class TimerTick(_Event, frozen=True, kw_only=True, tag="timer", gc=False):
     """Time has passed and something may be due; ends an iteration of the loop."""
 
 
-class MarketEnded(_Event, frozen=True, tag="market_ended"):
+class MarketEnded(_Event, frozen=True, kw_only=True, tag="market_ended"):
     """The market has run dry (end of a replay)."""
 
 
-class OrderAccepted(_Event, frozen=True, tag="order_accepted"):
+class OrderAccepted(_Event, frozen=True, kw_only=True, tag="order_accepted"):
     """The exchange acknowledged an order and gave it an id."""
 
     client_order_id: str
     txid: str
 
 
-class OrderRejected(_Event, frozen=True, tag="order_rejected"):
+class OrderRejected(_Event, frozen=True, kw_only=True, tag="order_rejected"):
     """The exchange said no, or the order surely never arrived."""
 
     client_order_id: str
@@ -61,14 +61,14 @@ class OrderRejected(_Event, frozen=True, tag="order_rejected"):
     detail: str = ""
 
 
-class OrderUncertain(_Event, frozen=True, tag="order_uncertain"):
+class OrderUncertain(_Event, frozen=True, kw_only=True, tag="order_uncertain"):
     """The outcome of a placement is unknown; only reconciliation may move the order."""
 
     client_order_id: str
     detail: str = ""
 
 
-class OrderFound(_Event, frozen=True, tag="order_found"):
+class OrderFound(_Event, frozen=True, kw_only=True, tag="order_found"):
     """Reconciliation saw the order working at the exchange."""
 
     client_order_id: str
@@ -76,7 +76,7 @@ class OrderFound(_Event, frozen=True, tag="order_found"):
     executed: Decimal
 
 
-class FillEvent(_Event, frozen=True, tag="fill"):
+class FillEvent(_Event, frozen=True, kw_only=True, tag="fill"):
     """One execution of one of our orders, as the exchange reports it."""
 
     client_order_id: str
@@ -90,7 +90,7 @@ class FillEvent(_Event, frozen=True, tag="fill"):
     is_maker: bool = True
 
 
-class OrderClosed(_Event, frozen=True, tag="order_closed"):
+class OrderClosed(_Event, frozen=True, kw_only=True, tag="order_closed"):
     """The exchange's word that an order is over, with the volume it executed in all."""
 
     client_order_id: str
@@ -98,14 +98,14 @@ class OrderClosed(_Event, frozen=True, tag="order_closed"):
     executed: Decimal
 
 
-class CancelRefused(_Event, frozen=True, tag="cancel_refused"):
+class CancelRefused(_Event, frozen=True, kw_only=True, tag="cancel_refused"):
     """A cancel was refused, which says nothing about the order."""
 
     client_order_id: str
     reason: str
 
 
-class BalancesReported(_Event, frozen=True, tag="balances"):
+class BalancesReported(_Event, frozen=True, kw_only=True, tag="balances"):
     """Total balances as the exchange reports them, and what orders not ours hold of them."""
 
     base: Decimal
@@ -114,7 +114,7 @@ class BalancesReported(_Event, frozen=True, tag="balances"):
     foreign_quote: Decimal = Decimal(0)
 
 
-class ExternalFlow(_Event, frozen=True, tag="external_flow"):
+class ExternalFlow(_Event, frozen=True, kw_only=True, tag="external_flow"):
     """A deposit (positive) or withdrawal (negative)."""
 
     base: Decimal
@@ -122,19 +122,19 @@ class ExternalFlow(_Event, frozen=True, tag="external_flow"):
     reference: str
 
 
-class InstrumentUpdated(_Event, frozen=True, tag="instrument"):
+class InstrumentUpdated(_Event, frozen=True, kw_only=True, tag="instrument"):
     """The exchange changed the pair's limits."""
 
     instrument: Instrument
 
 
-class FeesUpdated(_Event, frozen=True, tag="fees"):
+class FeesUpdated(_Event, frozen=True, kw_only=True, tag="fees"):
     """The account's fee tier changed."""
 
     fees: FeeRates
 
 
-class HealthChanged(_Event, frozen=True, tag="health"):
+class HealthChanged(_Event, frozen=True, kw_only=True, tag="health"):
     """The state of the connection to the exchange."""
 
     system_status: str
@@ -142,14 +142,14 @@ class HealthChanged(_Event, frozen=True, tag="health"):
     consecutive_errors: int = 0
 
 
-class RegimeEstimated(_Event, frozen=True, tag="regime"):
+class RegimeEstimated(_Event, frozen=True, kw_only=True, tag="regime"):
     """A new policy regime (None: unknown)."""
 
     regime: int | None
     interval_sec: float = 300.0
 
 
-class CommandReceived(_Event, frozen=True, tag="command"):
+class CommandReceived(_Event, frozen=True, kw_only=True, tag="command"):
     """The operator asks for something."""
 
     command_id: str

@@ -12,7 +12,7 @@ from core.domain import Side
 from core.record import Record
 
 
-class Candle(Record, frozen=True, tag="candle", gc=False):
+class Candle(Record, frozen=True, kw_only=True, tag="candle", gc=False):
     """One closed candle; `volume` in base; `trades` None where unknown; `is_filled`: gap-filled."""
 
     time: float
@@ -26,7 +26,7 @@ class Candle(Record, frozen=True, tag="candle", gc=False):
     is_filled: bool = False
 
 
-class Trade(Record, frozen=True, tag="trade", gc=False):
+class Trade(Record, frozen=True, kw_only=True, tag="trade", gc=False):
     """One public trade (print); `side` is the taker's, None where unknown."""
 
     time: float
@@ -35,7 +35,7 @@ class Trade(Record, frozen=True, tag="trade", gc=False):
     side: Side | None = None
 
 
-class Book(Record, frozen=True, tag="book"):
+class Book(Record, frozen=True, kw_only=True, tag="book"):
     """Displayed depth, best level first, as (price, volume)."""
 
     time: float

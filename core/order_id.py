@@ -33,7 +33,7 @@ class _RoleCode(IntEnum):
     RECOVERY = 2
 
 
-class OrderPlace(Record, frozen=True, gc=False):
+class OrderPlace(Record, frozen=True, kw_only=True, gc=False):
     """What a client order id names: whose it is, and its place in the grid."""
 
     tag: int

@@ -26,7 +26,7 @@ class RiskBasis(StrEnum):
     ACCOUNT = "account"  # equity in quote
 
 
-class Params(Record, frozen=True):
+class Params(Record, frozen=True, kw_only=True):
     """Everything the reducer may depend on besides its state and the event."""
 
     # Grid

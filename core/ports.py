@@ -47,7 +47,7 @@ class Clock(Protocol):
         ...
 
 
-class Venue(Record, frozen=True):
+class Venue(Record, frozen=True, kw_only=True):
     """What the exchange says of the pair and the account at the start."""
 
     instrument: Instrument
@@ -57,7 +57,7 @@ class Venue(Record, frozen=True):
     system_status: str = "online"
 
 
-class Message(Record, frozen=True):
+class Message(Record, frozen=True, kw_only=True):
     """One event from the exchange or its market, numbered in order of delivery.
 
     Numbers rise by one and never repeat over the life of an exchange's own store; a bot that has
@@ -119,7 +119,7 @@ class SimulatedExchange(Exchange, Protocol):
         ...
 
 
-class Commit(Record, frozen=True):
+class Commit(Record, frozen=True, kw_only=True):
     """One step, to be stored as one transaction."""
 
     seq: int
@@ -130,7 +130,7 @@ class Commit(Record, frozen=True):
     is_critical: bool  # FULL sync: intents, cancels, executions, commands, locks, start and stop
 
 
-class Loaded(Record, frozen=True):
+class Loaded(Record, frozen=True, kw_only=True):
     """The stored state at journal number `seq`, and the parameters in force there."""
 
     seq: int
@@ -138,7 +138,7 @@ class Loaded(Record, frozen=True):
     params: Params
 
 
-class JournalRow(Record, frozen=True):
+class JournalRow(Record, frozen=True, kw_only=True):
     """One journaled step."""
 
     seq: int

@@ -27,7 +27,7 @@ from core.record import Record
 STATE_VERSION = 1
 
 
-class Idle(Record, frozen=True, tag="idle", gc=False):
+class Idle(Record, frozen=True, kw_only=True, tag="idle", gc=False):
     """The leg has no order and no position; it wants an entry from `resume_at` on."""
 
     since: float
@@ -36,20 +36,20 @@ class Idle(Record, frozen=True, tag="idle", gc=False):
     short_funds_since: float | None = None
 
 
-class Entering(Record, frozen=True, tag="entering"):
+class Entering(Record, frozen=True, kw_only=True, tag="entering"):
     """The leg's entry order exists or may exist."""
 
     order: OrderState
 
 
-class Exiting(Record, frozen=True, tag="exiting"):
+class Exiting(Record, frozen=True, kw_only=True, tag="exiting"):
     """The leg holds a position; its exit is an order, or owed."""
 
     position: Position
     exit: OrderState | Owed
 
 
-class LegTotals(Record, frozen=True, gc=False):
+class LegTotals(Record, frozen=True, kw_only=True, gc=False):
     """What a leg has executed over its life, in base volume and entry cost."""
 
     entered_volume: Decimal = ZERO
@@ -60,7 +60,7 @@ class LegTotals(Record, frozen=True, gc=False):
     written_off_cost: Decimal = ZERO
 
 
-class AntiChase(Record, frozen=True, gc=False):
+class AntiChase(Record, frozen=True, kw_only=True, gc=False):
     """How often the entry has been refreshed in one direction (+1 up, −1 down), and when last."""
 
     direction: int = 0
@@ -68,7 +68,7 @@ class AntiChase(Record, frozen=True, gc=False):
     last_at: float = 0.0
 
 
-class Leg(Record, frozen=True):
+class Leg(Record, frozen=True, kw_only=True):
     """One side of a slot."""
 
     trade_id: TradeId
@@ -83,7 +83,7 @@ class Leg(Record, frozen=True):
     last_chain: tuple[SizeStep, ...] = ()
 
 
-class SlotTotals(Record, frozen=True, gc=False):
+class SlotTotals(Record, frozen=True, kw_only=True, gc=False):
     """What a slot has earned and suffered so far."""
 
     cycles: int = 0
@@ -94,7 +94,7 @@ class SlotTotals(Record, frozen=True, gc=False):
     orphans: int = 0
 
 
-class SlotState(Record, frozen=True):
+class SlotState(Record, frozen=True, kw_only=True):
     """One independent pair of legs; `place` decides its stagger and is kept for life."""
 
     slot_id: int
@@ -119,7 +119,7 @@ class Mode(StrEnum):
     HALTED = "halted"
 
 
-class Market(Record, frozen=True, gc=False):
+class Market(Record, frozen=True, kw_only=True, gc=False):
     """The last accepted quote, and the range of the bid since the last event that was not quiet."""
 
     bid: Decimal
@@ -131,7 +131,7 @@ class Market(Record, frozen=True, gc=False):
     candidate: Decimal | None = None  # an insane price waiting for a second sample that agrees
 
 
-class Quiet(Record, frozen=True, gc=False):
+class Quiet(Record, frozen=True, kw_only=True, gc=False):
     """Bounds inside which a price tick changes nothing but price and time."""
 
     price_low: Decimal
@@ -139,7 +139,7 @@ class Quiet(Record, frozen=True, gc=False):
     next_due: float
 
 
-class Balances(Record, frozen=True, gc=False):
+class Balances(Record, frozen=True, kw_only=True, gc=False):
     """What we own by our own books, what the exchange last said, and what strangers hold."""
 
     base: Decimal = ZERO
@@ -159,7 +159,7 @@ class Balances(Record, frozen=True, gc=False):
     drift_since: float | None = None
 
 
-class Accounts(Record, frozen=True, gc=False):
+class Accounts(Record, frozen=True, kw_only=True, gc=False):
     """Balances of the double-entry ledger in quote; assets and expenses positive, others negative.
 
     The sum over all fields is zero after every event.
@@ -179,7 +179,7 @@ class Accounts(Record, frozen=True, gc=False):
     inventory_base: Decimal = ZERO
 
 
-class Benchmarks(Record, frozen=True, gc=False):
+class Benchmarks(Record, frozen=True, kw_only=True, gc=False):
     """Four ways of having done nothing, flows included: holdings in quote and base."""
 
     usd: Decimal = ZERO  # everything in quote
@@ -209,7 +209,7 @@ class LockName(StrEnum):
     SAFETY = "safety"  # a safety invariant was violated
 
 
-class Lock(Record, frozen=True, gc=False):
+class Lock(Record, frozen=True, kw_only=True, gc=False):
     """A lock that holds: since when, and why in plain words."""
 
     name: LockName
@@ -217,7 +217,7 @@ class Lock(Record, frozen=True, gc=False):
     reason: str
 
 
-class RiskState(Record, frozen=True):
+class RiskState(Record, frozen=True, kw_only=True):
     """Drawdown memory, level with its clocks, and the locks that hold."""
 
     level: RiskLevel = RiskLevel.LOW
@@ -232,7 +232,7 @@ class RiskState(Record, frozen=True):
     peak_resets: int = 0
 
 
-class Health(Record, frozen=True, gc=False):
+class Health(Record, frozen=True, kw_only=True, gc=False):
     """What the shell reported about its connections."""
 
     system_status: str = "online"
@@ -240,7 +240,7 @@ class Health(Record, frozen=True, gc=False):
     consecutive_errors: int = 0
 
 
-class PolicyRegime(Record, frozen=True, gc=False):
+class PolicyRegime(Record, frozen=True, kw_only=True, gc=False):
     """The regime estimate that policy uses, with its time; `regime` None when unknown."""
 
     regime: int | None
@@ -248,7 +248,7 @@ class PolicyRegime(Record, frozen=True, gc=False):
     interval_sec: float = 300.0
 
 
-class Override(Record, frozen=True, gc=False):
+class Override(Record, frozen=True, kw_only=True, gc=False):
     """A parameter changed by the operator: for one slot, or for all when `slot_id` is None."""
 
     name: str
@@ -257,7 +257,7 @@ class Override(Record, frozen=True, gc=False):
     slot_id: int | None = None
 
 
-class Stint(Record, frozen=True, gc=False):
+class Stint(Record, frozen=True, kw_only=True, gc=False):
     """For how long a condition has held in all: closed spans, plus the one since `since`."""
 
     total_sec: float = 0.0
@@ -265,7 +265,7 @@ class Stint(Record, frozen=True, gc=False):
     spans: int = 0
 
 
-class BotState(Record, frozen=True):
+class BotState(Record, frozen=True, kw_only=True):
     """Everything the bot knows that a decision may depend on."""
 
     version: int = STATE_VERSION

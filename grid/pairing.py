@@ -14,7 +14,7 @@ from grid.reduction import Duty, Found, Reduction
 from leg import PAIR_OFF, book_cycle, holding, leave, next_cycle, place_exit
 
 
-class PairOffPreview(Record, frozen=True):
+class PairOffPreview(Record, frozen=True, kw_only=True):
     """What a pair-off would book: volume, the two average prices, gross, fees and net in quote."""
 
     volume: Decimal

@@ -25,7 +25,7 @@ class Duty(StrEnum):
     RECOVERY = "recovery"
 
 
-class Found(Record, frozen=True):
+class Found(Record, frozen=True, kw_only=True):
     """Where an order stands in the state."""
 
     slot_id: int
