@@ -172,6 +172,25 @@ def finish_entry(r: Reduction, slot_id: int, leg: Leg, order: OrderState) -> Non
     place_exit(r, slot_id, leg.trade_id, None)
 
 
+def to_residual(r: Reduction, slot_id: int, trade_id: TradeId) -> bool:
+    """Turn an untouched, owed position below the exchange's minimum into the leg's residual.
+
+    Tells whether it was one.
+    """
+    leg = r.leg(slot_id, trade_id)
+    if not isinstance(leg.state, Exiting) or leg.state.position.closed_volume > 0:
+        return False
+    position = leg.state.position
+    price = position.average_price
+    if not r.state.instrument.is_below_minimum(volume=position.volume, price=price):
+        return False
+    found = holding(r, slot_id, trade_id)
+    _keep_residual(r, found, position, position.fees)
+    leg = r.leg(slot_id, trade_id)
+    r.put_leg(slot_id, replace(leg, state=Idle(since=r.now), cycle=leg.cycle + 1))
+    return True
+
+
 def _joined(position: Position, residual: Residual) -> Position:
     is_larger = residual.volume > position.volume
     return replace(

@@ -19,6 +19,7 @@ from grid.endings import close_order, reject_order
 from grid.entries import entry_pass
 from grid.invariants import check_invariants
 from grid.operations import carry_out, new_slot
+from grid.pairing import pair_when_ready
 from grid.quiet import is_quiet, quiet_bounds
 from grid.reduction import Reduction
 from grid.upkeep import retry_owed, upkeep
@@ -99,7 +100,7 @@ def _apply(r: Reduction, event: e.Event) -> None:
         case e.FillEvent():
             watch.fold_peak(r)
             apply_fill(r, event)
-            _look_soon(r)
+            _after_order_news(r)
         case (
             e.OrderAccepted()
             | e.OrderRejected()
@@ -109,7 +110,7 @@ def _apply(r: Reduction, event: e.Event) -> None:
             | e.CancelRefused()
         ):
             _order_news(r, event)
-            _look_soon(r)
+            _after_order_news(r)
         case e.BalancesReported():
             watch.report_balances(r, event)
             retry_owed(r, at_once=True)
@@ -121,8 +122,10 @@ def _apply(r: Reduction, event: e.Event) -> None:
             _facts(r, event)
 
 
-def _look_soon(r: Reduction) -> None:
-    """Have the entry pass look again: an order has changed."""
+def _after_order_news(r: Reduction) -> None:
+    """Go on with a pair-off, and have the entry pass look again: an order has changed."""
+    for slot in r.state.slots:
+        pair_when_ready(r, slot.slot_id)
     r.update(pass_due=r.now)
 
 

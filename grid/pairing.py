@@ -11,7 +11,7 @@ from core.record import Record, replace
 from core.state import Exiting, SlotState
 from grid.endings import request_cancel
 from grid.reduction import Duty, Found, Reduction
-from leg import PAIR_OFF, book_cycle, holding, leave, next_cycle, place_exit
+from leg import PAIR_OFF, book_cycle, holding, leave, next_cycle, place_exit, to_residual
 
 
 class PairOffPreview(Record, frozen=True, kw_only=True):
@@ -107,6 +107,8 @@ def pair_when_ready(r: Reduction, slot_id: int) -> None:
     for trade_id in TradeId:
         state = r.leg(slot_id, trade_id).state
         if isinstance(state, Exiting) and isinstance(state.exit, Owed):
+            if len(exits) == 2 and to_residual(r, slot_id, trade_id):
+                continue
             owed = replace(state.exit, reason="rest", retry_at=r.now)
             leg = r.leg(slot_id, trade_id)
             r.put_leg(slot_id, replace(leg, state=replace(state, exit=owed)))

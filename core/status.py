@@ -1,0 +1,369 @@
+"""The contract of `/api/status`: what the page and other programs are told, schema version 1.
+
+Money, prices and volumes are plain decimal text (`Money`); percentages are percent, as text too;
+times are seconds since the epoch, UTC, in bot time unless a name says wall; what is absent is null,
+never NaN. Types only: `engine/status_view.py` fills them, `static/dashboard.html` shows them.
+"""
+
+from core.record import Record
+
+SCHEMA_VERSION = 1
+
+Money = str  # plain decimal text without exponent
+
+
+class Published(Record, frozen=True, kw_only=True):
+    """One status as it is sent: swapped by reference, never changed.
+
+    `version` names the state it shows and is what `expect_version` is compared with.
+    """
+
+    body: bytes
+    gzip_body: bytes
+    etag: str
+    version: int
+
+
+class Disabled(Record, frozen=True, kw_only=True):
+    """A part of the bot that is not switched on."""
+
+    enabled: bool = False
+
+
+class BotBlock(Record, frozen=True, kw_only=True):
+    """What runs, in which mode, and whether a person should look.
+
+    `condition` is ok, attention, stopped or alarm; `reasons` say why it is not ok. `now` is bot
+    time, the `_wall` times are the machine's. A status older than `stale_after_sec` is stale.
+    """
+
+    mode: str
+    mode_since: float
+    mode_reason: str
+    condition: str
+    reasons: tuple[str, ...]
+    waiting_for: str | None
+    version: str
+    uptime_sec: float
+    started_wall: float
+    published_wall: float
+    stale_after_sec: float
+    now: float
+    running_since: float | None
+    exchange_mode: str
+    market_name: str
+    speed: float | None
+    market_ended: bool
+    read_only: bool
+
+
+class MarketBlock(Record, frozen=True, kw_only=True):
+    """The last accepted quote; `candidate` is an implausible price that waits for a second one."""
+
+    pair: str
+    base: str
+    quote: str
+    price_decimals: int
+    bid: Money | None = None
+    ask: Money | None = None
+    last: Money | None = None
+    mid: Money | None = None
+    spread_pct: str | None = None
+    change_pct: str | None = None  # of the bid since the first mark
+    time: float | None = None
+    is_stale: bool = True
+    candidate: Money | None = None
+
+
+class Change(Record, frozen=True, kw_only=True):
+    """The change of equity since the first mark: the five lines add up to `total` exactly."""
+
+    total: Money
+    grid_profit: Money
+    inventory_pnl: Money
+    fees: Money
+    flows: Money
+    unexplained: Money
+
+
+class Comparison(Record, frozen=True, kw_only=True):
+    """What doing nothing would be worth now, and how far equity is ahead of it."""
+
+    value: Money
+    ahead: Money
+    ahead_pct: str | None
+
+
+class Holding(Record, frozen=True, kw_only=True):
+    """The four ways of having done nothing, flows included."""
+
+    start: Comparison
+    usd: Comparison
+    doge: Comparison
+    half: Comparison
+
+
+class Economics(Record, frozen=True, kw_only=True):
+    """What one cycle earns at the target in force, and which share of it the fees take."""
+
+    profit_pct: str
+    break_even_pct: str
+    net_per_cycle_pct: str
+    net_per_cycle_usd: Money
+    fee_share_pct: str | None
+    paid_fee_share_pct: str | None  # fees paid so far over the gross of booked cycles
+    cycles: int
+    wins: int
+    losses: int
+
+
+class EquityBlock(Record, frozen=True, kw_only=True):
+    """Equity at the bid and what explains it; null before the first mark."""
+
+    equity: Money | None
+    cash: Money
+    base: Money
+    inventory: Money | None
+    start_equity: Money | None
+    drawdown_pct: str
+    change: Change | None
+    change_pct: str | None
+    holding: Holding | None
+    liquidation_cost: Money | None
+    economics: Economics
+
+
+class OrderBlock(Record, frozen=True, kw_only=True):
+    """A resting order; `distance_pct` is from the mid, negative below it."""
+
+    id: str
+    side: str
+    price: Money
+    volume: Money
+    filled: Money
+    distance_pct: str | None
+    placed_at: float
+    status: str
+
+
+class PositionBlock(Record, frozen=True, kw_only=True):
+    """What an entry bought or sold and is still open, at its average price.
+
+    `unrealised` is at the mark before fees, `expected_net` what the exit order leaves after fees.
+    """
+
+    volume: Money
+    price: Money
+    since: float
+    unrealised: Money | None
+    expected_net: Money | None
+
+
+class OwedBlock(Record, frozen=True, kw_only=True):
+    """An exit that must be placed and is not."""
+
+    since: float
+    retry_at: float
+    reason: str
+
+
+class LegBlock(Record, frozen=True, kw_only=True):
+    """One side of a slot; `why` says in plain words why it has no order."""
+
+    leg: str
+    cycle: int
+    state: str
+    since: float
+    order: OrderBlock | None
+    position: PositionBlock | None
+    owed: OwedBlock | None
+    veto: str | None
+    why: str | None
+    resume_at: float | None
+    loss_streak: int
+
+
+class RecoveryBlock(Record, frozen=True, kw_only=True):
+    """An orphaned exit that goes on resting."""
+
+    id: str
+    leg: str
+    orphaned_at: float
+    reason: str
+    order: OrderBlock | None
+    position: PositionBlock
+    owed: OwedBlock | None
+
+
+class ParkedBlock(Record, frozen=True, kw_only=True):
+    """A slot that time frees no more: the two prices that would, and the other ways out."""
+
+    since: float
+    total_sec: float
+    low_price: Money
+    high_price: Money
+    text: str
+    ways_out: tuple[str, ...]
+
+
+class SlotBlock(Record, frozen=True, kw_only=True):
+    """One slot; `net` is realised after fees, `profit` adds open positions at the mark."""
+
+    slot_id: int
+    alias: str
+    phase: str
+    closing: bool
+    pairing: bool
+    cycles: int
+    net: Money
+    profit: Money
+    legs: tuple[LegBlock, LegBlock]
+    recoveries: tuple[RecoveryBlock, ...]
+    parked: ParkedBlock | None
+
+
+class CapacityBlock(Record, frozen=True, kw_only=True):
+    """How many orders fit, and how orders have fared; fill times are null until known."""
+
+    open_orders: int
+    limit: int
+    safe_cap: str
+    headroom: str
+    band: str
+    orders: int
+    fills: int
+    partial_fills: int
+    orphans: int
+    rejected: dict[str, int]
+    fill_sec_median: float | None = None
+    fill_sec_p95: float | None = None
+
+
+class LockBlock(Record, frozen=True, kw_only=True):
+    """A lock that holds, and what clears it."""
+
+    name: str
+    since: float
+    reason: str
+    clears: str
+
+
+class RiskBlock(Record, frozen=True, kw_only=True):
+    """Drawdown, level, locks and limits; a negative daily loss is a gain."""
+
+    level: str
+    level_since: float
+    drawdown_pct: str
+    basis: str
+    daily_loss: Money
+    daily_loss_limit: Money | None
+    portfolio_room: Money
+    locks: tuple[LockBlock, ...]
+    violations: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+class SizeStage(Record, frozen=True, kw_only=True, array_like=True):
+    """One stage of a size: its name, the amount in quote after it, why. Sent as an array."""
+
+    stage: str
+    amount: Money
+    reason: str
+
+
+class SizingBlock(Record, frozen=True, kw_only=True):
+    """The last size chain of a leg; stages that are switched off are left out."""
+
+    slot_id: int
+    leg: str
+    chain: tuple[SizeStage, ...]
+
+
+class VetoBlock(Record, frozen=True, kw_only=True):
+    """How often an entry was vetoed for a reason, with the reason in plain words."""
+
+    reason: str
+    count: int
+    text: str
+
+
+class LedgerBlock(Record, frozen=True, kw_only=True):
+    """Our books against the exchange's last word: its figure less ours."""
+
+    drift_base: Money | None
+    drift_quote: Money | None
+    drift_since: float | None
+    reported_at: float | None
+    is_balanced: bool
+
+
+class PersistenceBlock(Record, frozen=True, kw_only=True):
+    """How far the journal has come; `state_seq` is the last step that changed the state."""
+
+    journal_seq: int
+    state_seq: int
+
+
+class ExchangeBlock(Record, frozen=True, kw_only=True):
+    """The exchange as the bot sees it."""
+
+    status: str
+    clock_offset_sec: float
+    consecutive_errors: int
+    maker_pct: str
+    taker_pct: str
+
+
+class SettingsBlock(Record, frozen=True, kw_only=True):
+    """The values in force for all slots, and the bounds that `set_*` accepts."""
+
+    entry_pct: str
+    profit_pct: str
+    order_size_usd: Money
+    profit_pct_min: str
+    order_size_usd_min: Money | None
+    order_size_usd_max: Money
+
+
+class OverrideBlock(Record, frozen=True, kw_only=True):
+    """A configured value the operator changed; `reset_override` with `name` is the way back."""
+
+    name: str
+    slot: int | None
+    configured: str
+    current: str
+    at: float
+    way_back: str
+
+
+class EventBlock(Record, frozen=True, kw_only=True):
+    """Something that happened, in plain English."""
+
+    time: float
+    kind: str
+    level: str
+    text: str
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """Everything the page shows."""
+
+    schema_version: int = SCHEMA_VERSION
+    version: int
+    bot: BotBlock
+    market: MarketBlock
+    equity: EquityBlock
+    slots: tuple[SlotBlock, ...]
+    capacity_fill_health: CapacityBlock
+    risk: RiskBlock
+    sizing: tuple[SizingBlock, ...]
+    entry_vetoes: tuple[VetoBlock, ...]
+    ledger: LedgerBlock
+    persistence: PersistenceBlock
+    exchange: ExchangeBlock
+    settings: SettingsBlock
+    overrides: tuple[OverrideBlock, ...]
+    recent_events: tuple[EventBlock, ...]
+    hmm_regime: Disabled = Disabled()
+    kelly: Disabled = Disabled()
+    ai_regime_advisor: Disabled = Disabled()

@@ -1,0 +1,1 @@
+"""What runs the daemon: step, loop, clock, workers and sub-commands."""

@@ -1,0 +1,156 @@
+"""The loop in simulated time: market, exchange answers, commands, timers, in this order.
+
+One discrete-event queue: the exchange tells its next instant, the state its next due time. Time
+stands still while code runs; the pacer only sleeps. HTTP commands enter at the present instant.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Literal
+
+from core import actions as a
+from core import events as e
+from core.commands import Command
+from core.ports import SimulatedExchange
+from core.record import Record, replace
+from engine.clock import Pacer
+from engine.runtime import Runtime
+
+INBOX_SIZE = 256
+WAKE_SEC = 0.25  # the longest the loop sleeps without looking at its inbox and flags
+
+
+class Busy(Exception):
+    """The inbox is full; ask again."""
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """A command on its way to the loop, with the place for its answer."""
+
+    command_id: str
+    command: Command
+    answer: "Future[a.ReplyToOperator]"
+
+
+class Inbox:
+    """The bounded queue of commands; any thread may put, the loop takes."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Request] = queue.Queue(INBOX_SIZE)
+        self.woken = threading.Event()
+
+    def put(self, command_id: str, command: Command) -> "Future[a.ReplyToOperator]":
+        """Queue a command; return its future answer. Raises Busy when the queue is full."""
+        request = Request(command_id=command_id, command=command, answer=Future())
+        try:
+            self._queue.put_nowait(request)
+        except queue.Full:
+            raise Busy from None
+        self.woken.set()
+        return request.answer
+
+    def take(self) -> Request | None:
+        """Return the next command, or None."""
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            self.woken.clear()
+            return None
+
+
+class Loop:
+    """Runs a Runtime against a simulated exchange until stopped or the market has ended."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        exchange: SimulatedExchange,
+        *,
+        pacer: Pacer,
+        prepare: Callable[[Command], Command] = lambda command: command,
+    ) -> None:
+        self.runtime = runtime
+        self.exchange = exchange
+        self.inbox = Inbox()
+        self.stopping = threading.Event()
+        self.iterations = 0
+        self.on_iteration: Callable[[bool], None] | None = None
+        self._pacer = pacer
+        self._prepare = prepare
+
+    def stop(self) -> None:
+        """Ask the loop to end after the present step; safe from a signal handler."""
+        self.stopping.set()
+        self.inbox.woken.set()
+
+    def run(self) -> Literal["stopped", "ended"]:
+        """Run; return why it ended."""
+        for message in self.exchange.pending():
+            if message.seq > self.runtime.state.exchange_cursor:
+                self._deliver(message.seq, message.event)
+        while not self.stopping.is_set():
+            had_command = self._commands()
+            if self.runtime.state.market_ended:
+                return "ended"
+            at, is_exchange = self._next()
+            if at is None:
+                return "ended"
+            if not self._sleep_until(at):
+                continue
+            if is_exchange:
+                for message in self.exchange.advance(at):
+                    self._deliver(message.seq, message.event)
+                self.exchange.acknowledge(self.runtime.state.exchange_cursor)
+            else:
+                self.runtime.step(e.TimerTick(time=at))
+            self.iterations += 1
+            if self.on_iteration is not None:
+                self.on_iteration(had_command)
+        return "stopped"
+
+    def _next(self) -> tuple[float | None, bool]:
+        """Return the next instant and whether it is the exchange's; ties are the exchange's."""
+        exchange_at = self.exchange.next_time()
+        state = self.runtime.state
+        timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
+        if exchange_at is None and state.market_ended:
+            return None, False
+        if timer_at is None:
+            return exchange_at, True
+        timer_at = max(timer_at, state.now)
+        if exchange_at is None:
+            return timer_at, False
+        return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
+
+    def _deliver(self, seq: int, event: e.Event) -> None:
+        self.runtime.step(replace(event, message=seq))
+
+    def _sleep_until(self, at: float) -> bool:
+        """Wait for the pace; False when something else has to be looked at first."""
+        wait = self._pacer.wait_sec(at)
+        if wait <= 0:
+            return True
+        self.inbox.woken.wait(min(wait, WAKE_SEC))
+        return self._pacer.wait_sec(at) <= 0 and not self.inbox.woken.is_set()
+
+    def _commands(self) -> bool:
+        had_command = False
+        while (request := self.inbox.take()) is not None:
+            had_command = True
+            now = max(self.exchange.now(), self.runtime.state.now)
+            self.runtime.step(
+                e.CommandReceived(
+                    time=now,
+                    command_id=request.command_id,
+                    command=self._prepare(request.command),
+                )
+            )
+            for reply in self.runtime.replies:
+                if reply.command_id == request.command_id:
+                    request.answer.set_result(reply)
+            self.runtime.replies.clear()
+        if had_command and self.on_iteration is not None:
+            self.on_iteration(True)
+        return had_command
