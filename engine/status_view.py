@@ -1,6 +1,598 @@
 """The status as a pure function of state, parameters and what the shell knows besides.
 
 Numbers are rounded here for reading; the lines of the equity change are not, so that they add up
-exactly. Nothing here decides, reads a clock or waits. The contract is `core/status.py`; the views
-of slots and legs are in `engine/slot_view.py`.
+exactly. Nothing here decides, reads a clock or waits. The contract is `core/status.py`.
 """
+
+import unicodedata
+from collections.abc import Mapping
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+import core.status as s
+from accounting import benchmarks, breakdown, equity, trial_balance
+from core.domain import HUNDRED, ONE, ZERO, OrderState, Owed, Position, TradeId
+from core.params import Params
+from core.record import Record, plain, replace
+from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, Mode, RiskLevel, SlotState
+from grid.invariants import check_invariants, liveness
+from grid_strategy import (
+    OVERRIDABLE,
+    break_even_pct,
+    effective,
+    marked_profit,
+    mid,
+    net_per_cycle_pct,
+    phase,
+    slot_profit,
+)
+from risk import (
+    VetoReason,
+    capacity,
+    daily_loss,
+    daily_loss_limit,
+    drawdown,
+    parked,
+    portfolio_room,
+)
+
+EVENTS_MAX = 30
+TEXT_MAX = 500
+_OFF = ("off", "0 layers")
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+VETO_WORDS = {
+    VetoReason.HALTED: "the bot is halted",
+    VetoReason.PAUSED: "the bot is paused",
+    VetoReason.CLOSING: "the slot is closing",
+    VetoReason.LOCK: "a safety lock holds",
+    VetoReason.RISK_LEVEL: "the drawdown is too deep for new risk",
+    VetoReason.STALE_PRICE: "the last price is too old",
+    VetoReason.INSANE_PRICE: "the price jumped; waiting for a second one that agrees",
+    VetoReason.SPREAD: "the spread is too wide",
+    VetoReason.EXCHANGE: "the exchange is not fully online",
+    VetoReason.CLOCK: "the clock differs from the exchange's",
+    VetoReason.CAPACITY: "too many orders are open",
+    VetoReason.PORTFOLIO: "enough money is committed to buying already",
+    VetoReason.UNCERTAIN: "the outcome of an order is not known yet",
+    VetoReason.COOLDOWN: "the leg rests before its next entry",
+    VetoReason.ANTI_CHASE: "the price keeps running; not chasing it",
+    VetoReason.SUPPRESSED: "the market regime speaks against this side",
+    VetoReason.BELOW_BREAK_EVEN: "the profit target would not pay the fees",
+    VetoReason.FUNDS: "not enough free funds",
+    VetoReason.BELOW_MINIMUM: "the order would be below the exchange's minimum",
+    VetoReason.THROTTLE: "waiting its turn; entries are placed a few a second",
+}
+_CLEARS = {
+    LockName.API_ERRORS: "resume, once the exchange answers again",
+    LockName.RECONCILIATION: "audit_pnl, when the books agree",
+    LockName.FUNDS: "by itself, once funds suffice",
+    LockName.EQUITY_STOP: "by itself, once equity is above EQUITY_STOP_USD again",
+    LockName.SAFETY: "resume, after looking at what was violated",
+}
+
+
+class Facts(Record, frozen=True, kw_only=True):
+    """What the shell knows and the state does not.
+
+    `exchange_mode` is in plain words (SIMULATED MARKET, PAPER); `speed` None means as fast as
+    possible; `waiting_for` is why the bot is not ready, None when it is. Wall times are the
+    machine's; `stale_after_sec` is how old a status may get before the page greys out.
+    `recent_events` are the newest first, as `History.recent_events` returns them.
+    """
+
+    version: str
+    exchange_mode: str
+    market_name: str
+    speed: float | None
+    started_wall: float
+    now_wall: float
+    journal_seq: int = 0
+    state_seq: int = 0
+    waiting_for: str | None = None
+    read_only: bool = False
+    stale_after_sec: float = 15.0
+    recent_events: tuple[Mapping[str, Any], ...] = ()
+
+
+def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
+    """Return the status of `state` under `params`: pure, and total on any valid state."""
+    own = effective(params, state, None)
+    return s.Status(
+        version=facts.state_seq,
+        bot=_bot(state, params, facts),
+        market=_market(state, params),
+        equity=_equity(state, own),
+        slots=tuple(_slot(state, slot, params) for slot in state.slots),
+        capacity_fill_health=_capacity(state, params),
+        risk=_risk(state, params),
+        sizing=tuple(_sizing(state)),
+        entry_vetoes=_vetoes(state),
+        ledger=_ledger(state),
+        persistence=s.PersistenceBlock(journal_seq=facts.journal_seq, state_seq=facts.state_seq),
+        exchange=s.ExchangeBlock(
+            status=state.health.system_status,
+            clock_offset_sec=state.health.clock_offset_sec,
+            consecutive_errors=state.health.consecutive_errors,
+            maker_pct=_text(state.fees.maker * HUNDRED, 4),
+            taker_pct=_text(state.fees.taker * HUNDRED, 4),
+        ),
+        settings=_settings(state, own),
+        overrides=tuple(_overrides(state, params)),
+        recent_events=tuple(_event(event) for event in facts.recent_events[:EVENTS_MAX]),
+    )
+
+
+# ---- rounding and words -------------------------------------------------------------------------
+
+
+def _text(value: Decimal, decimals: int) -> str:
+    """Return `value` rounded half even, as plain text without superfluous zeros."""
+    return _exact(value.quantize(ONE.scaleb(-decimals), ROUND_HALF_EVEN))
+
+
+def _exact(value: Decimal) -> str:
+    text = plain(value)
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def _maybe(value: Decimal | None, decimals: int) -> str | None:
+    return None if value is None else _text(value, decimals)
+
+
+def _share_pct(part: Decimal, whole: Decimal, decimals: int = 3) -> str | None:
+    return _text(part * HUNDRED / whole, decimals) if whole > 0 else None
+
+
+def clean_text(value: object) -> str:
+    """Return `value` as harmless text: no control or direction marks, at most TEXT_MAX long."""
+    text = str(value)[: 2 * TEXT_MAX].encode("utf-8", "replace").decode()
+    kept = "".join(
+        " " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
+        for char in text
+        if char not in _BIDI
+    )
+    return kept if len(kept) <= TEXT_MAX else kept[: TEXT_MAX - 1] + "…"
+
+
+def _event(event: Mapping[str, Any]) -> s.EventBlock:
+    return s.EventBlock(
+        time=float(event.get("time", 0.0)),
+        kind=clean_text(event.get("kind", "")),
+        level=clean_text(event.get("level", "info")),
+        text=clean_text(event.get("text", "")),
+    )
+
+
+# ---- the bot as a whole -------------------------------------------------------------------------
+
+
+def _bot(state: BotState, params: Params, facts: Facts) -> s.BotBlock:
+    condition, reasons = _condition(state, params, facts)
+    return s.BotBlock(
+        mode=state.mode,
+        mode_since=state.mode_since,
+        mode_reason=clean_text(state.mode_reason),
+        condition=condition,
+        reasons=tuple(reasons),
+        waiting_for=facts.waiting_for,
+        version=facts.version,
+        uptime_sec=round(max(0.0, facts.now_wall - facts.started_wall), 1),
+        started_wall=round(facts.started_wall, 3),
+        published_wall=round(facts.now_wall, 3),
+        stale_after_sec=facts.stale_after_sec,
+        now=round(state.now, 3),
+        running_since=state.started_at or None,
+        exchange_mode=facts.exchange_mode,
+        market_name=clean_text(facts.market_name),
+        speed=facts.speed,
+        market_ended=state.market_ended,
+        read_only=facts.read_only,
+    )
+
+
+def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list[str]]:
+    """Return ok, attention, stopped or alarm, and everything that speaks against ok."""
+    alarms = [f"Safety check: {text}" for text in check_invariants(state)]
+    lines = breakdown(state)
+    if lines is not None and lines.unexplained:
+        alarms.append(f"{_exact(lines.unexplained)} {state.instrument.quote} are unexplained")
+    stops = [f"Locked ({_words(lock.name)}): {lock.reason}" for lock in state.risk.locks]
+    if state.mode is Mode.HALTED:
+        stops.insert(0, "Halted: nothing new but owed exits")
+    if state.risk.level is RiskLevel.EMERGENCY:
+        stops.append("Drawdown at EMERGENCY: no new risk")
+    if state.market_ended:
+        stops.append("The market has ended")
+    notes = []
+    if state.mode is Mode.PAUSED:
+        notes.append("Paused: no new entries; exits and fills go on")
+    if facts.waiting_for is not None:
+        notes.append(f"Not ready: {facts.waiting_for}")
+    if _is_stale(state, params):
+        notes.append("No fresh price")
+    if state.health.system_status != "online":
+        notes.append(f"Exchange status: {state.health.system_status}")
+    if state.risk.level not in (RiskLevel.LOW, RiskLevel.EMERGENCY):
+        notes.append(f"Drawdown at {state.risk.level}: smaller orders")
+    waiting = [slot.alias for slot in state.slots if parked(state, slot, params) is not None]
+    if waiting:
+        notes.append(f"Parked, waiting for a price: {', '.join(waiting)}")
+    if not (alarms or stops or notes):
+        return "ok", []
+    condition = "alarm" if alarms else "stopped" if stops else "attention"
+    return condition, [clean_text(text) for text in alarms + stops + notes]
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _is_stale(state: BotState, params: Params) -> bool:
+    return state.market is None or state.now - state.market.time > params.stale_price_max_age_sec
+
+
+def _market(state: BotState, params: Params) -> s.MarketBlock:
+    instrument, market = state.instrument, state.market
+    decimals = max(0, -int(instrument.tick_size.normalize().as_tuple().exponent))
+    block = s.MarketBlock(
+        pair=instrument.pair,
+        base=instrument.base,
+        quote=instrument.quote,
+        price_decimals=decimals,
+    )
+    if market is None:
+        return block
+    start = state.balances.start_mark
+    return replace(
+        block,
+        bid=plain(market.bid),
+        ask=plain(market.ask),
+        last=plain(market.last),
+        mid=_text(mid(market), decimals + 1),
+        spread_pct=_share_pct(market.ask - market.bid, market.bid),
+        change_pct=_share_pct(market.bid - start, start),
+        time=round(market.time, 3),
+        is_stale=_is_stale(state, params),
+        candidate=None if market.candidate is None else plain(market.candidate),
+    )
+
+
+# ---- money --------------------------------------------------------------------------------------
+
+
+def _equity(state: BotState, own: Params) -> s.EquityBlock:
+    now, lines = equity(state), breakdown(state)
+    start = None if lines is None or now is None else now - lines.change
+    mark = None if state.market is None else state.market.bid
+    return s.EquityBlock(
+        equity=_maybe(now, 8),
+        cash=_text(state.balances.quote, 8),
+        base=_exact(state.balances.base),
+        inventory=None if mark is None else _text(state.balances.base * mark, 8),
+        start_equity=_maybe(start, 8),
+        drawdown_pct=_text(drawdown(state, own) * HUNDRED, 3),
+        change=None
+        if lines is None
+        else s.Change(
+            total=_exact(lines.change),
+            grid_profit=_exact(lines.grid_profit),
+            inventory_pnl=_exact(lines.inventory_pnl),
+            fees=_exact(lines.fees),
+            flows=_exact(lines.flows),
+            unexplained=_exact(lines.unexplained),
+        ),
+        change_pct=None if lines is None or start is None else _share_pct(lines.change, start),
+        holding=_holding(state, now),
+        liquidation_cost=None if lines is None else _text(lines.liquidation_cost, 8),
+        economics=_economics(state, own),
+    )
+
+
+def _holding(state: BotState, now: Decimal | None) -> s.Holding | None:
+    values = benchmarks(state)
+    if values is None or now is None:
+        return None
+
+    def against(value: Decimal) -> s.Comparison:
+        ahead = now - value
+        return s.Comparison(
+            value=_text(value, 8), ahead=_text(ahead, 8), ahead_pct=_share_pct(ahead, value)
+        )
+
+    return s.Holding(
+        start=against(values.hold),
+        usd=against(values.usd),
+        doge=against(values.doge),
+        half=against(values.half),
+    )
+
+
+def _economics(state: BotState, own: Params) -> s.Economics:
+    maker, target = state.fees.maker, own.profit_pct
+    net = net_per_cycle_pct(target, maker)
+    gross = -(state.accounts.grid_profit + state.accounts.unbooked)
+    counters = state.counters
+    return s.Economics(
+        profit_pct=_text(target, 4),
+        break_even_pct=_text(break_even_pct(maker), 4),
+        net_per_cycle_pct=_text(net, 4),
+        net_per_cycle_usd=_text(own.order_size_usd * net / HUNDRED, 4),
+        fee_share_pct=_share_pct(target - net, target, 1),
+        paid_fee_share_pct=_share_pct(state.accounts.fees, gross, 1),
+        cycles=counters.get("cycles", 0),
+        wins=counters.get("wins", 0),
+        losses=counters.get("losses", 0),
+    )
+
+
+def _ledger(state: BotState) -> s.LedgerBlock:
+    own = state.balances
+    is_known = own.reported_at is not None
+    return s.LedgerBlock(
+        drift_base=_exact(own.reported_base - own.base) if is_known else None,
+        drift_quote=_exact(own.reported_quote - own.quote) if is_known else None,
+        drift_since=own.drift_since,
+        reported_at=own.reported_at,
+        is_balanced=trial_balance(state.accounts) == 0,
+    )
+
+
+# ---- slots --------------------------------------------------------------------------------------
+
+
+def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
+    a, b = (_leg(state, leg) for leg in slot.legs)
+    return s.SlotBlock(
+        slot_id=slot.slot_id,
+        alias=clean_text(slot.alias),
+        phase=phase(slot),
+        closing=slot.closing,
+        pairing=slot.pairing,
+        cycles=slot.totals.cycles,
+        net=_text(slot.totals.net, 4),
+        profit=_text(slot_profit(slot, state.market), 4),
+        legs=(a, b),
+        recoveries=tuple(
+            s.RecoveryBlock(
+                id=recovery.recovery_id,
+                leg=recovery.trade_id,
+                orphaned_at=round(recovery.orphaned_at, 3),
+                reason=clean_text(recovery.reason),
+                order=_exit_order(state, recovery.exit),
+                position=_position(state, recovery.position, recovery.trade_id, recovery.exit),
+                owed=_owed(recovery.exit),
+            )
+            for recovery in slot.recovery_orders
+        ),
+        parked=_parked(state, slot, params),
+    )
+
+
+def _leg(state: BotState, leg: Leg) -> s.LegBlock:
+    order: OrderState | None = None
+    position: s.PositionBlock | None = None
+    owed: s.OwedBlock | None = None
+    why: str | None = None
+    veto: str | None = None
+    resume_at: float | None = None
+    match leg.state:
+        case Idle():
+            name, since = "idle", leg.state.since
+            veto, why = leg.state.veto, _why_idle(leg.state)
+            resume_at = leg.state.resume_at
+        case Entering():
+            name, order = "entering", leg.state.order
+            since = order.placed_at
+        case Exiting():
+            name, since = "exiting", leg.state.position.filled_at
+            position = _position(state, leg.state.position, leg.trade_id, leg.state.exit)
+            if isinstance(leg.state.exit, OrderState):
+                order = leg.state.exit
+            else:
+                owed = _owed(leg.state.exit)
+                why = f"its exit is owed and could not be placed: {_words(leg.state.exit.reason)}"
+    return s.LegBlock(
+        leg=leg.trade_id,
+        cycle=leg.cycle,
+        state=name,
+        since=round(since, 3),
+        order=None if order is None else _order(state, order),
+        position=position,
+        owed=owed,
+        veto=veto,
+        why=None if why is None else clean_text(why),
+        resume_at=resume_at,
+        loss_streak=leg.loss_streak,
+    )
+
+
+def _why_idle(idle: Idle) -> str:
+    if idle.veto is None:
+        return "its entry is about to be placed"
+    try:
+        return VETO_WORDS[VetoReason(idle.veto)]
+    except ValueError:
+        return _words(idle.veto)
+
+
+def _order(state: BotState, order: OrderState) -> s.OrderBlock:
+    distance = None
+    if state.market is not None:
+        at = mid(state.market)
+        distance = _text((order.price / at - ONE) * HUNDRED, 2)
+    return s.OrderBlock(
+        id=order.client_order_id,
+        side=order.side,
+        price=plain(order.price),
+        volume=_exact(order.volume),
+        filled=_exact(order.filled_volume),
+        distance_pct=distance,
+        placed_at=round(order.placed_at, 3),
+        status=order.status,
+    )
+
+
+def _exit_order(state: BotState, exit_: OrderState | Owed) -> s.OrderBlock | None:
+    return _order(state, exit_) if isinstance(exit_, OrderState) else None
+
+
+def _owed(exit_: OrderState | Owed) -> s.OwedBlock | None:
+    if isinstance(exit_, OrderState):
+        return None
+    return s.OwedBlock(since=exit_.since, retry_at=exit_.retry_at, reason=_words(exit_.reason))
+
+
+def _position(
+    state: BotState, position: Position, trade_id: TradeId, exit_: OrderState | Owed
+) -> s.PositionBlock:
+    mark = None if state.market is None else state.market.bid
+    expected: Decimal | None = None
+    if isinstance(exit_, OrderState):
+        volume = position.open_volume
+        fees = position.fees * volume / position.volume
+        fees += exit_.price * volume * state.fees.maker
+        expected = marked_profit(position, trade_id, exit_.price) - fees
+    return s.PositionBlock(
+        volume=_exact(position.open_volume),
+        price=_text(position.average_price, 8),
+        since=round(position.filled_at, 3),
+        unrealised=None if mark is None else _text(marked_profit(position, trade_id, mark), 4),
+        expected_net=_maybe(expected, 4),
+    )
+
+
+def _parked(state: BotState, slot: SlotState, params: Params) -> s.ParkedBlock | None:
+    found = parked(state, slot, params)
+    if found is None:
+        return None
+    quote = state.instrument.quote
+    stint = state.stints.get(f"parked:{slot.slot_id}")
+    total = 0.0
+    if stint is not None:
+        total = stint.total_sec + (0.0 if stint.since is None else state.now - stint.since)
+    low, high = plain(found.low_price), plain(found.high_price)
+    return s.ParkedBlock(
+        since=round(found.since, 3),
+        total_sec=round(total, 3),
+        low_price=low,
+        high_price=high,
+        text=f"Both legs hold a position and wait. Nothing happens until the price falls to "
+        f"{low} {quote} or rises to {high} {quote}.",
+        ways_out=(
+            "wait for one of the two prices",
+            "soft_close: re-price one exit near the market, at a stated loss",
+            "pair_off: set both positions against each other, without a new order or fee",
+        ),
+    )
+
+
+# ---- orders, risk, sizes ------------------------------------------------------------------------
+
+
+def _capacity(state: BotState, params: Params) -> s.CapacityBlock:
+    room, counters = capacity(state, params), state.counters
+    rejected = {
+        name.removeprefix("rejected:"): count
+        for name, count in sorted(counters.items())
+        if name.startswith("rejected:")
+    }
+    return s.CapacityBlock(
+        open_orders=room.open_orders,
+        limit=room.limit,
+        safe_cap=_text(room.safe_cap, 2),
+        headroom=_text(room.headroom, 2),
+        band=room.band,
+        orders=counters.get("orders", 0),
+        fills=counters.get("fills", 0),
+        partial_fills=counters.get("partial_fills", 0),
+        orphans=counters.get("orphans", 0),
+        rejected=rejected,
+    )
+
+
+def _risk(state: BotState, params: Params) -> s.RiskBlock:
+    midnight = "at UTC midnight, by itself" if params.is_simulated else "after UTC midnight: resume"
+    return s.RiskBlock(
+        level=state.risk.level,
+        level_since=state.risk.level_since,
+        drawdown_pct=_text(drawdown(state, params) * HUNDRED, 3),
+        basis=params.risk_basis,
+        daily_loss=_text(daily_loss(state, params), 4),
+        daily_loss_limit=_maybe(daily_loss_limit(state, params), 4),
+        portfolio_room=_text(portfolio_room(state, params), 4),
+        locks=tuple(
+            s.LockBlock(
+                name=lock.name,
+                since=lock.since,
+                reason=clean_text(lock.reason),
+                clears=_CLEARS.get(lock.name, midnight),
+            )
+            for lock in state.risk.locks
+        ),
+        violations=tuple(clean_text(text) for text in check_invariants(state)),
+        missing=tuple(clean_text(text) for text in liveness(state, params)),
+    )
+
+
+def _sizing(state: BotState) -> list[s.SizingBlock]:
+    return [
+        s.SizingBlock(
+            slot_id=slot.slot_id,
+            leg=leg.trade_id,
+            chain=tuple(
+                s.SizeStage(stage=step.stage, amount=_text(step.amount_usd, 4), reason=step.reason)
+                for step in leg.last_chain
+                if step.reason not in _OFF
+            ),
+        )
+        for slot in state.slots
+        for leg in slot.legs
+        if leg.last_chain
+    ]
+
+
+def _vetoes(state: BotState) -> tuple[s.VetoBlock, ...]:
+    return tuple(
+        s.VetoBlock(reason=reason, count=count, text=VETO_WORDS[reason])
+        for reason in VetoReason
+        if (count := state.counters.get(f"veto:{reason}", 0))
+    )
+
+
+def _settings(state: BotState, own: Params) -> s.SettingsBlock:
+    market, least = state.market, None
+    if market is not None:
+        least = state.instrument.least_volume(market.bid) * market.ask
+    return s.SettingsBlock(
+        entry_pct=_text(own.entry_pct, 4),
+        profit_pct=_text(own.profit_pct, 4),
+        order_size_usd=_text(own.order_size_usd, 4),
+        profit_pct_min=_text(break_even_pct(state.fees.maker) + own.min_net_profit_pct, 4),
+        order_size_usd_min=_maybe(least, 2),
+        order_size_usd_max=_text(own.max_order_usd, 4),
+    )
+
+
+def _overrides(state: BotState, params: Params) -> list[s.OverrideBlock]:
+    blocks = []
+    for override in state.overrides:
+        configured = Decimal(getattr(params, override.name, ZERO))
+        if override.name == "entry_pct" and override.slot_id is not None:
+            place = next((x.place for x in state.slots if x.slot_id == override.slot_id), 0)
+            configured += place * params.slot_stagger_pct
+        name = OVERRIDABLE.get(override.name, override.name)
+        where = "" if override.slot_id is None else f" for slot {override.slot_id}"
+        blocks.append(
+            s.OverrideBlock(
+                name=name,
+                slot=override.slot_id,
+                configured=_exact(configured),
+                current=_exact(override.value),
+                at=override.at,
+                way_back=f"reset_override {name}{where}",
+            )
+        )
+    return blocks

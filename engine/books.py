@@ -1,0 +1,175 @@
+"""Proofs over a finished or running store: refold, verify, and the canonical export.
+
+Everything here only reads. The journal must fold to the stored state; debits must equal credits;
+our base and quote must equal the exchange's own books to the last digit.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from accounting import breakdown, trial_balance
+from core.params import Params
+from core.ports import Loaded, Store, StoreError
+from core.record import Record, plain
+from core.state import BotState
+from engine.runtime import comparable, fold, initial_state
+from grid.invariants import check_invariants
+
+# Fields that equal runs may differ in: how often something was told twice, and when it was asked.
+_VOLATILE_COUNTERS = ("duplicate_fills", "unknown_fills")
+_VOLATILE_BALANCES = ("reported_base", "reported_quote", "reported_at")
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """One proof: what was checked, whether it holds, and the figures."""
+
+    name: str
+    is_ok: bool
+    detail: str
+
+
+class ExchangeBooks(Record, frozen=True, kw_only=True):
+    """The exchange's own view of the account, to be compared with ours."""
+
+    base: Decimal
+    quote: Decimal
+    executions: int
+
+
+def refold(
+    store: Store, progress: Callable[[int], None] = lambda _: None
+) -> tuple[Loaded | None, int, list[str]]:
+    """Fold the kept journal anew from the oldest snapshot.
+
+    Returns the state reached, the number of rows folded, and every row whose actions differ from
+    the recorded ones (at most ten).
+    """
+    start = next(iter(store.snapshots()), None)
+    state, params, seq = initial_state(), Params(), 0
+    if start is not None and next(iter(store.journal(after=0)), None) is not None:
+        first = next(iter(store.journal(after=0)))
+        if first.seq != 1:
+            state, params, seq = start.state, start.params, start.seq
+    differences: list[str] = []
+    count = 0
+    for row in store.journal(after=seq):
+        if row.seq != seq + 1:
+            raise StoreError(f"the journal jumps from {seq} to {row.seq}")
+        state, params, actions = fold(state, params, row.event)
+        if actions != row.actions and len(differences) < 10:
+            differences.append(f"row {row.seq} ({type(row.event).__name__})")
+        seq = row.seq
+        count += 1
+        if count % 1000 == 0:
+            progress(count)
+    if not seq:
+        return None, 0, differences
+    return Loaded(seq=seq, state=state, params=params), count, differences
+
+
+def verify(
+    store: Store,
+    current: Loaded,
+    exchange: ExchangeBooks | None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[Check]:
+    """Return every proof over the books; `current` is the state with the journal's tail folded."""
+    state = current.state
+    checks = [_refolded(store, current, progress)]
+    broken = check_invariants(state)
+    checks.append(
+        Check(name="safety invariants", is_ok=not broken, detail="; ".join(broken) or "all hold")
+    )
+    balance = trial_balance(state.accounts)
+    checks.append(
+        Check(
+            name="debits equal credits", is_ok=balance == 0, detail=f"difference {plain(balance)}"
+        )
+    )
+    checks.append(_executions(store, state))
+    parts = breakdown(state)
+    if parts is not None:
+        checks.append(
+            Check(
+                name="equity explained",
+                is_ok=parts.unexplained == 0,
+                detail=f"unexplained {plain(parts.unexplained)}",
+            )
+        )
+    if exchange is not None:
+        checks.append(_conserved(store, state, exchange))
+    return checks
+
+
+def _refolded(store: Store, current: Loaded, progress: Callable[[int], None]) -> Check:
+    folded, count, differences = refold(store, progress)
+    name = "journal folds to the stored state"
+    if folded is None:
+        return Check(name=name, is_ok=True, detail="the journal is empty")
+    is_same = comparable(folded.state) == comparable(current.state) and folded.seq == current.seq
+    detail = f"{count} events"
+    if differences:
+        detail += f"; actions differ at {', '.join(differences)}"
+    if not is_same:
+        detail += "; the state differs"
+    return Check(name=name, is_ok=is_same and not differences, detail=detail)
+
+
+def _executions(store: Store, state: BotState) -> Check:
+    sums, own = store.audit(), state.balances
+    base = own.start_base + own.flow_base + sums["base"]
+    quote = own.start_quote + own.flow_quote + sums["quote"]
+    is_ok = not own.start_mark or (base == own.base and quote == own.quote)
+    return Check(
+        name="executions add up to our balances",
+        is_ok=is_ok,
+        detail=f"{sums['count']} executions; {plain(own.base)} base, {plain(own.quote)} quote",
+    )
+
+
+def _conserved(store: Store, state: BotState, exchange: ExchangeBooks) -> Check:
+    own, count = state.balances, store.audit()["count"]
+    base, quote = exchange.base - own.base, exchange.quote - own.quote
+    return Check(
+        name="base and quote conserved against the exchange",
+        is_ok=base == 0 and quote == 0 and exchange.executions == count,
+        detail=f"difference {plain(base)} base, {plain(quote)} quote; "
+        f"{exchange.executions} executions there, {count} here",
+    )
+
+
+def canonical(store: Store, state: BotState) -> Mapping[str, Any]:
+    """Return history and final state in canonical form: no wall times, no host facts."""
+    final = comparable(state).to_dict()
+    final["counters"] = {
+        name: count for name, count in final["counters"].items() if name not in _VOLATILE_COUNTERS
+    }
+    for name in _VOLATILE_BALANCES:
+        del final["balances"][name]
+    return {**store.export(), "final_state": _plain(final)}
+
+
+def canonical_text(store: Store, state: BotState) -> str:
+    """Return the canonical export as JSON with sorted keys."""
+    return json.dumps(canonical(store, state), sort_keys=True, separators=(",", ":"))
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a canonical export."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str) and "E" in value:
+        try:
+            return plain(Decimal(value))
+        except ArithmeticError:
+            return value
+    return value
