@@ -1,22 +1,16 @@
 """The HTTP server of the page and the API: threaded, on the standard library, loopback by default.
 
 Handlers send bytes that others made and pass commands on; they never compute, never lock and never
-touch the state. Every rule about who may ask is here: Host, Origin, token, session, limits,
-deadlines. The page is `static/dashboard.html`, the contract `core/status.py`.
+touch the state. Limits, deadlines and the checks of Host and Origin are here, tokens and sessions
+in `web/gate.py`. The page is `static/dashboard.html`, the contract `core/status.py`.
 """
 
-import gzip
-import hashlib
-import hmac
-import json
 import logging
 import re
 import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from decimal import Decimal
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +23,23 @@ import msgspec
 
 from core.commands import Command, CommandError, parse
 from core.ports import ConfigError, History
-from core.record import Record, plain
 from core.status import Published
+from web.gate import Gate, Memory, Reply, access_problems
+from web.message import (
+    CSP_PAGE,
+    Answer,
+    Refusal,
+    encoded,
+    instant,
+    json_answer,
+    number,
+    packed,
+    read_body,
+    retry_after,
+    takes_gzip,
+)
+
+__all__ = ["Busy", "Dashboard", "DashboardHistory", "Reply", "access_problems"]
 
 log = logging.getLogger("dashboard")
 
@@ -41,46 +50,11 @@ LINE_MAX = 4 * 1024
 CONNECTIONS_MAX = 32
 REQUEST_SEC = 5.0  # from the first wait for a request to its last byte, whatever drips in
 LINGER_SEC = 0.5
-SESSION_SEC = 12 * 3600.0
-FAILURES_MAX = 5
-FAILURE_SEC = 60.0
-REMEMBER_SEC = 600.0
-TOKEN_MIN = 16
-_TABLE_MAX = 256
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
+_POLL_SEC = 0.05  # how soon a stop is seen
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LINE = re.compile(rb"[A-Z]{1,16} [\x21-\x7e]+ HTTP/1\.[01]")
 _HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
-_SECURITY = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
-    ("Cache-Control", "no-store"),
-)
-_CSP_API = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-_CSP_PAGE = (
-    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; "
-    "frame-ancestors 'none'; require-trusted-types-for 'script'"
-)
 _NONCE = b"{{nonce}}"
-
-
-class Busy(Exception):
-    """The loop takes no command at the moment; ask again."""
-
-
-class Reply(Record, frozen=True, kw_only=True):
-    """The answer to a command: an HTTP status, a sentence, and what changed."""
-
-    status: int
-    message: str
-    command_id: str
-    changed: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class DashboardHistory(History, Protocol):
@@ -99,241 +73,11 @@ class DashboardHistory(History, Protocol):
         ...
 
 
+class Busy(Exception):
+    """The loop takes no command at the moment; ask again."""
+
+
 Submit = Callable[[str, Command, int | None], Reply]
-
-
-class Answer(Record, frozen=True, kw_only=True):
-    """What a route sends back."""
-
-    status: int
-    body: bytes = b""
-    content_type: str = "application/json; charset=utf-8"
-    headers: tuple[tuple[str, str], ...] = ()
-    csp: str = _CSP_API
-    closes: bool = False
-
-
-class _Refusal(Exception):
-    """A request that gets a constant error body; `closes` when the connection must not go on."""
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        field: str | None = None,
-        closes: bool = False,
-        headers: tuple[tuple[str, str], ...] = (),
-    ) -> None:
-        super().__init__(message)
-        self.answer = _json(
-            status,
-            {"error": message} if field is None else {"error": message, "field": field},
-            headers=headers,
-            closes=closes,
-        )
-
-
-def _json(
-    status: int,
-    value: object,
-    *,
-    headers: tuple[tuple[str, str], ...] = (),
-    closes: bool = False,
-) -> Answer:
-    body = msgspec.json.encode(_sendable(value))
-    return Answer(status=status, body=body, headers=headers, closes=closes)
-
-
-def _sendable(value: object) -> object:
-    """Return `value` with decimals as plain text and texts that can be encoded."""
-    match value:
-        case Decimal():
-            return plain(value)
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case Mapping():
-            return {str(key): _sendable(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_sendable(item) for item in value]
-        case _:
-            return value
-
-
-def access_problems(host: str, token: str | None) -> list[str]:
-    """Return why the dashboard may not be bound to `host` with `token`; empty if it may."""
-    if token is None:
-        if host in _LOOPBACK:
-            return []
-        return [f"DASHBOARD_TOKEN must be set to bind the dashboard to {host}, beyond loopback"]
-    if len(token) < TOKEN_MIN:
-        return [f"DASHBOARD_TOKEN must have at least {TOKEN_MIN} characters"]
-    if len(set(token)) < 8 or any(token.lower().startswith(word) for word in _PLACEHOLDERS):
-        return ["DASHBOARD_TOKEN is a placeholder; make one: openssl rand -base64 32"]
-    return []
-
-
-# ---- who may ask --------------------------------------------------------------------------------
-
-
-class _Gate:
-    """Token, sessions and the lock-out of addresses that guess."""
-
-    def __init__(self, token: str | None, monotonic: Callable[[], float]) -> None:
-        self.is_open = token is None
-        self._digest = _digest(token or secrets.token_urlsafe(32))
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._sessions: dict[bytes, float] = {}
-        self._failures: dict[str, list[float]] = {}
-
-    def token_is_right(self, presented: str, address: str) -> bool:
-        """Compare in constant time; raises 429 while the address is locked out."""
-        now = self._monotonic()
-        with self._lock:
-            recent = [at for at in self._failures.get(address, ()) if now - at < FAILURE_SEC]
-            if len(recent) >= FAILURES_MAX:
-                raise _Refusal(429, "too many failures; wait a minute", headers=_retry(60))
-            is_right = hmac.compare_digest(_digest(presented), self._digest)
-            if not is_right:
-                self._failures[address] = [*recent, now]
-                _shrink(self._failures)
-            return is_right
-
-    def open_session(self) -> str:
-        """Return the id of a new session."""
-        session = secrets.token_urlsafe(32)
-        with self._lock:
-            self._sessions[_digest(session)] = self._monotonic() + SESSION_SEC
-            _shrink(self._sessions)
-        return session
-
-    def session_holds(self, session: str) -> bool:
-        """Tell whether the session exists and was used in the last 12 h; keeps it alive."""
-        key, now = _digest(session), self._monotonic()
-        with self._lock:
-            until = self._sessions.pop(key, None)
-            if until is None or until < now:
-                return False
-            self._sessions[key] = now + SESSION_SEC
-            return True
-
-    def close_session(self, session: str) -> None:
-        """Forget the session."""
-        with self._lock:
-            self._sessions.pop(_digest(session), None)
-
-
-class _Memory:
-    """Makes commands idempotent: the same id within ten minutes gets the first reply."""
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, Command, Future[Reply]]] = {}
-
-    def once(self, command_id: str, command: Command, submit: Callable[[], Reply]) -> Reply:
-        """Return the reply of `submit`, called once for `command_id`; raises what it raises."""
-        now = self._monotonic()
-        with self._lock:
-            kept = self._kept.get(command_id)
-            is_first = kept is None or now - kept[0] > REMEMBER_SEC
-            if kept is None or is_first:
-                kept = (now, command, Future())
-                self._kept.pop(command_id, None)
-                self._kept[command_id] = kept
-                _shrink(self._kept)
-        if kept[1] != command:
-            raise _Refusal(409, "this id was used for another command", field="id")
-        if is_first:
-            try:
-                kept[2].set_result(submit())
-            except BaseException as error:
-                kept[2].set_exception(error)
-                with self._lock:  # not done, so it may be asked for again
-                    self._kept.pop(command_id, None)
-                raise
-        return kept[2].result(timeout=REQUEST_SEC)
-
-
-def _shrink(table: dict[Any, Any]) -> None:
-    while len(table) > _TABLE_MAX:
-        table.pop(next(iter(table)))
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def _retry(seconds: int) -> tuple[tuple[str, str], ...]:
-    return (("Retry-After", str(seconds)),)
-
-
-# ---- what may be asked --------------------------------------------------------------------------
-
-
-def read_body(body: bytes) -> dict[str, Any]:
-    """Return the flat JSON object in `body`, strictly; raises a refusal naming the field."""
-
-    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            name = key.encode("utf-8", "replace").decode()[:40]
-            if key in values:
-                raise _Refusal(400, f"{name} is given twice", field=name)
-            if isinstance(value, dict | list):
-                raise _Refusal(400, f"{name} must be a plain value", field=name)
-            if value is _UNUSABLE:
-                raise _Refusal(400, f"{name} must be a finite number", field=name)
-            if any(isinstance(x, str) and _has_surrogate(x) for x in (key, value)):
-                raise _Refusal(400, f"{name} holds a lone surrogate", field=name)
-            values[key] = value
-        return values
-
-    try:
-        value = json.loads(
-            body.decode(),
-            object_pairs_hook=checked,
-            parse_constant=lambda _: _UNUSABLE,
-            parse_int=lambda text: int(text) if len(text) <= 15 else _UNUSABLE,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError):
-        raise _Refusal(400, "the body is not JSON", field="body") from None
-    if not isinstance(value, dict):
-        raise _Refusal(400, "the body must be a JSON object", field="body")
-    return value
-
-
-_UNUSABLE = object()
-
-
-def _finite(text: str) -> object:
-    number = float(text) if len(text) <= 64 else float("inf")
-    return number if abs(number) < float("inf") else _UNUSABLE
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def _number(query: Mapping[str, Sequence[str]], name: str, default: int, most: int) -> int:
-    text = query.get(name, [str(default)])[-1]
-    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or not 1 <= int(text) <= most:
-        raise _Refusal(400, f"{name} must be a whole number from 1 to {most}", field=name)
-    return int(text)
-
-
-def _instant(query: Mapping[str, Sequence[str]], name: str) -> float | None:
-    if name not in query:
-        return None
-    text = query[name][-1]
-    if not re.fullmatch(r"\d{1,12}(\.\d{1,6})?", text, re.ASCII):
-        raise _Refusal(400, f"{name} must be seconds since the epoch", field=name)
-    return float(text)
-
-
-# ---- the server ---------------------------------------------------------------------------------
 
 
 class _Server(ThreadingHTTPServer):
@@ -354,13 +98,15 @@ class _Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread, or refuse it at once when there are too many."""
         if not self._room.acquire(blocking=False):
             self.app.refused += 1
-            answer = _json(503, {"error": "too many connections"}, headers=_retry(1), closes=True)
+            answer = json_answer(
+                503, {"error": "too many connections"}, headers=retry_after(1), closes=True
+            )
             try:
                 request.setblocking(False)
                 request.send(encoded(answer))
@@ -381,23 +127,9 @@ class _Server(ThreadingHTTPServer):
         finally:
             self._room.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - inherited
         """Say that a connection broke, without its contents."""
         log.debug("connection from %s broke", client_address[0], exc_info=True)
-
-
-def encoded(answer: Answer, *, without_body: bool = False) -> bytes:
-    """Return head and body of `answer` as the bytes of one send."""
-    phrase = HTTPStatus(answer.status).phrase
-    lines = [f"HTTP/1.1 {answer.status} {phrase}"]
-    if answer.status != HTTPStatus.NOT_MODIFIED:
-        lines += [f"Content-Type: {answer.content_type}", f"Content-Length: {len(answer.body)}"]
-    lines += [f"{name}: {value}" for name, value in (*answer.headers, *_SECURITY)]
-    lines.append(f"Content-Security-Policy: {answer.csp}")
-    if answer.closes:
-        lines.append("Connection: close")
-    head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
-    return head if without_body else head + answer.body
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -433,21 +165,23 @@ class _Handler(BaseHTTPRequestHandler):
         self._deadline = self.server.app.monotonic() + REQUEST_SEC
         self.close_connection, self.command = True, ""
         try:
-            if self._read_head():
-                answer = self.server.app.answer(self)
-            else:
+            if not self._read_head():
                 return
-        except _Refusal as refusal:
+            if self.server.app.is_stopping:
+                self.close_connection = True
+                return
+            answer = self.server.app.answer(self)
+        except Refusal as refusal:
             answer = refusal.answer
         except TimeoutError:
             if not self._buffer and not self.command:
                 return
-            answer = _json(408, {"error": "the request took too long"}, closes=True)
+            answer = json_answer(408, {"error": "the request took too long"}, closes=True)
         except OSError:
             return
         except Exception:  # handler top: a constant answer, the rest is in the log
             log.exception("request failed path=%s", self.target.partition("?")[0])
-            answer = _json(500, {"error": "internal error"}, closes=True)
+            answer = json_answer(500, {"error": "internal error"}, closes=True)
         self._write(answer)
 
     def _write(self, answer: Answer) -> None:
@@ -476,43 +210,48 @@ class _Handler(BaseHTTPRequestHandler):
             self._fill()
         line = self._buffer[: LINE_MAX + 2].split(b"\r\n", 1)[0]
         if len(line) > LINE_MAX:
-            raise _Refusal(414, "the request line is too long", closes=True)
+            raise Refusal(414, "the request line is too long", closes=True)
         if not 0 <= end <= HEAD_MAX:
-            raise _Refusal(431, "the headers are too long", closes=True)
+            raise Refusal(431, "the headers are too long", closes=True)
         head, self._buffer = self._buffer[: end + 4], self._buffer[end + 4 :]
         first, *headers = head[:-4].split(b"\r\n")
         if not _LINE.fullmatch(first) or not all(_HEADER.fullmatch(x) for x in headers):
-            raise _Refusal(400, "the request cannot be read", closes=True)
+            raise Refusal(400, "the request cannot be read", closes=True)
         self.rfile = BytesIO(head[len(first) + 2 :])
         self.raw_requestline = first + b"\r\n"
         self.target = first.split(b" ")[1].decode("ascii")  # the parser would fold "//" into "/"
         return self.parse_request()
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+    def send_error(
+        self,
+        code: int,
+        message: str | None = None,  # noqa: ARG002 - inherited; may hold what the client sent
+        explain: str | None = None,  # noqa: ARG002
+    ) -> None:
         """Answer what the standard parser refuses, in our own constant words."""
-        self._write(_json(code, {"error": HTTPStatus(code).phrase}, closes=True))
+        self._write(json_answer(code, {"error": HTTPStatus(code).phrase}, closes=True))
 
     def handle_expect_100(self) -> bool:
         """Refuse to announce bodies: ours are short."""
-        raise _Refusal(417, "no expectations, please", closes=True)
+        raise Refusal(417, "no expectations, please", closes=True)
 
     def only(self, name: str) -> str | None:
         """Return the one header of that name, or None; raises 400 when it is given twice."""
         values = self.headers.get_all(name, [])
         if len(values) > 1:
-            raise _Refusal(400, f"{name} is given twice", closes=True)
+            raise Refusal(400, f"{name} is given twice", closes=True)
         return str(values[0]).strip() if values else None
 
     def body(self) -> bytes:
         """Read the body that Content-Length announces."""
         text = self.only("Content-Length")
         if text is None:
-            raise _Refusal(411, "Content-Length is missing", closes=True)
+            raise Refusal(411, "Content-Length is missing", closes=True)
         if not re.fullmatch(r"\d{1,20}", text, re.ASCII):
-            raise _Refusal(400, "Content-Length is not a number", closes=True)
+            raise Refusal(400, "Content-Length is not a number", closes=True)
         length = int(text)
         if length > BODY_MAX:
-            raise _Refusal(413, f"the body is longer than {BODY_MAX} bytes", closes=True)
+            raise Refusal(413, f"the body is longer than {BODY_MAX} bytes", closes=True)
         while len(self._buffer) < length:
             self._fill()
         body, self._buffer = self._buffer[:length], self._buffer[length:]
@@ -554,14 +293,15 @@ class Dashboard:
             raise ConfigError(problems)
         self.monotonic = monotonic
         self.refused = 0  # connections turned away
+        self.is_stopping = False
         self._read_only = read_only
         self._published = published
         self._readiness = readiness
         self._liveness = liveness
         self._submit = submit
         self._history = history
-        self._gate = _Gate(token, monotonic)
-        self._memory = _Memory(monotonic)
+        self._gate = Gate(token, monotonic)
+        self._memory = Memory(monotonic)
         self._page = PAGE.read_bytes()
         self._server = _Server(host, port, self)
         self.port: int = self._server.server_address[1]
@@ -570,7 +310,7 @@ class Dashboard:
         self._hosts = own | named | {f"{name}:{self.port}" for name in named if ":" not in name}
         self._cookie = f"grid_session_{self.port}"
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="dashboard", daemon=True
+            target=self._server.serve_forever, args=(_POLL_SEC,), name="dashboard", daemon=True
         )
 
     def start(self) -> None:
@@ -578,7 +318,8 @@ class Dashboard:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more connections and release the port; connections under way are abandoned."""
+        """Take no more connections and release the port; those under way end."""
+        self.is_stopping = True
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join(REQUEST_SEC)
@@ -587,24 +328,24 @@ class Dashboard:
     def answer(self, request: _Handler) -> Answer:
         """Return the answer to a request whose head was read; raises a refusal."""
         if request.headers.get("Transfer-Encoding") is not None:
-            raise _Refusal(501, "Transfer-Encoding is not supported", closes=True)
+            raise Refusal(501, "Transfer-Encoding is not supported", closes=True)
         self._check_host(request)
         body = b""
         if request.command == "POST" or request.headers.get("Content-Length") is not None:
             body = request.body()
         path, _, query = request.target.partition("?")
         if request.command not in ("GET", "HEAD", "POST"):
-            raise _Refusal(405, "method not allowed", headers=(("Allow", "GET, HEAD, POST"),))
+            raise Refusal(405, "method not allowed", headers=(("Allow", "GET, HEAD, POST"),))
         if path in ("/api/action", "/login", "/logout"):
             is_removed = path == "/api/action" and self._read_only
             if request.command != "POST" or is_removed:
                 allow = "" if is_removed else "POST"
-                raise _Refusal(405, "method not allowed", headers=(("Allow", allow),))
+                raise Refusal(405, "method not allowed", headers=(("Allow", allow),))
             return self._post(request, path, body)
         if len(query) > LINE_MAX // 4 or not (get := self._route(path)):
-            raise _Refusal(404, "not found")
+            raise Refusal(404, "not found")
         if request.command == "POST":
-            raise _Refusal(405, "method not allowed", headers=(("Allow", "GET, HEAD"),))
+            raise Refusal(405, "method not allowed", headers=(("Allow", "GET, HEAD"),))
         if path.startswith("/api/"):
             self._check_session(request)
         return get(request, query)
@@ -630,9 +371,9 @@ class Dashboard:
     def _check_host(self, request: _Handler) -> None:
         host = request.only("Host")
         if host is None:
-            raise _Refusal(400, "Host is missing", closes=True)
+            raise Refusal(400, "Host is missing", closes=True)
         if host.lower() not in self._hosts:
-            raise _Refusal(421, "not a name of this server", closes=True)
+            raise Refusal(421, "not a name of this server", closes=True)
 
     def _check_session(self, request: _Handler) -> None:
         if self._gate.is_open:
@@ -645,7 +386,7 @@ class Dashboard:
             session = self._session(request)
             is_known = session is not None and self._gate.session_holds(session)
         if not is_known:
-            raise _Refusal(401, "log in first", headers=(("WWW-Authenticate", "Bearer"),))
+            raise Refusal(401, "log in first", headers=(("WWW-Authenticate", "Bearer"),))
 
     def _session(self, request: _Handler) -> str | None:
         for part in (request.only("Cookie") or "").split(";"):
@@ -657,13 +398,13 @@ class Dashboard:
     def _check_origin(self, request: _Handler, *, needed: bool) -> None:
         origin, host = request.only("Origin"), request.only("Host") or ""
         same = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
-        if origin is None and needed or origin is not None and origin.lower() not in same:
-            raise _Refusal(403, "not from this origin")
+        if needed if origin is None else origin.lower() not in same:
+            raise Refusal(403, "not from this origin")
         if request.only("Sec-Fetch-Site") not in (None, "same-origin", "none"):
-            raise _Refusal(403, "not from this origin")
+            raise Refusal(403, "not from this origin")
         kind = (request.only("Content-Type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise _Refusal(415, "Content-Type must be application/json")
+            raise Refusal(415, "Content-Type must be application/json")
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -673,42 +414,44 @@ class Dashboard:
             status=200,
             body=self._page.replace(_NONCE, nonce.encode()),
             content_type="text/html; charset=utf-8",
-            csp=_CSP_PAGE.format(nonce=nonce),
+            csp=CSP_PAGE.format(nonce=nonce),
         )
 
     def _get_health(self, _request: _Handler, _query: str) -> Answer:
         is_alive = self._liveness()
-        return _json(200 if is_alive else 503, {"alive": is_alive})
+        return json_answer(200 if is_alive else 503, {"alive": is_alive})
 
     def _get_readiness(self, _request: _Handler, _query: str) -> Answer:
         reason = self._readiness()
-        return _json(200 if reason is None else 503, {"ready": reason is None, "reason": reason})
+        return json_answer(
+            200 if reason is None else 503, {"ready": reason is None, "reason": reason}
+        )
 
     def _get_status(self, request: _Handler, _query: str) -> Answer:
         published = self._published()
         if published is None:
             reason = self._readiness() or "the first status"
-            raise _Refusal(503, f"not ready: {reason}", headers=_retry(1))
+            raise Refusal(503, f"not ready: {reason}", headers=retry_after(1))
         headers = (("ETag", published.etag), ("Vary", "Accept-Encoding"))
         if published.etag in (request.headers.get("If-None-Match") or ""):
             return Answer(status=304, headers=headers)
-        if not _takes_gzip(request.headers.get("Accept-Encoding") or ""):
+        if not takes_gzip(request.headers.get("Accept-Encoding") or ""):
             return Answer(status=200, body=published.body, headers=headers)
         packed = (*headers, ("Content-Encoding", "gzip"))
         return Answer(status=200, body=published.gzip_body, headers=packed)
 
     def _get_equity(self, request: _Handler, query: str) -> Answer:
         asked = parse_qs(query)
-        since = _instant(asked, "since")
-        points = self._history.equity_curve(_number(asked, "limit", 1_000, 10_000))
+        since = instant(asked, "since")
+        points = self._history.equity_curve(number(asked, "limit", 1_000, 10_000))
         if since is not None:
             points = [point for point in points if point["time"] >= since]
-        return _packed(request, _json(200, {"points": points}))
+        return _packed(request, {"points": points})
 
     def _get_cycles(self, request: _Handler, query: str) -> Answer:
         asked = parse_qs(query)
-        limit, before = _number(asked, "limit", 100, 1_000), _instant(asked, "before")
-        return _packed(request, _json(200, {"cycles": self._history.cycles(limit, before)}))
+        limit, before = number(asked, "limit", 100, 1_000), instant(asked, "before")
+        return _packed(request, {"cycles": self._history.cycles(limit, before)})
 
     # ---- acting ---------------------------------------------------------------------------------
 
@@ -724,20 +467,20 @@ class Dashboard:
         if session is not None:
             self._gate.close_session(session)
         gone = f"{self._cookie}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0"
-        return _json(200, {"message": "logged out"}, headers=(("Set-Cookie", gone),))
+        return json_answer(200, {"message": "logged out"}, headers=(("Set-Cookie", gone),))
 
     def _log_in(self, request: _Handler, values: Mapping[str, Any]) -> Answer:
         token = values.get("token")
         if self._gate.is_open:
-            raise _Refusal(409, "no token is set: there is nothing to log in to")
+            raise Refusal(409, "no token is set: there is nothing to log in to")
         if not isinstance(token, str) or len(values) != 1:
-            raise _Refusal(400, "token must be text, and the only field", field="token")
+            raise Refusal(400, "token must be text, and the only field", field="token")
         if not self._gate.token_is_right(token, str(request.client_address[0])):
-            raise _Refusal(401, "that is not the token")
+            raise Refusal(401, "that is not the token")
         cookie = f"{self._cookie}={self._gate.open_session()}; HttpOnly; SameSite=Strict; Path=/"
         if (request.only("Origin") or "").lower().startswith("https:"):
             cookie += "; Secure"
-        return _json(200, {"message": "logged in"}, headers=(("Set-Cookie", cookie),))
+        return json_answer(200, {"message": "logged in"}, headers=(("Set-Cookie", cookie),))
 
     def _act(self, values: dict[str, Any]) -> Answer:
         command_id = values.pop("id", None)
@@ -745,22 +488,22 @@ class Dashboard:
         if command_id is None:
             command_id = secrets.token_hex(12)
         if not isinstance(command_id, str) or not _ID.fullmatch(command_id):
-            raise _Refusal(400, "id must be 1 to 64 of A-Z a-z 0-9 _ -", field="id")
+            raise Refusal(400, "id must be 1 to 64 of A-Z a-z 0-9 _ -", field="id")
         if version is not None and (type(version) is not int or version < 0):
-            raise _Refusal(400, "expect_version must be a whole number", field="expect_version")
+            raise Refusal(400, "expect_version must be a whole number", field="expect_version")
         try:
             command = parse(values)
             reply = self._memory.once(
                 command_id, command, lambda: self._submit(command_id, command, version)
             )
         except CommandError as error:
-            raise _Refusal(400, str(error), field=error.field[:40]) from None
+            raise Refusal(400, str(error), field=error.field[:40]) from None
         except (Busy, TimeoutError):
-            raise _Refusal(503, "busy; ask again", headers=_retry(1)) from None
+            raise Refusal(503, "busy; ask again", headers=retry_after(1)) from None
         log.info("command %s id=%s status=%d", values["action"], command_id, reply.status)
         outcome = {"accepted": reply.status == HTTPStatus.OK, "message": reply.message}
         ids = {"command_id": reply.command_id, "changed": reply.changed}
-        return _json(reply.status, outcome | ids)
+        return json_answer(reply.status, outcome | ids)
 
 
 def _bearer(request: _Handler) -> str | None:
@@ -770,20 +513,9 @@ def _bearer(request: _Handler) -> str | None:
 
 def _found(value: Mapping[str, Any] | None) -> Answer:
     if value is None:
-        raise _Refusal(404, "not found")
-    return _json(200, value)
+        raise Refusal(404, "not found")
+    return json_answer(200, value)
 
 
-def _takes_gzip(accepted: str) -> bool:
-    parts = (part.strip().lower().replace(" ", "") for part in accepted.split(","))
-    return any(
-        part == "gzip" or re.fullmatch(r"gzip;q=(1|0?\.\d*[1-9])\d*", part) for part in parts
-    )
-
-
-def _packed(request: _Handler, answer: Answer) -> Answer:
-    """Return the answer compressed, when it is long and the client takes that."""
-    if len(answer.body) < 1024 or not _takes_gzip(request.headers.get("Accept-Encoding") or ""):
-        return answer
-    headers = (*answer.headers, ("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))
-    return msgspec.structs.replace(answer, body=gzip.compress(answer.body, 5), headers=headers)
+def _packed(request: _Handler, value: object) -> Answer:
+    return packed(json_answer(200, value), request.headers.get("Accept-Encoding") or "")

@@ -159,27 +159,27 @@ class PositionBlock(Record, frozen=True, kw_only=True):
     expected_net: Money | None
 
 
-class OwedBlock(Record, frozen=True, kw_only=True):
-    """An exit that must be placed and is not."""
+class MissingBlock(Record, frozen=True, kw_only=True):
+    """Why an order is not there, in plain words; `veto` is the reason's name for an entry.
 
+    `until` is when it is tried again, as far as that is known.
+    """
+
+    why: str
+    veto: str | None
     since: float
-    retry_at: float
-    reason: str
+    until: float | None
 
 
 class LegBlock(Record, frozen=True, kw_only=True):
-    """One side of a slot; `why` says in plain words why it has no order."""
+    """One side of a slot: idle, entering or exiting, with its order or why there is none."""
 
     leg: str
     cycle: int
     state: str
-    since: float
     order: OrderBlock | None
     position: PositionBlock | None
-    owed: OwedBlock | None
-    veto: str | None
-    why: str | None
-    resume_at: float | None
+    missing: MissingBlock | None
     loss_streak: int
 
 
@@ -192,11 +192,14 @@ class RecoveryBlock(Record, frozen=True, kw_only=True):
     reason: str
     order: OrderBlock | None
     position: PositionBlock
-    owed: OwedBlock | None
+    missing: MissingBlock | None
 
 
 class ParkedBlock(Record, frozen=True, kw_only=True):
-    """A slot that time frees no more: the two prices that would, and the other ways out."""
+    """A slot that time frees no more: the two prices that would, and what else would.
+
+    `ways_out` are wait and the names of commands.
+    """
 
     since: float
     total_sec: float
@@ -207,13 +210,15 @@ class ParkedBlock(Record, frozen=True, kw_only=True):
 
 
 class SlotBlock(Record, frozen=True, kw_only=True):
-    """One slot; `net` is realised after fees, `profit` adds open positions at the mark."""
+    """One slot; `net` is realised after fees, `profit` adds open positions at the mark.
+
+    `ending` is closing, pairing or null.
+    """
 
     slot_id: int
     alias: str
     phase: str
-    closing: bool
-    pairing: bool
+    ending: str | None
     cycles: int
     net: Money
     profit: Money
@@ -272,7 +277,10 @@ class SizeStage(Record, frozen=True, kw_only=True, array_like=True):
 
 
 class SizingBlock(Record, frozen=True, kw_only=True):
-    """The last size chain of a leg; stages that are switched off are left out."""
+    """The size chain of a leg that has or wants an entry, without stages that had nothing to do.
+
+    That of an older order is under `/api/orders/<id>`.
+    """
 
     slot_id: int
     leg: str

@@ -22,7 +22,7 @@ INBOX_SIZE = 256
 WAKE_SEC = 0.25  # the longest the loop sleeps without looking at its inbox and flags
 
 
-class Busy(Exception):
+class Full(Exception):
     """The inbox is full; ask again."""
 
 
@@ -31,6 +31,7 @@ class Request(Record, frozen=True, kw_only=True):
 
     command_id: str
     command: Command
+    expect_version: int | None
     answer: "Future[a.ReplyToOperator]"
 
 
@@ -41,13 +42,20 @@ class Inbox:
         self._queue: queue.Queue[Request] = queue.Queue(INBOX_SIZE)
         self.woken = threading.Event()
 
-    def put(self, command_id: str, command: Command) -> "Future[a.ReplyToOperator]":
-        """Queue a command; return its future answer. Raises Busy when the queue is full."""
-        request = Request(command_id=command_id, command=command, answer=Future())
+    def put(
+        self, command_id: str, command: Command, expect_version: int | None = None
+    ) -> "Future[a.ReplyToOperator]":
+        """Queue a command; return its future answer. Raises Full when the queue is full."""
+        request = Request(
+            command_id=command_id,
+            command=command,
+            expect_version=expect_version,
+            answer=Future(),
+        )
         try:
             self._queue.put_nowait(request)
         except queue.Full:
-            raise Busy from None
+            raise Full from None
         self.woken.set()
         return request.answer
 
@@ -87,9 +95,7 @@ class Loop:
 
     def run(self) -> Literal["stopped", "ended"]:
         """Run; return why it ended."""
-        for message in self.exchange.pending():
-            if message.seq > self.runtime.state.exchange_cursor:
-                self._deliver(message.seq, message.event)
+        self._take_up()
         while not self.stopping.is_set():
             had_command = self._commands()
             if self.runtime.state.market_ended:
@@ -109,6 +115,15 @@ class Loop:
             if self.on_iteration is not None:
                 self.on_iteration(had_command)
         return "stopped"
+
+    def _take_up(self) -> None:
+        """Go on where the last run left off: what was not heard of, then compare balances."""
+        for message in self.exchange.pending():
+            if message.seq > self.runtime.state.exchange_cursor:
+                self._deliver(message.seq, message.event)
+        venue = self.exchange.describe()
+        now = max(self.exchange.now(), self.runtime.state.now)
+        self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
 
     def _next(self) -> tuple[float | None, bool]:
         """Return the next instant and whether it is the exchange's; ties are the exchange's."""
@@ -139,18 +154,23 @@ class Loop:
         had_command = False
         while (request := self.inbox.take()) is not None:
             had_command = True
-            now = max(self.exchange.now(), self.runtime.state.now)
-            self.runtime.step(
-                e.CommandReceived(
-                    time=now,
-                    command_id=request.command_id,
-                    command=self._prepare(request.command),
-                )
-            )
-            for reply in self.runtime.replies:
-                if reply.command_id == request.command_id:
-                    request.answer.set_result(reply)
-            self.runtime.replies.clear()
+            request.answer.set_result(self._carry_out(request))
         if had_command and self.on_iteration is not None:
             self.on_iteration(True)
         return had_command
+
+    def _carry_out(self, request: Request) -> a.ReplyToOperator:
+        runtime = self.runtime
+        if request.expect_version not in (None, runtime.state_seq):
+            return a.ReplyToOperator(
+                command_id=request.command_id,
+                is_accepted=False,
+                message=f"expect_version {request.expect_version}: the state has moved on to "
+                f"{runtime.state_seq}",
+            )
+        now = max(self.exchange.now(), runtime.state.now)
+        command = self._prepare(request.command)
+        actions = runtime.step(
+            e.CommandReceived(time=now, command_id=request.command_id, command=command)
+        )
+        return next(x for x in actions if isinstance(x, a.ReplyToOperator))

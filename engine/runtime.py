@@ -52,7 +52,6 @@ class Runtime:
         self.params = Params()
         self.seq = 0
         self.state_seq = 0
-        self.replies: list[a.ReplyToOperator] = []
         self.on_step: Callable[[e.Event, tuple[a.Action, ...]], None] | None = None
         self._snapshot_seq = 0
         self._snapshot_at = 0.0
@@ -116,8 +115,6 @@ class Runtime:
                 log.log(level or logging.INFO, "%s: %s", action.kind, action.text)
                 if self.notifier is not None:
                     self.notifier.send(level=action.level, kind=action.kind, text=action.text)
-            case a.ReplyToOperator():
-                self.replies.append(action)
             case (
                 a.RecordExecution()
                 | a.BookCycleAction()
@@ -125,8 +122,9 @@ class Runtime:
                 | a.RecordEquity()
                 | a.RecordTransition()
                 | a.OrphanOrderAction()
+                | a.ReplyToOperator()
             ):
-                pass  # carried out by the commit
+                pass  # carried out by the commit; replies are taken from the step's answer
             case _:
                 assert_never(action)
 
@@ -151,7 +149,7 @@ class Runtime:
     def start(
         self, venue: Venue, params: Params, *, now: float, bot_tag: int, code_version: str
     ) -> None:
-        """Begin to run, crash or not, by the same code: `Started`, then compare balances."""
+        """Begin to run, crash or not, by the same code; the loop then compares balances."""
         if self.seq:
             self.snapshot()
         epoch, _ = self.store.identity()
@@ -165,7 +163,6 @@ class Runtime:
             code_version=code_version,
         )
         self.step(started)
-        self.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
 
     def snapshot(self) -> None:
         """Keep a copy of the present state, from which the journal can be folded again."""

@@ -36,9 +36,9 @@ from risk import (
     portfolio_room,
 )
 
-EVENTS_MAX = 30
+EVENTS_MAX = 24
 TEXT_MAX = 500
-_OFF = ("off", "0 layers")
+_NEUTRAL = ("off", "0 layers", "funded", "level LOW, × 1")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 VETO_WORDS = {
@@ -349,8 +349,7 @@ def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
         slot_id=slot.slot_id,
         alias=clean_text(slot.alias),
         phase=phase(slot),
-        closing=slot.closing,
-        pairing=slot.pairing,
+        ending="closing" if slot.closing else "pairing" if slot.pairing else None,
         cycles=slot.totals.cycles,
         net=_text(slot.totals.net, 4),
         profit=_text(slot_profit(slot, state.market), 4),
@@ -363,7 +362,7 @@ def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
                 reason=clean_text(recovery.reason),
                 order=_exit_order(state, recovery.exit),
                 position=_position(state, recovery.position, recovery.trade_id, recovery.exit),
-                owed=_owed(recovery.exit),
+                missing=_missing_exit(recovery.exit),
             )
             for recovery in slot.recovery_orders
         ),
@@ -374,48 +373,42 @@ def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
 def _leg(state: BotState, leg: Leg) -> s.LegBlock:
     order: OrderState | None = None
     position: s.PositionBlock | None = None
-    owed: s.OwedBlock | None = None
-    why: str | None = None
-    veto: str | None = None
-    resume_at: float | None = None
+    missing: s.MissingBlock | None = None
     match leg.state:
         case Idle():
-            name, since = "idle", leg.state.since
-            veto, why = leg.state.veto, _why_idle(leg.state)
-            resume_at = leg.state.resume_at
+            name = "idle"
+            missing = _missing_entry(leg.state)
         case Entering():
             name, order = "entering", leg.state.order
-            since = order.placed_at
-        case Exiting():
-            name, since = "exiting", leg.state.position.filled_at
-            position = _position(state, leg.state.position, leg.trade_id, leg.state.exit)
-            if isinstance(leg.state.exit, OrderState):
-                order = leg.state.exit
-            else:
-                owed = _owed(leg.state.exit)
-                why = f"its exit is owed and could not be placed: {_words(leg.state.exit.reason)}"
+        case Exiting(position=held, exit=exit_):
+            name = "exiting"
+            position = _position(state, held, leg.trade_id, exit_)
+            missing = _missing_exit(exit_)
+            order = exit_ if isinstance(exit_, OrderState) else None
     return s.LegBlock(
         leg=leg.trade_id,
         cycle=leg.cycle,
         state=name,
-        since=round(since, 3),
         order=None if order is None else _order(state, order),
         position=position,
-        owed=owed,
-        veto=veto,
-        why=None if why is None else clean_text(why),
-        resume_at=resume_at,
+        missing=missing,
         loss_streak=leg.loss_streak,
     )
 
 
-def _why_idle(idle: Idle) -> str:
-    if idle.veto is None:
-        return "its entry is about to be placed"
-    try:
-        return VETO_WORDS[VetoReason(idle.veto)]
-    except ValueError:
-        return _words(idle.veto)
+def _missing_entry(idle: Idle) -> s.MissingBlock:
+    why = "its entry is about to be placed"
+    if idle.veto is not None:
+        known = idle.veto in list(VetoReason)
+        why = VETO_WORDS[VetoReason(idle.veto)] if known else clean_text(_words(idle.veto))
+    return s.MissingBlock(why=why, veto=idle.veto, since=idle.since, until=idle.resume_at)
+
+
+def _missing_exit(exit_: OrderState | Owed) -> s.MissingBlock | None:
+    if isinstance(exit_, OrderState):
+        return None
+    why = f"its exit is owed and could not be placed: {clean_text(_words(exit_.reason))}"
+    return s.MissingBlock(why=why, veto=None, since=exit_.since, until=exit_.retry_at)
 
 
 def _order(state: BotState, order: OrderState) -> s.OrderBlock:
@@ -437,12 +430,6 @@ def _order(state: BotState, order: OrderState) -> s.OrderBlock:
 
 def _exit_order(state: BotState, exit_: OrderState | Owed) -> s.OrderBlock | None:
     return _order(state, exit_) if isinstance(exit_, OrderState) else None
-
-
-def _owed(exit_: OrderState | Owed) -> s.OwedBlock | None:
-    if isinstance(exit_, OrderState):
-        return None
-    return s.OwedBlock(since=exit_.since, retry_at=exit_.retry_at, reason=_words(exit_.reason))
 
 
 def _position(
@@ -479,13 +466,8 @@ def _parked(state: BotState, slot: SlotState, params: Params) -> s.ParkedBlock |
         total_sec=round(total, 3),
         low_price=low,
         high_price=high,
-        text=f"Both legs hold a position and wait. Nothing happens until the price falls to "
-        f"{low} {quote} or rises to {high} {quote}.",
-        ways_out=(
-            "wait for one of the two prices",
-            "soft_close: re-price one exit near the market, at a stated loss",
-            "pair_off: set both positions against each other, without a new order or fee",
-        ),
+        text=f"waits until the price falls to {low} or rises to {high} {quote}",
+        ways_out=("wait", "soft_close", "pair_off"),
     )
 
 
@@ -545,12 +527,12 @@ def _sizing(state: BotState) -> list[s.SizingBlock]:
             chain=tuple(
                 s.SizeStage(stage=step.stage, amount=_text(step.amount_usd, 4), reason=step.reason)
                 for step in leg.last_chain
-                if step.reason not in _OFF
+                if step.reason not in _NEUTRAL
             ),
         )
         for slot in state.slots
         for leg in slot.legs
-        if leg.last_chain
+        if leg.last_chain and not isinstance(leg.state, Exiting)
     ]
 
 

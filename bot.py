@@ -1,0 +1,285 @@
+"""The daemon: wires settings, ports, threads, signals and exit codes. Never a decision.
+
+`python bot.py` runs; `python bot.py --help` lists the sub-commands, which live in `engine/cli.py`.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import TimeoutError as AnswerLate
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
+
+import config
+from core.commands import AuditPnl, Command
+from core.order_id import bot_tag
+from core.ports import ConfigError, MarketError, StoreError, StoreInUse, Venue
+from core.record import replace
+from dashboard import Busy, Dashboard, Reply
+from engine import cli, log
+from engine.clock import Pacer, cpu_seconds, monotonic, wall_now
+from engine.loop import Full, Loop
+from engine.progress import ProgressLine
+from engine.publish import Publisher
+from engine.runtime import Runtime
+from engine.status_view import Facts
+from engine.summary import BannerFacts, banner, summary
+from engine.wiring import Parts, exchange_mode, open_parts
+
+EXIT_OK, EXIT_CONFIG, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 4, 5, 70
+ANSWER_SEC = 2.0
+VERSION = "0.1.0"
+
+logger = logging.getLogger("bot")
+
+
+class Daemon:
+    """One run of the bot, from its ports to its exit."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.settings = settings
+        self.publisher = Publisher(recent_events=self.recent_events)
+        self.parts: Parts | None = None
+        self.loop: Loop | None = None
+        self.waiting_for: str | None = "the store to open"
+        self.started_wall = wall_now()
+        self.dashboard = Dashboard(
+            settings.host,
+            settings.port,
+            token=settings.dashboard_token,
+            read_only=settings.dashboard_read_only,
+            allowed_hosts=settings.dashboard_allowed_hosts,
+            published=self.publisher.published,
+            readiness=lambda: self.waiting_for,
+            liveness=self._is_alive,
+            submit=self._submit,
+            history=self,
+            monotonic=monotonic,
+        )
+        self._service = SystemdNotifier()
+        self._last_step = monotonic()
+
+    def run(self) -> int:
+        """Run until stopped or the market ends; return the exit code."""
+        self.dashboard.start()
+        try:
+            self.parts = open_parts(self.settings)
+            return self._trade(self.parts)
+        finally:
+            self.waiting_for = "the daemon is stopping"
+            self._service.notify("STOPPING=1")
+            self.publisher.stop()
+            self.dashboard.stop()
+            if self.parts is not None:
+                self.parts.close()
+
+    def _trade(self, parts: Parts) -> int:
+        runtime = Runtime(parts.store, parts.exchange, None)
+        is_old = runtime.restore()
+        venue = parts.exchange.describe()
+        params = replace(
+            self.settings.params,
+            stale_price_max_age_sec=self.settings.stale_after(parts.source.price_interval),
+        )
+        sys.stdout.write(self._banner(venue, parts) + "\n\n")
+        sys.stdout.flush()
+        loop = Loop(
+            runtime,
+            parts.exchange,
+            pacer=Pacer(self.settings.speed),
+            prepare=lambda command: self._prepare(runtime, command),
+        )
+        self.loop = loop
+        runtime.start(
+            venue,
+            params,
+            now=max(parts.exchange.now(), runtime.state.now),
+            bot_tag=bot_tag(self.settings.bot_name, venue.instrument.pair),
+            code_version=VERSION,
+        )
+        logger.info("started from %s journal=%s", "disk" if is_old else "nothing", runtime.seq)
+        self.publisher.start()
+        progress = ProgressLine(
+            sys.stderr,
+            start=parts.source.start_time(),
+            end=parts.source.end_time(),
+            enabled=self.settings.speed is None,
+        )
+        loop.on_iteration = lambda is_urgent: self._after(runtime, parts, progress, is_urgent)
+        self._after(runtime, parts, progress, True)
+        self._catch_signals(loop)
+        self._service.notify("READY=1")
+        began, cpu = monotonic(), cpu_seconds()
+        outcome = loop.run()
+        progress.end()
+        self._finish(runtime, parts, outcome)
+        if outcome == "ended":
+            text = summary(runtime.state, wall_sec=monotonic() - began, cpu_sec=cpu_seconds() - cpu)
+            sys.stdout.write(text + "\n")
+        return EXIT_OK
+
+    def _finish(self, runtime: Runtime, parts: Parts, outcome: Literal["stopped", "ended"]) -> None:
+        self.publisher.offer(
+            runtime.state, runtime.params, self._facts(runtime, parts), at_once=True
+        )
+        runtime.stop()
+        logger.info("%s journal=%s; resting orders stay", outcome, runtime.seq)
+
+    # ---- what the loop tells --------------------------------------------------------------------
+
+    def _after(
+        self, runtime: Runtime, parts: Parts, progress: ProgressLine, is_urgent: bool
+    ) -> None:
+        now = monotonic()
+        market = runtime.state.market
+        self.waiting_for = None if market is not None else "the first price"
+        self._last_step = now
+        if is_urgent or now - self._offered >= 0.5:
+            self._offered = now
+            self.publisher.offer(
+                runtime.state, runtime.params, self._facts(runtime, parts), at_once=is_urgent
+            )
+            self._service.notify("WATCHDOG=1")
+        progress.step(runtime.state)
+
+    _offered = 0.0
+
+    def _facts(self, runtime: Runtime, parts: Parts) -> Facts:
+        return Facts(
+            version=VERSION,
+            exchange_mode=exchange_mode(self.settings),
+            market_name=parts.source.name,
+            speed=self.settings.speed,
+            started_wall=self.started_wall,
+            now_wall=wall_now(),
+            journal_seq=runtime.seq,
+            state_seq=runtime.state_seq,
+            waiting_for=self.waiting_for,
+            read_only=self.settings.dashboard_read_only,
+        )
+
+    def _banner(self, venue: Venue, parts: Parts) -> str:
+        speed = self.settings.speed
+        facts = BannerFacts(
+            mode=exchange_mode(self.settings),
+            market=parts.source.name,
+            speed="as fast as possible" if speed is None else f"at {speed:g}× speed",
+            dashboard=f"http://{self.settings.host}:{self.dashboard.port}",
+            database=str(self.settings.state_db),
+            price=parts.source.first_price(),
+            base=venue.base,
+            quote=venue.quote,
+            version=VERSION,
+        )
+        return banner(self.settings.params, venue.instrument, venue.fees, facts)
+
+    # ---- what the dashboard asks ----------------------------------------------------------------
+
+    def _is_alive(self) -> bool:
+        return monotonic() - self._last_step < 60.0 or self.loop is None
+
+    def recent_events(self, limit: int) -> list[dict[str, object]]:
+        return self.parts.history.recent_events(limit) if self.parts is not None else []
+
+    def equity_curve(self, limit: int) -> list[dict[str, object]]:
+        """Return the newest equity points, oldest first."""
+        return self.parts.history.equity_curve(limit) if self.parts is not None else []
+
+    def cycles(self, limit: int, before: float | None) -> list[dict[str, object]]:
+        """Return completed cycles, newest first."""
+        return self.parts.history.cycles(limit, before) if self.parts is not None else []
+
+    def order(self, client_order_id: str) -> dict[str, object] | None:
+        """Return one order's life, or None."""
+        return self.parts.history.order(client_order_id) if self.parts is not None else None
+
+    def command(self, command_id: str) -> dict[str, object] | None:
+        """Return what became of a command, or None."""
+        return self.parts.history.command(command_id) if self.parts is not None else None
+
+    def _submit(self, command_id: str, command: Command, expect_version: int | None) -> Reply:
+        loop = self.loop
+        if loop is None:
+            raise Busy
+        known = self.command(command_id)
+        if known is not None:  # sent before a restart: its answer stands
+            status = 200 if known["is_accepted"] else 409
+            return Reply(status=status, message=str(known["message"]), command_id=command_id)
+        try:
+            reply = loop.inbox.put(command_id, command, expect_version).result(ANSWER_SEC)
+        except (Full, AnswerLate):
+            raise Busy from None
+        return Reply(
+            status=200 if reply.is_accepted else 409,
+            message=reply.message,
+            command_id=command_id,
+            changed=dict(reply.changed),
+        )
+
+    @staticmethod
+    def _prepare(runtime: Runtime, command: Command) -> Command:
+        """Give an audit what only the store knows: the sums over all executions."""
+        if not isinstance(command, AuditPnl):
+            return command
+        sums, own = runtime.store.audit(), runtime.state.balances
+        return AuditPnl(
+            base_difference=Decimal(own.base - own.start_base - own.flow_base - sums["base"]),
+            quote_difference=Decimal(own.quote - own.start_quote - own.flow_quote - sums["quote"]),
+        )
+
+    @staticmethod
+    def _catch_signals(loop: Loop) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            if loop.stopping.is_set():
+                os._exit(EXIT_OK)  # asked twice: leave at once; everything committed is safe
+            loop.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+
+
+def run(settings: config.Settings) -> int:
+    """Run the daemon; return its exit code."""
+    log.configure(settings.log_level, settings.log_format)
+    for warning in settings.warnings:
+        logger.warning("configuration: %s", warning)
+    return Daemon(settings).run()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sub-command; return the exit code. Errors are told in plain words."""
+    args = cli.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        settings = config.load(os.environ, Path(".env"))
+        if args.command == "run":
+            return run(settings)
+        return cli.run(args, settings)
+    except ConfigError as error:
+        lines = "\n".join(f"  {problem}" for problem in error.problems)
+        sys.stderr.write(f"The configuration cannot be used:\n{lines}\n")
+        return EXIT_CONFIG
+    except MarketError as error:
+        sys.stderr.write(f"The market data cannot be used: {error}\n")
+        return EXIT_CONFIG
+    except StoreInUse as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_IN_USE
+    except StoreError as error:
+        sys.stderr.write(f"The database cannot be used: {error}\n")
+        return EXIT_STORE
+    except Exception:  # boundary: the program's own errors end it with a code of their own
+        logger.exception("internal error")
+        return EXIT_INTERNAL
+
+
+if __name__ == "__main__":
+    sys.exit(main())

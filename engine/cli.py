@@ -1,0 +1,189 @@
+"""The sub-commands beside `run`: check, verify, backup, status, export, refold.
+
+They print for people and return exit codes; each opens what it needs and leaves no trace.
+"""
+
+import argparse
+import json
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import requests
+
+import config
+from core.domain import HUNDRED
+from core.ports import Loaded, StoreError
+from engine.books import ExchangeBooks, canonical, canonical_text, digest, refold, verify
+from engine.runtime import Runtime
+from engine.wiring import Parts, exchange_books, open_parts, open_store
+from grid_strategy import break_even_pct
+
+EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 3
+COMMANDS = {
+    "run": "trade until stopped or the market ends (default)",
+    "check": "check configuration, market, minimums and database; places no order",
+    "verify": "prove the books: refold the journal, compare with the exchange",
+    "backup": "copy the running database to FILE",
+    "status": "show the status of the running daemon",
+    "export": "print history and final state as JSON",
+    "refold": "fold the journal anew and compare every action",
+}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the parsed command line; `command` is "run" when none is given."""
+    parser = argparse.ArgumentParser(
+        prog="bot.py", description="A grid trading daemon for one Kraken spot pair."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        if name == "backup":
+            sub.add_argument("file", type=Path, help="where to write the copy; must not exist")
+        if name == "export":
+            sub.add_argument(
+                "--canonical", action="store_true", help="sorted keys, on one line, with its hash"
+            )
+    args = parser.parse_args(argv)
+    args.command = args.command or "run"
+    return args
+
+
+def run(args: argparse.Namespace, settings: config.Settings) -> int:
+    """Run the sub-command of `args`; return its exit code."""
+    commands = {
+        "check": _check,
+        "verify": _verify,
+        "backup": _backup,
+        "status": _status,
+        "export": _export,
+        "refold": _refold,
+    }
+    code: int = commands[args.command](args, settings)
+    return code
+
+
+def _out(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _current(store: Any) -> Loaded:
+    """Return the state with the journal's tail folded. Raises StoreError for an empty store."""
+    runtime = Runtime(store, None, None)
+    if not runtime.restore():
+        raise StoreError("the database holds no run yet: start the daemon first (make run)")
+    return Loaded(seq=runtime.seq, state=runtime.state, params=runtime.params)
+
+
+def _progress(count: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{count:,} events folded")
+        sys.stderr.flush()
+
+
+def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
+    parts = open_parts(settings)
+    try:
+        return _check_parts(parts, settings)
+    finally:
+        parts.close()
+
+
+def _check_parts(parts: Parts, settings: config.Settings) -> int:
+    venue, params = parts.exchange.describe(), settings.params
+    price = parts.source.first_price()
+    least = venue.instrument.least_volume(price) * price
+    needed = break_even_pct(venue.fees.maker) + params.min_net_profit_pct
+    base_value: Decimal = venue.base * price
+    rows = [
+        ("configuration", True, f"{len(settings.effective)} settings, all valid"),
+        ("market", True, parts.source.name),
+        ("pair", venue.system_status == "online", f"{venue.instrument.pair} at {price}"),
+        (
+            "balances",
+            venue.quote > 0 or venue.base > 0,
+            f"{venue.base:f} {venue.instrument.base} ({base_value:.2f} USD), {venue.quote:f} USD",
+        ),
+        (
+            "profit target",
+            params.profit_pct >= needed,
+            f"{params.profit_pct} %; break-even plus margin is {needed:.3f} % "
+            f"at {venue.fees.maker * HUNDRED:.2f} % maker",
+        ),
+        (
+            "order size",
+            params.order_size_usd >= least,
+            f"{params.order_size_usd} USD; the least workable is {least:.2f} USD",
+        ),
+        ("database", True, f"{settings.state_db}: intact, not in use"),
+    ]
+    for name, is_ok, text in rows:
+        _out(f"{'ok    ' if is_ok else 'FAILED'} {name:<16} {text}")
+    return EXIT_OK if all(is_ok for _, is_ok, _ in rows) else EXIT_REFUSED
+
+
+def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:
+    store = open_store(settings, must_exist=True)
+    try:
+        books: ExchangeBooks | None = exchange_books(settings)
+        checks = verify(store, _current(store), books, _progress)
+    finally:
+        store.close()
+    for check in checks:
+        _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name}: {check.detail}")
+    return EXIT_OK if all(check.is_ok for check in checks) else EXIT_FAILED
+
+
+def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
+    from store.sqlite import backup  # noqa: PLC0415 - only this command needs it
+
+    backup(settings.state_db, args.file)
+    _out(f"{args.file}: {args.file.stat().st_size:,} bytes, integrity checked")
+    return EXIT_OK
+
+
+def _status(_args: argparse.Namespace, settings: config.Settings) -> int:
+    url = f"http://{settings.host}:{settings.port}/api/status"
+    token = settings.dashboard_token
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        answer = requests.get(url, headers=headers, timeout=3)
+        answer.raise_for_status()
+        status = answer.json()
+    except (requests.RequestException, ValueError) as error:
+        sys.stderr.write(f"No daemon answers at {url}: {type(error).__name__}. Is it running?\n")
+        return EXIT_FAILED
+    _out(json.dumps(status, indent=2, ensure_ascii=False))
+    return EXIT_OK
+
+
+def _export(args: argparse.Namespace, settings: config.Settings) -> int:
+    store = open_store(settings, must_exist=True)
+    try:
+        state = _current(store).state
+        if args.canonical:
+            text = canonical_text(store, state)
+            _out(text)
+            sys.stderr.write(f"sha256 {digest(text)}\n")
+        else:
+            _out(json.dumps(canonical(store, state), indent=2, sort_keys=True))
+    finally:
+        store.close()
+    return EXIT_OK
+
+
+def _refold(_args: argparse.Namespace, settings: config.Settings) -> int:
+    store = open_store(settings, must_exist=True)
+    try:
+        loaded, count, differences = refold(store, _progress)
+    finally:
+        store.close()
+    if loaded is None:
+        _out("the journal is empty")
+        return EXIT_OK
+    for text in differences:
+        _out(f"FAILED actions differ at {text}")
+    _out(f"{count:,} events folded to journal number {loaded.seq:,}")
+    return EXIT_FAILED if differences else EXIT_OK

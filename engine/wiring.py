@@ -1,0 +1,113 @@
+"""Composition: from settings to the parts of a run. A program, like `bot.py` and `engine/cli.py`."""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+
+import config
+from core.domain import ZERO, Instrument
+from core.market import MarketSource
+from core.ports import StoreError
+from core.record import Record
+from engine.books import ExchangeBooks
+from engine.clock import wall_now
+from exchange.matching import MatchingConfig, preset
+from exchange.paper import PaperExchange, read_books
+from exchange.queue import QueueModel
+from market.replay import ReplaySource
+from market.synthetic import SyntheticSource
+from store.history import SqliteHistory
+from store.sqlite import SqliteStore
+
+
+class Parts(Record, frozen=True, kw_only=True):
+    """What a run is made of."""
+
+    store: SqliteStore
+    exchange: PaperExchange
+    source: ReplaySource | SyntheticSource
+    history: SqliteHistory
+
+    def close(self) -> None:
+        """Release every file."""
+        self.exchange.close()
+        self.store.close()
+
+
+def exchange_mode(settings: config.Settings) -> str:
+    """Return in plain words what kind of exchange this is."""
+    return "SIMULATED MARKET" if settings.market_data == "synthetic" else "PAPER"
+
+
+def open_source(settings: config.Settings) -> ReplaySource | SyntheticSource:
+    """Return the market. Raises MarketError."""
+    if settings.market_data == "replay" and settings.replay_file is not None:
+        return ReplaySource(settings.replay_file, symbol=settings.replay_symbol)
+    return SyntheticSource(settings.seed, instrument=Instrument())
+
+
+def matching_config(settings: config.Settings) -> MatchingConfig:
+    """Return how careful the paper exchange is."""
+    own = MatchingConfig(
+        seed=settings.seed,
+        touch_prob=settings.paper_touch_prob,
+        queue_model=QueueModel(settings.paper_queue_model),
+        spread_bps=settings.paper_spread_bps,
+        flat_fees=settings.paper_fees,
+        open_order_limit=settings.params.open_order_limit,
+        tier=settings.kraken_tier,
+    )
+    return preset(settings.paper_preset, own)
+
+
+def open_store(settings: config.Settings, *, must_exist: bool = False) -> SqliteStore:
+    """Open the database for writing. Raises StoreError, StoreInUse."""
+    since = datetime.fromtimestamp(wall_now(), UTC).isoformat(timespec="seconds")
+    # A simulation's order ids follow from its seed, so that equal runs are equal to the byte.
+    epoch = int.from_bytes(hashlib.sha256(f"epoch {settings.seed}".encode()).digest()[:3])
+    return SqliteStore(
+        settings.state_db,
+        epoch=epoch,
+        owner=f"process {os.getpid()}, started {since}",
+        retention_days=settings.journal_retention_days,
+        must_exist=must_exist,
+    )
+
+
+def open_parts(settings: config.Settings) -> Parts:
+    """Open everything a run needs. Raises MarketError, StoreError, StoreInUse."""
+    source = open_source(settings)
+    store = open_store(settings)
+    try:
+        paper = settings.paper_db()
+        if store.load() is not None and not paper.exists():
+            raise StoreError(
+                f"{paper} is missing: the paper exchange of {settings.state_db}. Restore it, or "
+                "set STATE_DB to a new file"
+            )
+        exchange = _open_exchange(settings, source)
+    except BaseException:
+        store.close()
+        raise
+    history = SqliteHistory(settings.state_db)
+    return Parts(store=store, exchange=exchange, source=source, history=history)
+
+
+def _open_exchange(settings: config.Settings, source: MarketSource) -> PaperExchange:
+    instrument = Instrument()
+    price = source.first_price()
+    base = instrument.volume_down(settings.paper_start_base_usd / price) if price else ZERO
+    return PaperExchange(
+        settings.paper_db(),
+        source,
+        instrument,
+        matching_config(settings),
+        start_base=base,
+        start_quote=settings.paper_start_quote,
+    )
+
+
+def exchange_books(settings: config.Settings) -> ExchangeBooks:
+    """Return the exchange's own books. Raises StoreError."""
+    books = read_books(settings.paper_db())
+    return ExchangeBooks(base=books.base, quote=books.quote, executions=books.executions)

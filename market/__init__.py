@@ -1,0 +1,1 @@
+"""Where market evidence comes from: recorded files and the synthetic market."""

@@ -1,0 +1,60 @@
+"""Between records and the text that is stored. Errors name what could not be read."""
+
+from typing import Any
+
+import msgspec
+
+from core.actions import Action
+from core.events import Event, event_decoder
+from core.params import Params
+from core.ports import StoreError
+from core.record import Record
+from core.state import BotState
+
+_encoder = msgspec.json.Encoder(decimal_format="string")
+_actions_decoder: "msgspec.json.Decoder[tuple[Action, ...]]" = msgspec.json.Decoder(
+    tuple[Action, ...]
+)
+
+
+def encode(value: Record | tuple[Record, ...]) -> str:
+    """Return a record, or several, as JSON text."""
+    return _encoder.encode(value).decode()
+
+
+def decode_event(text: str, where: str) -> Event:
+    """Return the journaled event. Raises StoreError naming `where`."""
+    try:
+        return event_decoder.decode(text)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{where} cannot be read: {error}") from None
+
+
+def decode_actions(text: str | None, where: str) -> tuple[Action, ...]:
+    """Return the journaled actions; none for NULL. Raises StoreError naming `where`."""
+    if text is None:
+        return ()
+    try:
+        return _actions_decoder.decode(text)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{where} cannot be read: {error}") from None
+
+
+def decode_state(text: str, where: str) -> BotState:
+    """Return the stored state; missing fields take their conservative defaults."""
+    return BotState.from_dict(_loads(text, where)) if text else BotState()
+
+
+def decode_params(text: str, where: str) -> Params:
+    """Return the stored parameters."""
+    try:
+        return Params.from_dict(_loads(text, where))
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{where} cannot be read: {error}") from None
+
+
+def _loads(text: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{where} cannot be read: {error}") from None

@@ -1,0 +1,64 @@
+"""Read-only history for the dashboard: its own connections, safe from any thread."""
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+
+class SqliteHistory:
+    """Reads the store's file while the daemon writes it; never blocks the writer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+        db: sqlite3.Connection | None = getattr(self._local, "db", None)
+        if db is None:
+            db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2.0)
+            db.row_factory = sqlite3.Row
+            self._local.db = db
+        return [dict(row) for row in db.execute(query, values)]
+
+    def recent_events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest operator-visible events, newest first: time, kind, level, text."""
+        query = "SELECT time, kind, level, text FROM events ORDER BY seq DESC, line DESC LIMIT ?"
+        return self._rows(query, (limit,))
+
+    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest equity points, oldest first."""
+        query = (
+            "SELECT time, equity, hold, usd, doge, half, grid_profit, fees, mark FROM equity "
+            "ORDER BY seq DESC LIMIT ?"
+        )
+        return self._rows(query, (limit,))[::-1]
+
+    def cycles(self, limit: int, before: float | None = None) -> list[dict[str, Any]]:
+        """Return completed cycles that ended before `before`, newest first."""
+        query = "SELECT * FROM cycles WHERE exit_time < ? ORDER BY exit_time DESC, id DESC LIMIT ?"
+        return self._rows(query, (before if before is not None else 1e18, limit))
+
+    def order(self, client_order_id: str) -> dict[str, Any] | None:
+        """Return one order's life with its size chain and executions, or None."""
+        found = self._rows("SELECT * FROM orders WHERE client_order_id = ?", (client_order_id,))
+        if not found:
+            return None
+        order = found[0]
+        order["chain"] = json.loads(order["chain"])
+        order["executions"] = self._rows(
+            "SELECT execution_id, price, volume, cost, fee, is_maker, executed_at FROM executions "
+            "WHERE client_order_id = ? ORDER BY executed_at",
+            (client_order_id,),
+        )
+        return order
+
+    def command(self, command_id: str) -> dict[str, Any] | None:
+        """Return what became of a command, or None if it is unknown."""
+        found = self._rows(
+            "SELECT time, command_id, command, is_accepted, message FROM operator_log "
+            "WHERE command_id = ? ORDER BY seq DESC LIMIT 1",
+            (command_id,),
+        )
+        return found[0] if found else None

@@ -1,0 +1,198 @@
+"""The rows that a commit's event and actions call for, and the order in which they are exported."""
+
+import sqlite3
+from decimal import Decimal
+
+import msgspec
+
+from core import actions as a
+from core import events as e
+from core.ports import Commit
+from core.record import plain
+from store import codec
+
+
+def write(db: sqlite3.Connection, commit: Commit) -> None:
+    """Write the history rows of a commit; called inside its transaction."""
+    _order_event(db, commit.event)
+    posting = 0
+    for line, action in enumerate(commit.actions, 1):
+        match action:
+            case a.PlaceOrderAction():
+                _place(db, action)
+            case a.CancelOrderAction():
+                _status(db, action.client_order_id, "cancelling")
+            case a.RecordExecution():
+                _execution(db, action, commit.seq)
+            case a.BookCycleAction():
+                _cycle(db, action, commit.seq)
+            case a.PostEntries():
+                posting += 1
+                db.executemany(
+                    "INSERT INTO ledger_entries VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (commit.seq, posting, n, commit.event.time, action.reason, x.account,
+                         plain(x.amount))
+                        for n, x in enumerate(action.entries)
+                    ],
+                )  # fmt: skip
+            case a.RecordEquity():
+                _equity(db, action, commit)
+            case a.RecordTransition():
+                db.execute(
+                    "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)",
+                    (commit.seq, line, commit.event.time, action.kind, action.name, action.detail),
+                )
+            case a.Notify():
+                db.execute(
+                    "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
+                    (commit.seq, line, commit.event.time, action.level, action.kind, action.text),
+                )
+            case a.ReplyToOperator():
+                _reply(db, action, commit)
+            case a.OrphanOrderAction() | a.RequestReconcile():
+                pass
+
+
+def _place(db: sqlite3.Connection, action: a.PlaceOrderAction) -> None:
+    order = action.order
+    db.execute(
+        f"INSERT INTO orders VALUES ({', '.join('?' * 13)}, NULL, NULL, NULL)",
+        (
+            order.client_order_id, action.slot_id, order.trade_id, order.role, order.side,
+            plain(order.price), plain(order.volume), order.cycle, order.attempt,
+            codec.encode(action.chain), action.deadline, order.placed_at, "pending",
+        ),
+    )  # fmt: skip
+
+
+def _status(
+    db: sqlite3.Connection,
+    client_order_id: str,
+    status: str,
+    *,
+    txid: str | None = None,
+    detail: str | None = None,
+    closed_at: float | None = None,
+) -> None:
+    db.execute(
+        "UPDATE orders SET status = ?, txid = coalesce(?, txid), detail = coalesce(?, detail), "
+        "closed_at = coalesce(?, closed_at) WHERE client_order_id = ? AND closed_at IS NULL",
+        (status, txid, detail, closed_at, client_order_id),
+    )
+
+
+def _order_event(db: sqlite3.Connection, event: e.Event) -> None:
+    match event:
+        case e.OrderAccepted() | e.OrderFound():
+            _status(db, event.client_order_id, "open", txid=event.txid)
+        case e.OrderRejected():
+            detail = f"{event.reason} {event.detail}".strip()
+            _status(db, event.client_order_id, "rejected", detail=detail, closed_at=event.time)
+        case e.OrderUncertain():
+            _status(db, event.client_order_id, "uncertain", detail=event.detail)
+        case e.OrderClosed():
+            _status(db, event.client_order_id, "closed", detail=event.reason, closed_at=event.time)
+        case _:
+            pass
+
+
+def _execution(db: sqlite3.Connection, x: a.RecordExecution, seq: int) -> None:
+    db.execute(
+        "INSERT INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'quote', ?, ?, ?)",
+        (
+            x.execution_id, x.client_order_id, x.txid, x.slot_id, x.trade_id, x.role, x.cycle,
+            x.side, plain(x.price), plain(x.volume), plain(x.cost), plain(x.fee), x.is_maker,
+            x.executed_at, seq,
+        ),
+    )  # fmt: skip
+    volume = db.execute(
+        "SELECT volume FROM orders WHERE client_order_id = ?", (x.client_order_id,)
+    ).fetchone()
+    parts = db.execute(
+        "SELECT volume FROM executions WHERE client_order_id = ?", (x.client_order_id,)
+    ).fetchall()
+    if volume and sum(Decimal(part) for (part,) in parts) == Decimal(volume[0]):
+        _status(db, x.client_order_id, "filled", txid=x.txid, closed_at=x.executed_at)
+
+
+def _cycle(db: sqlite3.Connection, action: a.BookCycleAction, seq: int) -> None:
+    x = action.record
+    cursor = db.execute(
+        "INSERT INTO cycles (slot_id, trade_id, cycle, entry_price, exit_price, volume, "
+        "gross_profit, entry_fee, exit_fee, fees, net_profit, entry_time, exit_time, "
+        "from_recovery, regime_at_entry, resolution, seq) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            action.slot_id, x.trade_id, x.cycle, plain(x.entry_price), plain(x.exit_price),
+            plain(x.volume), plain(x.gross_profit), plain(x.entry_fee), plain(x.exit_fee),
+            plain(x.fees), plain(x.net_profit), x.entry_time, x.exit_time, x.from_recovery,
+            x.regime_at_entry, action.resolution, seq,
+        ),
+    )  # fmt: skip
+    db.execute(
+        "INSERT INTO exit_outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
+        (
+            cursor.lastrowid, action.resolution, x.exit_time - x.entry_time, action.orphaned_at,
+            plain(x.entry_price), plain(x.exit_price), plain(x.net_profit), x.regime_at_entry,
+        ),
+    )  # fmt: skip
+
+
+def _equity(db: sqlite3.Connection, x: a.RecordEquity, commit: Commit) -> None:
+    amounts = (x.equity, x.hold, x.usd, x.doge, x.half, x.grid_profit, x.fees, x.mark)
+    db.execute(
+        "INSERT INTO equity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (commit.seq, commit.event.time, *(plain(amount) for amount in amounts), x.is_daily),
+    )
+
+
+def _reply(db: sqlite3.Connection, x: a.ReplyToOperator, commit: Commit) -> None:
+    command = commit.event.command if isinstance(commit.event, e.CommandReceived) else None
+    db.execute(
+        "INSERT INTO operator_log VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            commit.seq,
+            commit.event.time,
+            x.command_id,
+            msgspec.json.encode(command).decode(),
+            x.is_accepted,
+            x.message,
+        ),
+    )
+
+
+def _export(table: str, columns: str, order: str, where: str = "") -> tuple[str, list[str], str]:
+    names = [name.strip() for name in columns.split(",")]
+    return table, names, f"SELECT {columns} FROM {table} {where} ORDER BY {order}"
+
+
+EXPORTS = (
+    _export(
+        "executions",
+        "execution_id, client_order_id, txid, slot_id, trade_id, role, cycle, side, price, volume, "
+        "cost, fee, fee_asset, is_maker, executed_at",
+        "executed_at, execution_id",
+    ),
+    _export(
+        "orders",
+        "client_order_id, slot_id, trade_id, role, side, price, volume, cycle, attempt, chain, "
+        "placed_at, status, txid, detail, closed_at",
+        "placed_at, client_order_id",
+    ),
+    _export(
+        "cycles",
+        "slot_id, trade_id, cycle, entry_price, exit_price, volume, gross_profit, entry_fee, "
+        "exit_fee, fees, net_profit, entry_time, exit_time, from_recovery, regime_at_entry, "
+        "resolution",
+        "exit_time, slot_id, trade_id, cycle",
+    ),
+    _export("ledger_entries", "time, reason, account, amount", "seq, posting, line"),
+    _export("transitions", "time, kind, name, detail", "seq, line"),
+    _export(
+        "equity",
+        "time, equity, hold, usd, doge, half, grid_profit, fees, mark",
+        "seq",
+        "WHERE is_daily",
+    ),
+)

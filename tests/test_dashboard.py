@@ -1,0 +1,756 @@
+"""The HTTP server, over real sockets: who may ask, what is refused, and what nothing may break."""
+
+import gzip
+import http.client
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from core.commands import Command, Halt, Pause, SetProfitPct
+from core.ports import ConfigError
+from core.status import Published
+from dashboard import Busy, Dashboard, Reply, access_problems
+from web.gate import SESSION_SEC
+
+BODY_MAX = 16_384
+CONNECTIONS_MAX = 32
+REQUEST_SEC = 5.0
+TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
+STATUS = Published(
+    body=b'{"schema_version":1}' + b" " * 2_000,
+    gzip_body=gzip.compress(b'{"schema_version":1}' + b" " * 2_000),
+    etag='W/"abc"',
+    version=7,
+)
+
+
+class FakeHistory:
+    """History in memory."""
+
+    def recent_events(self, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
+        points = [{"time": float(n), "equity": Decimal("1E-7") * n} for n in range(3_000)]
+        return points[-limit:]
+
+    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
+        if limit == 13:
+            raise RuntimeError(f"canary {TOKEN}")
+        return [{"cycle": n, "before": before} for n in range(limit)]
+
+    def order(self, client_order_id: str) -> dict[str, Any] | None:
+        return {"id": client_order_id} if client_order_id == "known-1" else None
+
+    def command(self, command_id: str) -> dict[str, Any] | None:
+        return {"command_id": command_id} if command_id == "known-1" else None
+
+
+class World:
+    """A dashboard on a free port, with what stands behind it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.submitted: list[tuple[str, Command, int | None]] = []
+        self.published: Published | None = STATUS
+        self.reason: str | None = None
+        self.is_alive = True
+        self.skew = 0.0
+        self.submit: Callable[[str, Command, int | None], Reply] = self.accept
+        self.app = Dashboard(
+            "127.0.0.1",
+            0,
+            token=options.get("token"),
+            read_only=options.get("read_only", False),
+            allowed_hosts=options.get("allowed_hosts", ()),
+            published=lambda: self.published,
+            readiness=lambda: self.reason,
+            liveness=lambda: self.is_alive,
+            submit=lambda *args: self.submit(*args),  # noqa: PLW0108 - tests replace it
+            history=FakeHistory(),
+            monotonic=lambda: time.monotonic() + self.skew,
+        )
+        self.port = self.app.port
+        self.host = f"127.0.0.1:{self.port}"
+        self.app.start()
+
+    def accept(self, command_id: str, command: Command, version: int | None) -> Reply:
+        """Take a command down and accept it."""
+        self.submitted.append((command_id, command, version))
+        changed = {"mode": "paused"}
+        return Reply(status=200, message="done", command_id=command_id, changed=changed)
+
+    def ask(
+        self, method: str, path: str, body: object = None, **headers: str | None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        """Send one request; JSON and same-origin by default, a header None is left out."""
+        sent: dict[str, str | None] = {"Host": self.host}
+        data = b""
+        if method == "POST":
+            sent |= {"Content-Type": "application/json", "Origin": f"http://{self.host}"}
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        clean = {name: value for name, value in sent.items() if value is not None}
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in clean.items():
+            connection.putheader(name, value)
+        if method == "POST":
+            connection.putheader("Content-Length", str(len(data)))
+        connection.endheaders(data or None)
+        response = connection.getresponse()
+        result = response.status, response.headers, response.read()
+        connection.close()
+        return result
+
+    def act(self, body: object, **headers: str | None) -> tuple[int, dict[str, Any]]:
+        """Post an action; return status and answer."""
+        status, _, answer = self.ask("POST", "/api/action", body, **headers)
+        return status, json.loads(answer)
+
+    def raw(self, data: bytes, *, timeout: float = 10.0) -> bytes:
+        """Send bytes as they are; return everything until the server closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as sock:
+            sock.sendall(data)
+            return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Return what comes until the connection ends."""
+    received = b""
+    try:
+        while chunk := sock.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def status_of(answer: bytes) -> int:
+    """Return the status code of a raw answer, 0 if there is none."""
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+@pytest.fixture(name="world")
+def make_world() -> Iterator[World]:
+    """Give a dashboard without a token."""
+    world = World()
+    yield world
+    world.app.stop()
+
+
+@pytest.fixture(name="guarded")
+def make_guarded() -> Iterator[World]:
+    """Give a dashboard with a token."""
+    world = World(token=TOKEN)
+    yield world
+    world.app.stop()
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+def test_status_with_etag_gzip_and_304(world: World) -> None:
+    """The published bytes are sent as they are, compressed on wish, and 304 when unchanged."""
+    status, headers, body = world.ask("GET", "/api/status")
+    assert (status, body) == (200, STATUS.body)
+    assert headers["ETag"] == STATUS.etag
+    assert headers["Vary"] == "Accept-Encoding"
+    assert headers["Cache-Control"] == "no-store"
+    status, headers, body = world.ask("GET", "/api/status", Accept_Encoding="br, gzip")
+    assert headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(body) == STATUS.body
+    assert "Content-Encoding" not in world.ask("GET", "/api/status", Accept_Encoding="gzip;q=0")[1]
+    status, headers, body = world.ask("GET", "/api/status", If_None_Match='W/"abc"')
+    assert (status, body) == (304, b"")
+    assert world.ask("GET", "/api/status", If_None_Match='W/"abd"')[0] == 200
+
+
+def test_status_before_the_first_says_what_it_waits_for(world: World) -> None:
+    """Until something is published the answer is 503 with the reason."""
+    world.published, world.reason = None, "the first price"
+    status, headers, body = world.ask("GET", "/api/status")
+    assert status == 503
+    assert headers["Retry-After"] == "1"
+    assert json.loads(body)["error"] == "not ready: the first price"
+
+
+def test_health_and_readiness(world: World) -> None:
+    """healthz follows the loop, readyz gives the reason; neither needs a token."""
+    assert world.ask("GET", "/healthz")[0] == 200
+    assert world.ask("GET", "/readyz")[0] == 200
+    world.is_alive, world.reason = False, "halted"
+    assert world.ask("GET", "/healthz")[0] == 503
+    status, _, body = world.ask("GET", "/readyz")
+    assert (status, json.loads(body)["reason"]) == (503, "halted")
+
+
+def test_history_routes(world: World) -> None:
+    """Equity, cycles, orders and commands come from the history, decimals as plain text."""
+    points = json.loads(world.ask("GET", "/api/equity?limit=2&since=2999")[2])["points"]
+    assert points == [{"time": 2999.0, "equity": "0.0002999"}]
+    cycles = json.loads(world.ask("GET", "/api/cycles?limit=1&before=17.5")[2])["cycles"]
+    assert cycles == [{"cycle": 0, "before": 17.5}]
+    packed = world.ask("GET", "/api/equity", Accept_Encoding="gzip")
+    assert packed[1]["Content-Encoding"] == "gzip"
+    assert len(json.loads(gzip.decompress(packed[2]))["points"]) == 1_000
+    assert json.loads(world.ask("GET", "/api/orders/known-1")[2]) == {"id": "known-1"}
+    assert world.ask("GET", "/api/orders/other")[0] == 404
+    assert json.loads(world.ask("GET", "/api/commands/known-1")[2])["command_id"] == "known-1"
+    for query in ("limit=0", "limit=x", "limit=99999999", "limit=-1", "since=NaN", "since=1e9"):
+        status, _, body = world.ask("GET", f"/api/equity?{query}")
+        assert status == 400, query
+        assert json.loads(body)["field"] == query.partition("=")[0]
+
+
+def test_page_has_fresh_nonce_in_policy_and_tags(world: World) -> None:
+    """The page's inline style and script carry the nonce of its policy, new each time."""
+    nonces = set()
+    for _ in range(2):
+        status, headers, body = world.ask("GET", "/")
+        assert status == 200
+        policy = headers["Content-Security-Policy"]
+        nonce = policy.split("script-src 'nonce-")[1].split("'")[0]
+        nonces.add(nonce)
+        assert body.count(f'nonce="{nonce}"'.encode()) == 2
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+    assert len(nonces) == 2
+
+
+def test_paths_that_do_not_exist_get_a_constant_404(world: World) -> None:
+    """No path reaches the file system, and later routes are not there yet."""
+    bodies = set()
+    for path in (
+        "/../../etc/passwd",
+        "/%2e%2e/",
+        "//",
+        "//api/status",
+        "/\\",
+        "/static/..%2f.env",
+        "/static/dashboard.html",
+        "/api/stream",
+        "/metrics",
+        "/api/orders/",
+        "/api/orders/a/b",
+        "/api/status/",
+        "http://evil.example/",
+    ):
+        answer = world.raw(
+            f"GET {path} HTTP/1.1\r\nHost: {world.host}\r\nConnection: close\r\n\r\n".encode()
+        )
+        assert status_of(answer) == 404, path
+        bodies.add(answer.split(b"\r\n\r\n", 1)[1])
+    assert bodies == {b'{"error":"not found"}'}
+
+
+def test_methods(world: World) -> None:
+    """Control paths take POST only, the others GET and HEAD; OPTIONS gets no CORS header."""
+    assert world.ask("GET", "/api/action")[0] == 405
+    assert world.ask("POST", "/api/status", {})[0] == 405
+    for method in ("OPTIONS", "PUT", "DELETE", "TRACE", "PATCH"):
+        status, headers, _ = world.ask(method, "/api/action", Origin="https://evil.example")
+        assert status == 405
+        assert not [name for name in headers if name.lower().startswith("access-control")]
+    status, headers, body = world.ask("HEAD", "/api/status")
+    assert (status, body, headers["Content-Length"]) == (200, b"", str(len(STATUS.body)))
+    assert not world.submitted
+
+
+def test_security_headers_everywhere(world: World) -> None:
+    """Every answer, errors included, carries the full set and no version of anything."""
+    head = f"Host: {world.host}\r\nConnection: close\r\n"
+    answers = [
+        world.raw(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+        for path in ("/", "/api/status", "/healthz", "/readyz", "/nothing", "/api/cycles?limit=13")
+    ]
+    answers += [
+        world.raw(f"POST /api/action HTTP/1.1\r\n{head}\r\n".encode()),
+        world.raw(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+        world.raw(b"rubbish\r\n\r\n"),
+        world.raw(b"GET / HTTP/2.0\r\n\r\n"),
+        world.raw(f"GET /{'x' * 9000} HTTP/1.1\r\n{head}\r\n".encode()),
+    ]
+    assert [status_of(x) for x in answers] == [
+        200,
+        200,
+        200,
+        200,
+        404,
+        500,
+        411,
+        421,
+        400,
+        400,
+        414,
+    ]
+    for answer in answers:
+        text = answer.split(b"\r\n\r\n")[0].decode()
+        for name in (
+            "Content-Security-Policy: default-src 'none'",
+            "X-Content-Type-Options: nosniff",
+            "X-Frame-Options: DENY",
+            "Referrer-Policy: no-referrer",
+            "Cross-Origin-Opener-Policy: same-origin",
+            "Cross-Origin-Resource-Policy: same-origin",
+            "Cache-Control: no-store",
+        ):
+            assert name in text, text
+        assert "Server:" not in text
+        assert "Access-Control" not in text
+
+
+def test_one_send_and_keep_alive(world: World) -> None:
+    """Several requests on one connection, each answered without a delayed-acknowledgement stall."""
+    connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=5)
+    started = time.monotonic()
+    for _ in range(50):
+        connection.request("GET", "/api/status", headers={"Accept-Encoding": "gzip"})
+        assert connection.getresponse().read() == STATUS.gzip_body
+    assert time.monotonic() - started < 1.0  # 50 × 40 ms would be 2 s
+    connection.close()
+    pair = f"GET /healthz HTTP/1.1\r\nHost: {world.host}\r\n\r\n".encode()
+    last = pair.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert world.raw(pair + last).count(b'{"alive":true}') == 2
+
+
+# ---- who may ask --------------------------------------------------------------------------------
+
+
+def test_binding_beyond_loopback_needs_a_good_token() -> None:
+    """Without a token only loopback may be bound; short tokens and placeholders are refused."""
+    assert access_problems("127.0.0.1", None) == []
+    assert access_problems("0.0.0.0", TOKEN) == []
+    for host, token in (
+        ("0.0.0.0", None),
+        ("192.168.1.5", None),
+        ("127.0.0.1", "short"),
+        ("0.0.0.0", "changeme-changeme-changeme"),
+        ("0.0.0.0", "aaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("127.0.0.1", ""),
+    ):
+        problems = access_problems(host, token)
+        assert problems, (host, token)
+        assert "DASHBOARD_TOKEN" in problems[0]
+        assert not token or token not in problems[0]
+    with pytest.raises(ConfigError, match="DASHBOARD_TOKEN"):
+        Dashboard(
+            "0.0.0.0",
+            0,
+            token=None,
+            read_only=False,
+            allowed_hosts=(),
+            published=lambda: None,
+            readiness=lambda: None,
+            liveness=lambda: True,
+            submit=lambda *_: Reply(status=200, message="", command_id=""),
+            history=FakeHistory(),
+            monotonic=time.monotonic,
+        )
+
+
+def test_default_binding_is_loopback_only(world: World) -> None:
+    """The socket is bound to 127.0.0.1, and the port is held from construction on."""
+    assert world.app._server.socket.getsockname()[0] == "127.0.0.1"
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", world.port))
+
+
+def test_token_guards_the_api_but_not_page_and_health(guarded: World) -> None:
+    """Without credentials every API route is 401; page and health carry no data."""
+    for path in ("/api/status", "/api/equity", "/api/cycles", "/api/orders/known-1"):
+        assert guarded.ask("GET", path)[0] == 401, path
+    assert guarded.act({"action": "pause"})[0] == 401
+    assert guarded.act({"action": "pause"}, Origin=None, Content_Type=None)[0] == 401
+    assert guarded.ask("GET", f"/api/status?token={TOKEN}")[0] == 401
+    for path in ("/", "/healthz", "/readyz"):
+        assert guarded.ask("GET", path)[0] == 200, path
+    assert guarded.ask("GET", "/api/status", Authorization=f"Bearer {TOKEN}")[0] == 200
+    assert guarded.act({"action": "pause"}, Origin=None, Authorization=f"Bearer {TOKEN}")[0] == 200
+    assert len(guarded.submitted) == 1
+
+
+def log_in(world: World) -> str:
+    """Return the cookie of a new session."""
+    status, headers, _ = world.ask("POST", "/login", {"token": TOKEN})
+    assert status == 200
+    cookie = headers["Set-Cookie"]
+    assert all(flag in cookie for flag in ("HttpOnly", "SameSite=Strict", "Path=/"))
+    return cookie.split(";")[0]
+
+
+def test_session_lives_twelve_idle_hours_and_dies_at_logout(guarded: World) -> None:
+    """The cookie opens the API, is kept alive by use, ends after 12 idle hours and at logout."""
+    cookie = log_in(guarded)
+    assert guarded.ask("GET", "/api/status", Cookie=f"a=b; {cookie}")[0] == 200
+    assert guarded.ask("GET", "/api/status", Cookie=f"{cookie}x")[0] == 401
+    guarded.skew += SESSION_SEC - 60
+    assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 200
+    guarded.skew += SESSION_SEC - 60
+    assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 200
+    guarded.skew += SESSION_SEC + 60
+    assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 401
+    cookie = log_in(guarded)
+    assert guarded.act({"action": "pause"}, Cookie=cookie)[0] == 200
+    assert guarded.ask("POST", "/logout", {}, Cookie=cookie)[0] == 200
+    assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 401
+    other = World(token=TOKEN)  # a restart: the table is gone
+    assert other.ask("GET", "/api/status", Cookie=log_in(guarded))[0] == 401
+    other.app.stop()
+
+
+def test_cookie_needs_the_same_origin(guarded: World) -> None:
+    """With a cookie a foreign, null or missing Origin is refused, and so is a foreign fetch."""
+    cookie = log_in(guarded)
+    for origin in ("https://evil.example", "null", None, f"http://localhost.evil:{guarded.port}"):
+        assert guarded.act({"action": "pause"}, Cookie=cookie, Origin=origin)[0] == 403, origin
+    assert guarded.act({"action": "pause"}, Cookie=cookie, Sec_Fetch_Site="cross-site")[0] == 403
+    assert guarded.act({"action": "pause"}, Cookie=cookie, Sec_Fetch_Site="same-origin")[0] == 200
+    assert len(guarded.submitted) == 1
+
+
+def test_without_token_origin_is_required(world: World) -> None:
+    """An open dashboard takes commands from its own page only."""
+    assert world.act({"action": "pause"})[0] == 200
+    assert world.act({"action": "pause"}, Origin=None)[0] == 403
+    assert world.act({"action": "pause"}, Origin="http://evil.example")[0] == 403
+    assert world.ask("POST", "/login", {"token": TOKEN})[0] == 409
+
+
+def test_content_type_must_be_json(world: World) -> None:
+    """Forms and plain text, which a foreign page could send without asking, are 415."""
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None):
+        assert world.act({"action": "pause"}, Content_Type=kind)[0] == 415, kind
+    kind = "application/json; charset=utf-8"
+    assert world.act({"action": "pause"}, Content_Type=kind)[0] == 200
+
+
+def test_guessing_is_slowed_down(guarded: World, caplog: pytest.LogCaptureFixture) -> None:
+    """After five failures even the right token gets 429 for a minute; sessions go on."""
+    caplog.set_level(logging.DEBUG)
+    cookie = log_in(guarded)
+    for _ in range(5):
+        assert guarded.ask("POST", "/login", {"token": "wrong-canary"})[0] == 401
+    status, headers, _ = guarded.ask("POST", "/login", {"token": TOKEN})
+    assert (status, headers["Retry-After"]) == (429, "60")
+    assert guarded.ask("GET", "/api/status", Authorization=f"Bearer {TOKEN}")[0] == 429
+    assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 200
+    guarded.skew += 61
+    assert guarded.ask("GET", "/api/status", Authorization=f"Bearer {TOKEN}")[0] == 200
+    assert "canary" not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+def test_host_is_checked_on_get_too(world: World) -> None:
+    """A name that is not ours gets 421 and no data: DNS rebinding."""
+    port = world.port
+    for host in (
+        f"evil.example:{port}",
+        "127.0.0.1",
+        f"127.0.0.1:{port + 1}",
+        f"user@127.0.0.1:{port}",
+        f"localhost.:{port}",
+        "",
+    ):
+        status, _, body = world.ask("GET", "/api/status", Host=host)
+        assert status == 421, host
+        assert b"schema_version" not in body
+    for host in (f"localhost:{port}", f"[::1]:{port}", f"LOCALHOST:{port}"):
+        assert world.ask("GET", "/api/status", Host=host)[0] == 200, host
+    assert status_of(world.raw(b"GET /api/status HTTP/1.1\r\n\r\n")) == 400
+    twice = f"GET / HTTP/1.1\r\nHost: {world.host}\r\nHost: evil\r\n\r\n".encode()
+    assert status_of(world.raw(twice)) == 400
+
+
+def test_allowed_hosts_are_ours_too() -> None:
+    """A configured name is accepted, alone (behind a proxy) and with our port."""
+    world = World(allowed_hosts=("Grid.Example",))
+    for host in ("grid.example", f"grid.example:{world.port}"):
+        assert world.ask("GET", "/healthz", Host=host)[0] == 200
+        origin = f"https://{host}"
+        assert world.act({"action": "pause"}, Host=host, Origin=origin)[0] == 200
+    assert world.ask("GET", "/healthz", Host="other.example")[0] == 421
+    world.app.stop()
+
+
+def test_read_only_has_no_post_route() -> None:
+    """DASHBOARD_READ_ONLY removes the action route; reading goes on."""
+    world = World(read_only=True)
+    assert world.act({"action": "pause"})[0] == 405
+    assert world.ask("GET", "/api/status")[0] == 200
+    assert not world.submitted
+    world.app.stop()
+
+
+# ---- what may be asked --------------------------------------------------------------------------
+
+
+def test_action_is_parsed_and_submitted(world: World) -> None:
+    """A command reaches the loop as a value, with its id and the version it expects."""
+    status, answer = world.act(
+        {"action": "set_profit_pct", "value": 2.5, "slot": 3, "id": "a-1", "expect_version": 7}
+    )
+    assert status == 200
+    assert answer == {
+        "accepted": True,
+        "message": "done",
+        "command_id": "a-1",
+        "changed": {"mode": "paused"},
+    }
+    assert world.submitted == [("a-1", SetProfitPct(value=Decimal("2.5"), slot=3), 7)]
+
+
+def test_refusals_of_the_loop_are_passed_on(world: World) -> None:
+    """409 carries the reason, a full inbox is 503, and a second try may succeed."""
+    world.submit = lambda command_id, *_: Reply(status=409, message="no", command_id=command_id)
+    status, answer = world.act({"action": "halt"})
+    assert (status, answer["accepted"], answer["message"]) == (409, False, "no")
+
+    def busy(*_: object) -> Reply:
+        raise Busy
+
+    world.submit = busy
+    assert world.act({"action": "halt", "id": "x"})[0] == 503
+    world.submit = world.accept
+    assert world.act({"action": "halt", "id": "x"})[0] == 200
+
+
+def test_same_id_is_carried_out_once(world: World) -> None:
+    """The second request with an id gets the first reply, also when both are under way."""
+    release = threading.Event()
+
+    def slow(command_id: str, command: Command, version: int | None) -> Reply:
+        release.wait(2)
+        return world.accept(command_id, command, version)
+
+    world.submit = slow
+    answers: list[tuple[int, dict[str, Any]]] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(world.act({"action": "pause", "id": "one"})))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert [status for status, _ in answers] == [200] * 4
+    assert world.submitted == [("one", Pause(), None)]
+    assert world.act({"action": "halt", "id": "one"})[0] == 409
+    world.skew += 601
+    assert world.act({"action": "halt", "id": "one"})[0] == 200
+    assert [command for _, command, _ in world.submitted] == [Pause(), Halt()]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"action":"set_profit_pct","value":NaN}', "value"),
+        (b'{"action":"set_profit_pct","value":Infinity}', "value"),
+        (b'{"action":"set_profit_pct","value":1e999}', "value"),
+        (b'{"action":"set_profit_pct","value":' + b"9" * 5_000 + b"}", "value"),
+        (b'{"action":"set_profit_pct","value":1e30}', "value"),
+        (b'{"action":"set_profit_pct","value":"1e-400"}', "value"),
+        (b'{"action":"set_profit_pct","value":true}', "value"),
+        (b'{"action":"set_profit_pct","value":"lots"}', "value"),
+        (b'{"action":"set_profit_pct"}', "value"),
+        (b'{"action":"pause","action":"halt"}', "action"),
+        (b'{"action":"pause","extra":1}', "extra"),
+        (b'{"action":"withdraw"}', "action"),
+        (b'{"action":["pause"]}', "action"),
+        (b'{"action":"pause","note":{"deep":1}}', "note"),
+        (b'{"action":"record_flow","note":"\\ud800"}', "note"),
+        (b'{"action":"pause","id":"no spaces"}', "id"),
+        (b'{"action":"pause","id":"' + b"x" * 65 + b'"}', "id"),
+        (b'{"action":"pause","id":5}', "id"),
+        (b'{"action":"pause","expect_version":true}', "expect_version"),
+        (b'{"action":"pause","expect_version":-1}', "expect_version"),
+        (b'{"action":"remove_slot","slot":99999999999999999999}', "slot"),
+        (b'{"action":"remove_slot","slot":1.5}', "slot"),
+        (b'{"action":"pair_off","slot":1,"confirm":"yes"}', "confirm"),
+        (b"[" * 16_000, "body"),
+        (b'{"a":' * 3_000, "body"),
+        (b'{"action":"pause"} trailing', "body"),
+        (b'["pause"]', "body"),
+        (b"\xff\xfe", "body"),
+        (b"", "body"),
+    ],
+)
+def test_unusable_bodies_are_400_naming_the_field(world: World, body: bytes, field: str) -> None:
+    """Nothing that is not plainly a command gets through, and the answer names the field."""
+    status, answer = world.act(body)
+    assert (status, answer["field"]) == (400, field), answer
+    assert not world.submitted
+    assert world.ask("GET", "/healthz")[0] == 200
+
+
+def test_content_length_is_strict(world: World) -> None:
+    """Signs, underscores, spaces, other digits, lies and doubles are refused at once."""
+    head = (
+        f"POST /api/action HTTP/1.1\r\nHost: {world.host}\r\nOrigin: http://{world.host}\r\n"
+        "Content-Type: application/json\r\n"
+    )
+    started = time.monotonic()
+    for length, expected in (
+        ("-1", 400),
+        ("+5", 400),
+        ("1_000", 400),
+        ("1 0", 400),
+        ("0x10", 400),
+        ("", 400),
+        ("99999999999", 413),
+        (str(BODY_MAX + 1), 413),
+        ("18\r\nContent-Length: 18", 400),
+    ):
+        data = f"{head}Content-Length: {length}\r\n\r\n".encode() + b'{"action":"pause"}'
+        assert status_of(world.raw(data)) == expected, length
+    arabic = head.encode() + "Content-Length: ٣\r\n\r\n{}".encode()
+    assert status_of(world.raw(arabic)) == 400
+    assert status_of(world.raw(f"{head}\r\n".encode())) == 411
+    assert time.monotonic() - started < 8.0  # 12 answers, each well under a second
+    assert not world.submitted
+
+
+def test_body_of_sixteen_kib_passes_and_more_does_not(world: World) -> None:
+    """The limit is exact, and a client that sends far more still reads the 413."""
+    note = "x" * (BODY_MAX - len('{"action":"record_flow","quote":1,"note":""}'))
+    body = f'{{"action":"record_flow","quote":1,"note":"{note}"}}'.encode()
+    assert len(body) == BODY_MAX
+    assert world.act(body)[0] == 200
+    assert world.act(body + b" ")[0] == 413
+    assert world.act(b" " * 500_000)[0] == 413
+
+
+def test_transfer_encoding_is_refused(world: World) -> None:
+    """Chunked bodies end the connection, so nothing can be smuggled behind them."""
+    answer = world.raw(
+        f"POST /api/action HTTP/1.1\r\nHost: {world.host}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: {world.host}\r\n\r\n".encode()
+    )
+    assert status_of(answer) == 501
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_heads_are_bounded_and_strict(world: World) -> None:
+    """Long lines, many headers, control characters and half-formed lines are refused."""
+    host = f"Host: {world.host}\r\n"
+    many = "".join(f"X-{n}: y\r\n" for n in range(1_000))
+    for data, expected in (
+        (f"GET /{'a' * 65536} HTTP/1.1\r\n{host}\r\n", 414),
+        (f"GET / HTTP/1.1\r\n{host}{many}\r\n", 431),
+        (f"GET / HTTP/1.1\r\n{host}X: {'y' * 20_000}\r\n\r\n", 431),
+        (f"GET /\x00 HTTP/1.1\r\n{host}\r\n", 400),
+        (f"GET /a\rb HTTP/1.1\r\n{host}\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{host}X : y\r\n\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{host} folded\r\n\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{host}X: a\rb\r\n\r\n", 400),
+        (f"GET / HTTP/0.9\r\n{host}\r\n", 400),
+        ("GET /\r\n\r\n", 400),
+        ("\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (f"GET / HTTP/1.1\r\n{host}Expect: 100-continue\r\n\r\n", 417),
+    ):
+        assert status_of(world.raw(data.encode())) == expected, data[:60]
+
+
+def test_handler_failure_is_a_constant_500(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in a handler tells the client nothing, and the server goes on."""
+    status, _, body = world.ask("GET", "/api/cycles?limit=13")
+    assert (status, body) == (500, b'{"error":"internal error"}')
+    assert "request failed path=/api/cycles" in caplog.text
+    assert world.ask("GET", "/healthz")[0] == 200
+
+
+# ---- load and malice ----------------------------------------------------------------------------
+
+
+def test_slow_clients_are_cut_off_at_the_deadline(world: World) -> None:
+    """A stalled body, a drip of headers and a drip of body all end 5 s after they began."""
+    begun = (
+        f"POST /api/action HTTP/1.1\r\nHost: {world.host}\r\nOrigin: http://{world.host}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    ).encode()
+    lasted: dict[str, float] = {}
+
+    def stall(name: str, data: bytes, drip: bytes) -> None:
+        started = time.monotonic()
+        with socket.create_connection(("127.0.0.1", world.port), timeout=15) as sock:
+            sock.sendall(data)
+            sock.settimeout(0.25)
+            while time.monotonic() - started < 12:
+                try:
+                    if not sock.recv(4096):
+                        break
+                except TimeoutError:
+                    try:
+                        sock.sendall(drip)
+                    except OSError:
+                        break
+                except OSError:
+                    break
+        lasted[name] = time.monotonic() - started
+
+    threads = [
+        threading.Thread(target=stall, args=args)
+        for args in (
+            ("stalled body", begun, b""),
+            ("dripped body", begun, b" "),
+            ("dripped head", b"GET / HTTP/1.1\r\nX: ", b"y"),
+            ("silent", b"", b""),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(lasted) == 4
+    for name, seconds in lasted.items():
+        assert REQUEST_SEC - 0.5 <= seconds <= REQUEST_SEC + 1.5, (name, seconds)
+    assert not world.submitted
+
+
+def test_connections_beyond_the_limit_get_503_at_once(world: World) -> None:
+    """32 idle connections take all room; the next is told so, and room comes back."""
+    before = threading.active_count()
+    idle = [
+        socket.create_connection(("127.0.0.1", world.port), timeout=5)
+        for _ in range(CONNECTIONS_MAX)
+    ]
+    time.sleep(0.1)
+    assert threading.active_count() - before <= CONNECTIONS_MAX
+    started = time.monotonic()
+    refused = [socket.create_connection(("127.0.0.1", world.port), timeout=5) for _ in range(200)]
+    assert {status_of(read_all(sock)) for sock in refused} == {503}
+    assert time.monotonic() - started < 2.0
+    assert threading.active_count() - before <= CONNECTIONS_MAX
+    assert world.app.refused == 200
+    for sock in (*idle, *refused):
+        sock.close()
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        try:
+            if world.ask("GET", "/healthz")[0] == 200:
+                break
+        except OSError:
+            pass
+        time.sleep(0.02)
+    assert world.ask("GET", "/healthz")[0] == 200
+
+
+def test_stop_releases_the_port() -> None:
+    """After stop nothing is served on old connections, and a new dashboard may take the port."""
+    world = World()
+    connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=5)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read() == b'{"alive":true}'
+    world.app.stop()
+    connection.request("GET", "/healthz")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        connection.getresponse()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", world.port), timeout=1)

@@ -1,0 +1,432 @@
+"""The page in a real Chromium, from the golden status: shown, acted upon, never fooled."""
+
+import gzip
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.commands import Command, Pause, SetProfitPct
+from core.status import Published
+from dashboard import Dashboard, Reply
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+GOLDEN = Path(__file__).parent / "golden" / "status.json"
+PAGE = Path(__file__).parent.parent / "static" / "dashboard.html"
+TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = (360, 768, 1440)
+needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium; set CHROMIUM to its path")
+
+
+class Daemon:
+    """A dashboard that publishes what a test puts into `status`."""
+
+    def __init__(self, *, port: int = 0, token: str | None = None, read_only: bool = False) -> None:
+        self.status: dict[str, Any] = json.loads(GOLDEN.read_text())
+        self.submitted: list[Command] = []
+        self.reply: Callable[[str], Reply] = lambda command_id: Reply(
+            status=200, message="paused: no new entries", command_id=command_id
+        )
+        self.app = Dashboard(
+            "127.0.0.1",
+            port,
+            token=token,
+            read_only=read_only,
+            allowed_hosts=(),
+            published=self.published,
+            readiness=lambda: None,
+            liveness=lambda: True,
+            submit=self.submit,
+            history=NoHistory(),
+            monotonic=time.monotonic,
+        )
+        self.url = f"http://127.0.0.1:{self.app.port}"
+        self.app.start()
+
+    def published(self) -> Published:
+        """Return the status as bytes, with an ETag of its content."""
+        body = json.dumps(self.status).encode()
+        etag = f'W/"{hash(body)}"'
+        return Published(body=body, gzip_body=gzip.compress(body), etag=etag, version=1)
+
+    def submit(self, command_id: str, command: Command, _version: int | None) -> Reply:
+        """Take the command down and answer as told."""
+        self.submitted.append(command)
+        return self.reply(command_id)
+
+
+class NoHistory:
+    """History of a daemon that has none."""
+
+    def recent_events(self, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
+        return []
+
+    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
+        return []
+
+    def order(self, client_order_id: str) -> dict[str, Any] | None:
+        return None
+
+    def command(self, command_id: str) -> dict[str, Any] | None:
+        return None
+
+
+@pytest.fixture(name="browser", scope="module")
+def start_browser() -> Iterator[Any]:
+    """Start one Chromium for the module."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(name="daemon")
+def start_daemon() -> Iterator[Daemon]:
+    """Start a dashboard with the golden status."""
+    daemon = Daemon()
+    yield daemon
+    daemon.app.stop()
+
+
+class Visit:
+    """One page in a browser, with everything it complained about and asked for."""
+
+    def __init__(self, browser: Any, url: str, *, width: int = 1440, scheme: str = "light") -> None:
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            locale="en-US",
+            timezone_id="Europe/Berlin",
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(5_000)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
+        self.page.goto(url)
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def ready(self) -> "Visit":
+        """Wait for the first status to be shown."""
+        self.page.wait_for_selector("#main:not([hidden])")
+        return self
+
+    def text(self, selector: str) -> str:
+        """Return the visible text of an element."""
+        return str(self.page.inner_text(selector)).replace("\u00a0", " ")
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture where SHOTS says, for a person to look at."""
+        if folder := os.environ.get("SHOTS"):
+            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+    def close(self) -> None:
+        """Close the page."""
+        self.context.close()
+
+
+def test_page_uses_text_only_and_nothing_from_elsewhere() -> None:
+    """The page never makes markup of text, loads nothing from other hosts, evaluates nothing."""
+    source = PAGE.read_text()
+    for banned in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "https://",
+        "//cdn",
+        "<img",
+        "onclick=",
+        'style="',
+    ):
+        assert banned not in source, banned
+    assert source.count('nonce="{{nonce}}"') == 2
+    assert len(source) < 80_000
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_page_fits_and_is_silent(browser: Any, daemon: Daemon, width: int, scheme: str) -> None:
+    """No console message, no foreign request, no horizontal overflow, every card filled."""
+    visit = Visit(browser, daemon.url, width=width, scheme=scheme).ready()
+    visit.page.wait_for_timeout(1_300)  # one more poll: 304
+    sizes = visit.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert sizes[0] <= sizes[1]
+    wide = visit.page.evaluate(
+        "[...document.querySelectorAll('main *, header *')].filter((x) => "
+        "!x.closest('.sr') && x.getBoundingClientRect().right > innerWidth + 0.5).length"
+    )
+    assert wide == 0
+    assert visit.complaints == []
+    assert visit.hosts == {daemon.url.removeprefix("http://")}
+    empty = "[...document.querySelectorAll('main section:not([hidden])')].filter((x) => "
+    assert visit.page.evaluate(empty + "x.innerText.length < 40).length") == 0
+    visit.shoot(f"page-{width}-{scheme}")
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_page_says_what_matters(browser: Any, daemon: Daemon) -> None:
+    """Mode, headline, five lines, parked prices, missing sides and overrides are in plain words."""
+    visit = Visit(browser, daemon.url).ready()
+    assert visit.text("#mode") == "SIMULATED MARKET"
+    assert visit.text("#condition") == "Running · needs a look"
+    assert visit.text(".headline") == "+1.43USD"
+    assert "ahead of holding the starting balances" in visit.text("#equity")
+    for line in ("+5.60", "+4.77", "\u22122.94", "+7.43", "1.69", "32"):
+        assert line in visit.text("#equity"), line
+    assert visit.page.get_attribute(".headline span", "title") == "exactly 1.43096 USD"
+    assert "0.10120" in visit.text("#price")
+    parked = visit.text("#parked")
+    assert "0.09750" in parked
+    assert "0.10800" in parked
+    assert "pair_off" in parked
+    slots = visit.text("#slots")
+    assert "Sell 395 DOGE at 0.10300" in slots
+    assert "100 filled" in slots
+    assert "the leg rests before its next entry" in slots
+    assert "tried again in 10 min" in slots
+    assert "2.5 instead of 2" in visit.text("#overrides")
+    event = visit.page.locator("#events time").first
+    assert event.get_attribute("title") == "2025-10-11 06:53:20 UTC"
+    assert event.inner_text() == "Oct 11, 08:53 AM"  # local time in Berlin
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_rounded_lines_add_up(browser: Any, daemon: Daemon) -> None:
+    """Lines that would round to another total are shown so that they add up to the cent."""
+    daemon.status["equity"]["change"] = {
+        "total": "0.012",
+        "grid_profit": "0.004",
+        "inventory_pnl": "0.004",
+        "fees": "0.004",
+        "flows": "0",
+        "unexplained": "0",
+    }
+    visit = Visit(browser, daemon.url).ready()
+    shown = visit.page.evaluate(
+        "[...document.querySelectorAll('#equity dl[aria-label] dd')].map((x) => "
+        "Number(x.innerText.replace('USD', '').replace('\u2212', '-')))"
+    )
+    assert len(shown) == 6
+    assert round(sum(shown[:5]), 2) == shown[5] == 0.01
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_pause_asks_then_posts(browser: Any, daemon: Daemon) -> None:
+    """Pause asks first; cancel sends nothing; confirm posts once and shows the answer."""
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.click("#pause")
+    visit.page.click("#ask-no")
+    assert daemon.submitted == []
+    visit.page.keyboard.press("p")
+    assert visit.text("#ask-title") == "Pause?"
+    daemon.status["bot"] |= {"mode": "paused"}
+    visit.page.click("#ask-yes")
+    visit.page.wait_for_selector("#toast:not(:empty)")
+    assert visit.text("#toast") == "paused: no new entries"
+    assert daemon.submitted == [Pause()]
+    visit.page.wait_for_selector("#pause:text-is('Resume')")
+    assert visit.complaints == []
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_set_shows_refusal(browser: Any, daemon: Daemon) -> None:
+    """A refused value keeps the dialog open with the daemon's reason; typing survives polls."""
+    reason = "profit target must be from 0.903 (break-even plus margin) to 50 percent"
+    daemon.reply = lambda command_id: Reply(status=409, message=reason, command_id=command_id)
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.select_option("#scope", "2")
+    visit.page.fill("#set-profit_pct", "0,5")
+    daemon.status["bot"]["now"] += 60.0
+    visit.page.wait_for_timeout(1_300)
+    assert visit.page.input_value("#set-profit_pct") == "0,5"
+    assert visit.page.input_value("#scope") == "2"
+    assert visit.page.evaluate("document.activeElement.id") == "set-profit_pct"
+    visit.page.press("#set-profit_pct", "Enter")
+    assert "0.5 %" in visit.text("#ask-title")
+    assert "slot 2" in visit.text("#ask-text")
+    visit.page.click("#ask-yes")
+    visit.page.wait_for_selector("#ask-said:not([hidden])")
+    assert visit.text("#ask-said") == reason
+    (command,) = daemon.submitted
+    assert isinstance(command, SetProfitPct)
+    assert (str(command.value), command.slot) == ("0.5", 2)
+    visit.shoot("refused")
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_hostile_text_stays_text(browser: Any, daemon: Daemon) -> None:
+    """Markup in aliases, events, reasons and market names is shown, never run."""
+    attack = "<img src=x onerror='document.title=\"owned\"'><script>document.title='owned'</script>"
+    status = daemon.status
+    status["slots"][0]["alias"] = status["bot"]["market_name"] = attack
+    status["bot"]["reasons"] = [attack, "word" * 300]
+    status["recent_events"][0]["text"] = attack + "x" * 400
+    status["slots"][2]["legs"][0]["missing"]["why"] = attack
+    status["overrides"][0]["name"] = attack
+    visit = Visit(browser, daemon.url, width=360).ready()
+    for selector in ("#slots", "#events", "#reasons", "#price", "#overrides"):
+        assert attack in visit.text(selector), selector
+    assert visit.page.evaluate("document.querySelectorAll('img, main script').length") == 0
+    assert "owned" not in visit.page.title()
+    sizes = visit.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert sizes[0] <= sizes[1]
+    assert visit.complaints == []
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_stale_status_greys_the_page(browser: Any, daemon: Daemon) -> None:
+    """When nothing new comes the page says since when and greys; news brings it back."""
+    daemon.status["bot"]["stale_after_sec"] = 1.5
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.wait_for_selector("body.stale")
+    assert "The daemon sends nothing new since" in visit.text("#stale")
+    visit.shoot("stale")
+    daemon.status["bot"] |= {"stale_after_sec": 60.0, "uptime_sec": 1.0}
+    visit.page.wait_for_selector("body:not(.stale)")
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_page_survives_a_restart(browser: Any) -> None:
+    """The page says that the daemon is gone, and goes on by itself when it is back."""
+    first = Daemon()
+    visit = Visit(browser, first.url).ready()
+    first.app.stop()
+    visit.page.wait_for_selector("body.stale")
+    assert "No connection to the daemon" in visit.text("#stale")
+    second = Daemon(port=first.app.port)
+    second.status["market"]["pair"] = "XBT/USD"
+    visit.page.wait_for_selector("#pair:text-is('XBT/USD')")
+    visit.page.wait_for_selector("body:not(.stale)")
+    visit.close()
+    second.app.stop()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_login_and_read_only(browser: Any) -> None:
+    """With a token the page asks for it; a read-only dashboard has no buttons."""
+    daemon = Daemon(token=TOKEN, read_only=True)
+    daemon.status["bot"]["read_only"] = True
+    visit = Visit(browser, daemon.url)
+    visit.page.wait_for_selector("#login[open]")
+    visit.page.fill("#token", "not the token at all")
+    visit.page.click("#login button")
+    visit.page.wait_for_selector("#login-said:not([hidden])")
+    assert visit.text("#login-said") == "that is not the token"
+    visit.page.fill("#token", TOKEN)
+    visit.page.click("#login button")
+    visit.ready()
+    assert not visit.page.is_visible("#login")
+    assert not visit.page.is_visible("#controls")
+    assert visit.page.query_selector("#settings button") is None
+    visit.close()
+    daemon.app.stop()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_page_before_the_first_price(browser: Any, daemon: Daemon) -> None:
+    """A status full of nulls is shown without errors."""
+    status = daemon.status
+    for name in ("bid", "ask", "last", "mid", "spread_pct", "change_pct", "time"):
+        status["market"][name] = None
+    for name in ("equity", "inventory", "start_equity", "change", "change_pct", "holding"):
+        status["equity"][name] = None
+    status["market"]["is_stale"] = True
+    status["settings"]["order_size_usd_min"] = None
+    status["slots"], status["recent_events"], status["overrides"] = [], [], []
+    visit = Visit(browser, daemon.url).ready()
+    assert "Waiting for the first price" in visit.text("#equity")
+    assert "There is no slot yet" in visit.text("#slots")
+    assert visit.complaints == []
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_live_mode_is_red(browser: Any, daemon: Daemon) -> None:
+    """LIVE stands out, and a lock says how it clears."""
+    daemon.status["bot"] |= {"exchange_mode": "LIVE", "condition": "stopped", "reasons": ["Locked"]}
+    daemon.status["risk"]["locks"] = [
+        {"name": "daily_loss", "since": 1.0, "reason": "lost 51 USD", "clears": "at UTC midnight"}
+    ]
+    visit = Visit(browser, daemon.url).ready()
+    assert visit.page.evaluate("document.body.classList.contains('live')")
+    assert visit.text("#condition") == "Running · no new risk"
+    assert "Clears: at UTC midnight" in visit.text("#risk")
+    visit.shoot("live")
+    visit.close()
+
+
+CONTRAST = """
+(() => {
+  const lum = (c) => { const f = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * f[0] + .7152 * f[1] + .0722 * f[2]; };
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const back = (node) => { for (let n = node; n; n = n.parentElement) { const c = rgb(getComputedStyle(n).backgroundColor); if (c.length < 4 || c[3] > .99) return c.slice(0, 3); } return [255, 255, 255]; };
+  const poor = [];
+  for (const node of document.querySelectorAll('body *')) {
+    if (![...node.childNodes].some((x) => x.nodeType === 3 && x.data.trim()) || !node.checkVisibility() || node.closest('script, style, .sr, option')) continue;
+    const [a, b] = [lum(rgb(getComputedStyle(node).color).slice(0, 3)), lum(back(node))].sort((x, y) => y - x);
+    const ratio = (a + .05) / (b + .05);
+    if (ratio < 4.5) poor.push(node.className + ' ' + node.textContent.slice(0, 30) + ' ' + ratio.toFixed(2));
+  }
+  return poor;
+})()
+"""  # noqa: E501
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_and_names(browser: Any, daemon: Daemon, scheme: str) -> None:
+    """All text reaches 4.5 to 1, every control has a name, headings do not skip."""
+    visit = Visit(browser, daemon.url, scheme=scheme).ready()
+    assert visit.page.evaluate(CONTRAST) == []
+    unnamed = visit.page.evaluate(
+        "[...document.querySelectorAll('button, input, select, meter')].filter((x) => "
+        "!x.closest('[aria-hidden]') && !(x.textContent.trim() || x.ariaLabel || "
+        "(x.labels && x.labels.length))).length"
+    )
+    assert unnamed == 0
+    assert visit.page.evaluate("document.querySelectorAll('h1').length") == 1
+    visit.close()

@@ -1,0 +1,139 @@
+"""Who may ask: the token, sessions, the lock-out of addresses that guess, commands sent twice.
+
+Tables are bounded and die with the process: after a restart everybody logs in again.
+"""
+
+import hashlib
+import hmac
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from core.commands import Command
+from core.record import Record
+from web.message import Refusal, retry_after
+
+SESSION_SEC = 12 * 3600.0
+FAILURES_MAX = 5
+FAILURE_SEC = 60.0
+REMEMBER_SEC = 600.0
+REPLY_SEC = 5.0
+TOKEN_MIN = 16
+_TABLE_MAX = 256
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
+
+
+class Reply(Record, frozen=True, kw_only=True):
+    """The answer to a command: an HTTP status, a sentence, and what changed."""
+
+    status: int
+    message: str
+    command_id: str
+    changed: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+def access_problems(host: str, token: str | None) -> list[str]:
+    """Return why the dashboard may not be bound to `host` with `token`; empty if it may."""
+    if token is None:
+        if host in _LOOPBACK:
+            return []
+        return [f"DASHBOARD_TOKEN must be set to bind the dashboard to {host}, beyond loopback"]
+    if len(token) < TOKEN_MIN:
+        return [f"DASHBOARD_TOKEN must have at least {TOKEN_MIN} characters"]
+    if len(set(token)) < 8 or any(token.lower().startswith(word) for word in _PLACEHOLDERS):
+        return ["DASHBOARD_TOKEN is a placeholder; make one: openssl rand -base64 32"]
+    return []
+
+
+class Gate:
+    """Token, sessions and the lock-out of addresses that guess."""
+
+    def __init__(self, token: str | None, monotonic: Callable[[], float]) -> None:
+        self.is_open = token is None
+        self._digest = _digest(token or secrets.token_urlsafe(32))
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._sessions: dict[bytes, float] = {}
+        self._failures: dict[str, list[float]] = {}
+
+    def token_is_right(self, presented: str, address: str) -> bool:
+        """Compare in constant time; raises 429 while the address is locked out."""
+        now = self._monotonic()
+        with self._lock:
+            recent = [at for at in self._failures.get(address, ()) if now - at < FAILURE_SEC]
+            if len(recent) >= FAILURES_MAX:
+                raise Refusal(429, "too many failures; wait a minute", headers=retry_after(60))
+            is_right = hmac.compare_digest(_digest(presented), self._digest)
+            if not is_right:
+                self._failures[address] = [*recent, now]
+                _shrink(self._failures)
+            return is_right
+
+    def open_session(self) -> str:
+        """Return the id of a new session."""
+        session = secrets.token_urlsafe(32)
+        with self._lock:
+            self._sessions[_digest(session)] = self._monotonic() + SESSION_SEC
+            _shrink(self._sessions)
+        return session
+
+    def session_holds(self, session: str) -> bool:
+        """Tell whether the session exists and was used in the last 12 h; keeps it alive."""
+        key, now = _digest(session), self._monotonic()
+        with self._lock:
+            until = self._sessions.pop(key, None)
+            if until is None or until < now:
+                return False
+            self._sessions[key] = now + SESSION_SEC
+            return True
+
+    def close_session(self, session: str) -> None:
+        """Forget the session."""
+        with self._lock:
+            self._sessions.pop(_digest(session), None)
+
+
+class Memory:
+    """Makes commands idempotent: the same id within ten minutes gets the first reply."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, Command, Future[Reply]]] = {}
+
+    def once(self, command_id: str, command: Command, submit: Callable[[], Reply]) -> Reply:
+        """Return the reply of `submit`, called once for `command_id`; raises what it raises."""
+        now = self._monotonic()
+        with self._lock:
+            kept = self._kept.get(command_id)
+            is_first = kept is None or now - kept[0] > REMEMBER_SEC
+            if kept is None or is_first:
+                kept = (now, command, Future())
+                self._kept.pop(command_id, None)
+                self._kept[command_id] = kept
+                _shrink(self._kept)
+        if kept[1] != command:
+            raise Refusal(409, "this id was used for another command", field="id")
+        if is_first:
+            try:
+                kept[2].set_result(submit())
+            except BaseException as error:
+                kept[2].set_exception(error)
+                with self._lock:  # not done, so it may be asked for again
+                    self._kept.pop(command_id, None)
+                raise
+        return kept[2].result(timeout=REPLY_SEC)
+
+
+def _shrink(table: dict[Any, Any]) -> None:
+    while len(table) > _TABLE_MAX:
+        table.pop(next(iter(table)))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
