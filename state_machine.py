@@ -247,6 +247,7 @@ def _timer(r: Reduction) -> None:
     upkeep(r)
     entry_pass(r)
     watch.ask_reconcile(r)
+    r.update(timer_at=r.now)
 
 
 def _order_news(

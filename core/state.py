@@ -292,6 +292,7 @@ class BotState(Record, frozen=True, kw_only=True):
     entry_tokens: float = 0.0
     entry_tokens_at: float = 0.0
     pass_due: float | None = None  # when the entry pass is next worth running
+    timer_at: float = 0.0  # of the last TimerTick: what was due by then has been looked at
     hour: int = -1  # hours since the epoch of the last equity point
     exchange_cursor: int = 0  # the last exchange message that is part of this state
     market_ended: bool = False

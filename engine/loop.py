@@ -110,6 +110,7 @@ class Loop:
                     self._deliver(message.seq, message.event)
                 self.exchange.acknowledge(self.runtime.state.exchange_cursor)
             else:
+                self.exchange.advance(at)  # nothing is due there before; requests leave at `at`
                 self.runtime.step(e.TimerTick(time=at))
             self.iterations += 1
             if self.on_iteration is not None:

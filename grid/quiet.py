@@ -41,6 +41,8 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         return None
     r = Reduction(state, params)
     bid = market.bid
+    if _wants_newer_quote(state):
+        return Quiet(price_low=bid, price_high=bid, next_due=next_due(state, params))
     share = min(BAND, _risk_room(state, params))
     if state.pass_due is not None and state.mode is Mode.RUNNING:
         share = min(share, VETOED_BAND)  # a leg wants an entry: look again when the price moves
@@ -53,6 +55,16 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         if at >= bid:
             high = min(high, at)
     return Quiet(price_low=low, price_high=high, next_due=next_due(state, params))
+
+
+def _wants_newer_quote(state: BotState) -> bool:
+    """Tell whether a leg whose price was refused as crossing waits for the next quote."""
+    market = state.market
+    return market is not None and any(
+        isinstance(leg.state, Idle) and leg.rejected_at and market.time <= leg.rejected_at[-1]
+        for slot in state.slots
+        for leg in slot.legs
+    )
 
 
 def _risk_room(state: BotState, params: Params) -> Decimal:
@@ -78,35 +90,25 @@ def _risk_room(state: BotState, params: Params) -> Decimal:
 
 def next_due(state: BotState, params: Params) -> float:
     """Return the earliest time at which a TimerTick may do something; never in the past."""
-    now = state.now
+    now, seen = state.now, state.timer_at
     times = [(now // HOUR_SEC + 1) * HOUR_SEC]
     asked = state.balances.requested_at
     times.append(now if asked is None else asked + params.recon_interval_sec)
     filled = state.balances.last_execution_at
     if filled is not None and (asked is None or filled >= asked):
         times.append(filled + 1.0)
-    if state.pass_due is not None:
-        times.append(state.pass_due)
-    r = Reduction(state, params)
-    times.extend(at for at in due_times(r) if at > now or _is_overdue(at, now))
+    times.extend(due_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
     for slot in state.slots:
         ahead = replace(state, now=now + params.s2_orphan_after_sec)
         waiting = parked(ahead, slot, params)
-        if waiting is not None and waiting.since > now:
+        if waiting is not None:
             times.append(waiting.since)
-        times.extend(
-            leg.state.resume_at
-            for leg in slot.legs
-            if isinstance(leg.state, Idle) and leg.state.resume_at is not None
-            if leg.state.resume_at > now
-        )
-    return max(now, min(times))
-
-
-def _is_overdue(at: float, now: float) -> bool:
-    """Tell whether a time has come that the last TimerTick did not handle yet."""
-    return at == now
+    # Every rule is level-triggered: what was due at the last TimerTick has been looked at then.
+    due = min(at for at in times if at > seen or at > now)
+    if state.pass_due is not None:
+        due = min(due, state.pass_due)
+    return max(now, due)
 
 
 def _risk_times(state: BotState, params: Params) -> list[float]:

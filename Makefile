@@ -1,0 +1,46 @@
+# Two commands: `make run` starts the daemon, `make test` runs the tests. Nothing else is needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: run test test-all test-long check bench clean
+
+run: $(VENV)/.run
+	@$(BIN)/python bot.py
+
+test: $(VENV)/.dev
+	@$(PYTEST) -n auto -m "not slow and not long"
+
+test-all: $(VENV)/.dev
+	@$(PYTEST) -n auto -m "not long"
+
+test-long: $(VENV)/.dev
+	@$(PYTEST) -m "long" -s
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "Python 3.11 is needed (Debian: apt-get install python3.11 python3.11-venv)"; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "venv is missing: apt-get install python3.11-venv"; exit 1; }
+
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	@echo "installing the packages of requirements.txt (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements.txt requirements-dev.txt | $(BIN)/python
+	@echo "installing the packages of requirements-dev.txt (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.run
