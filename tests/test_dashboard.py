@@ -19,9 +19,7 @@ from core.status import Published
 from dashboard import Busy, Dashboard, Reply, access_problems
 from web.gate import SESSION_SEC
 
-BODY_MAX = 16_384
-CONNECTIONS_MAX = 32
-REQUEST_SEC = 5.0
+BODY_MAX, CONNECTIONS_MAX, REQUEST_SEC = 16_384, 32, 5.0
 TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
 STATUS = Published(
     body=b'{"schema_version":1}' + b" " * 2_000,
