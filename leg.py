@@ -170,6 +170,26 @@ def finish_entry(r: Reduction, slot_id: int, leg: Leg, order: OrderState) -> Non
     owed = Owed(since=r.now, reason="new", retry_at=r.now)
     r.put_leg(slot_id, replace(leg, state=Exiting(position=position, exit=owed)))
     place_exit(r, slot_id, leg.trade_id, None)
+    _tell_entry(r, slot_id, leg.trade_id, position)
+
+
+def _tell_entry(r: Reduction, slot_id: int, trade_id: TradeId, position: Position) -> None:
+    """Tell the operator of a complete entry and what its exit would earn."""
+    base, quote = r.state.instrument.base, r.state.instrument.quote
+    verb = "bought" if trade_id is TradeId.B else "sold"
+    text = (
+        f"slot {slot_id} {verb} {position.volume.normalize():f} {base} "
+        f"at {position.average_price:.7f}"
+    )
+    state = r.leg(slot_id, trade_id).state
+    if isinstance(state, Exiting) and isinstance(state.exit, OrderState):
+        exit_cost = state.exit.price * position.volume
+        fees = position.fees + exit_cost * r.state.fees.maker
+        net = sign(trade_id) * (exit_cost - position.cost) - fees
+        text += f", exit resting at {state.exit.price:f}, expected {net:+.3f} {quote} after fees"
+    else:
+        text += ", its exit is owed"
+    r.notify("info", "fill", text)
 
 
 def to_residual(r: Reduction, slot_id: int, trade_id: TradeId) -> bool:

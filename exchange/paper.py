@@ -17,11 +17,12 @@ import msgspec
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import ZERO, Instrument, RejectReason, Side
+from core.domain import ZERO, FeeRates, Instrument, RejectReason, Side
 from core.market import Candle, Evidence, MarketSource, available_at
 from core.ports import Message, StoreError, Venue
 from core.record import Record, plain, replace
 from exchange.matching import (
+    DAY_SEC,
     EngineState,
     MatchingConfig,
     MatchingEngine,
@@ -71,6 +72,8 @@ class Cursor(Record, frozen=True, kw_only=True):
     last_tick: float = 0.0
     has_ended: bool = False
     quote: Quote | None = None
+    fees: FeeRates | None = None  # as last announced; looked at once a day
+    fees_day: int = -1
 
 
 class Flight(Record, frozen=True, kw_only=True):
@@ -135,7 +138,7 @@ class PaperExchange:
         base, quote = self._visible()
         return Venue(
             instrument=self.instrument,
-            fees=self.engine.fees(self._cursor.now),
+            fees=self._cursor.fees or self.engine.fees(self._cursor.now),
             base=base,
             quote=quote,
         )
@@ -213,6 +216,7 @@ class PaperExchange:
 
     def _market_event(self, evidence: Evidence) -> None:
         at = self._cursor.now
+        self._tell_fees(at)
         for fill in self.engine.on_evidence(evidence):
             self._tell_fill(fill)
         self._move(consumed=self._cursor.consumed + 1, quote=self.engine.quote())
@@ -220,6 +224,16 @@ class PaperExchange:
         quote = self.engine.quote()
         if quote is not None:
             self._tell_price(quote, at, is_candle=isinstance(evidence, Candle))
+
+    def _tell_fees(self, at: float) -> None:
+        """Announce the fee tier when it has changed, once a day, as a daily look would find it."""
+        day = int(at // DAY_SEC)
+        if day == self._cursor.fees_day:
+            return
+        fees, known = self.engine.fees(at), self._cursor.fees
+        self._move(fees_day=day, fees=fees)
+        if known is not None and known != fees:
+            self._answer(e.FeesUpdated(time=at, fees=fees), "fees")
 
     def _tell_price(self, quote: Quote, at: float, *, is_candle: bool) -> None:
         feed = latency(self.config.feed_sec, self.config.jitter, self.config.seed, f"feed/{at}")

@@ -39,6 +39,7 @@ DAY_SEC = 86_400
 HOUR_SEC = 3_600
 DRIFT_SHARE = Decimal("0.02")
 DRIFT_CONFIRM_SEC = 30.0
+EQUITY_STEP = Decimal("1e-8")
 
 
 def open_books(r: Reduction) -> None:
@@ -101,8 +102,8 @@ def _turn_hour(r: Reduction) -> None:
             equity=value,
             hold=others.hold,
             usd=others.usd,
-            doge=others.doge,
-            half=others.half,
+            doge=others.doge.quantize(EQUITY_STEP),
+            half=others.half.quantize(EQUITY_STEP),
             grid_profit=-(r.state.accounts.grid_profit + r.state.accounts.unbooked),
             fees=r.state.accounts.fees,
             mark=r.state.market.bid,
