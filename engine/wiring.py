@@ -1,4 +1,4 @@
-"""Composition: from settings to the parts of a run. A program, like `bot.py` and `engine/cli.py`."""
+"""Composition: from settings to the parts of a run. A program, as `bot.py` and `engine/cli.py`."""
 
 import hashlib
 import os

@@ -1,7 +1,7 @@
 """The daemon killed with SIGKILL at random instants of a replay, and started again each time.
 
 Real processes on real files. Whatever the instant: no execution lost or doubled, books conserved
-exactly. Where nothing was in flight at any kill, the end state equals that of the uninterrupted run.
+exactly. Where nothing was in flight at a kill, the end state equals that of a run left alone.
 """
 
 import os

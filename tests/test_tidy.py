@@ -1,0 +1,179 @@
+"""The tree keeps its shape: layers, sizes, banned calls, links, words."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FUNCTION_MAX, MODULE_MAX, BOT_MAX = 60, 600, 350
+DECISIONS = ("state_machine", "leg", "grid_strategy", "regime_policy", "risk", "accounting", "grid")
+MODELS = ("kelly_sizer", "hmm_regime_detector", "ai_advisor", "win_probability")
+PURE = ("core", *DECISIONS, *MODELS)
+PROGRAMS = (
+    "bot.py",
+    "engine/cli.py",
+    "engine/wiring.py",
+    "sim/",
+    "tools/",
+    "benchmarks/",
+    "tests/",
+)
+ADAPTERS = ("exchange", "store", "market", "web", "dashboard")
+OWN = (*PURE, "config", "engine", *ADAPTERS, "bot", "sim", "tools", "benchmarks")
+SOCKETS = {
+    "exchange/kraken.py", "exchange/sandbox.py", "market/public.py", "store/supabase.py",
+    "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
+}  # fmt: skip
+BOUNDARIES = {"bot.py", "engine/publish.py", "dashboard.py"}
+
+
+def tracked() -> list[str]:
+    """Return the tracked and new files of the tree."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    return [name for name in names.splitlines() if (ROOT / name).is_file()]
+
+
+MODULES = [name for name in tracked() if name.endswith(".py")]
+
+
+def tree(name: str) -> ast.Module:
+    """Return the syntax tree of a module."""
+    return ast.parse((ROOT / name).read_text())
+
+
+def imports(name: str) -> Iterator[str]:
+    """Yield the modules of ours that a module imports."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found = [node.module]
+        else:
+            continue
+        yield from (x for x in found if x.split(".")[0] in OWN)
+
+
+def calls(name: str) -> Iterator[str]:
+    """Yield dotted names that a module uses, such as time.time."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_layers(name: str) -> None:
+    """Imports point one way: core, decisions, runtime, adapters, programs."""
+    if name.startswith(PROGRAMS):
+        return
+    top = name.split("/", maxsplit=1)[0].removesuffix(".py")
+    allowed: tuple[str, ...] = PURE
+    if top == "core":
+        allowed = ("core",)
+    elif top in DECISIONS:
+        allowed = ("core", *DECISIONS)
+    elif top == "engine":
+        allowed = (*PURE, "engine")
+    elif top == "dashboard":
+        allowed = (*PURE, "web")
+    elif top in ADAPTERS:
+        allowed = (*PURE, top)
+    wrong = [x for x in imports(name) if x.split(".")[0] not in allowed]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_sizes_and_docstrings(name: str) -> None:
+    """Functions up to 60 lines, modules up to 600, a docstring in each module."""
+    lines = (ROOT / name).read_text().count("\n")
+    assert lines <= (BOT_MAX if name == "bot.py" else MODULE_MAX)
+    parsed = tree(name)
+    assert ast.get_docstring(parsed)
+    long = [
+        node.name
+        for node in ast.walk(parsed)
+        if isinstance(node, ast.FunctionDef)
+        if (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_MAX
+    ]
+    assert long == []
+
+
+@pytest.mark.parametrize("name", [x for x in MODULES if not x.startswith("tests/")])
+def test_time_environment_chance_and_sockets_have_one_home(name: str) -> None:
+    """Clocks, the environment, randomness and sockets only where the architecture says."""
+    used = set(calls(name))
+    if name != "engine/clock.py":
+        assert not {x for x in used if x in ("time.time", "time.monotonic", "time.sleep")}
+        assert not {x for x in used if x in ("datetime.now", "datetime.utcnow", "date.today")}
+    if name not in ("config.py", "bot.py"):
+        assert "os.environ" not in used
+    drawn = {x for x in used if x.startswith("random.") and x != "random.Random"}
+    assert not {x for x in drawn if not x.startswith("random.Random")} or name.startswith("tests/")
+    found = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    } | {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ImportFrom)
+    }
+    if name not in SOCKETS and not name.startswith("benchmarks/"):
+        assert not found & {"socket", "requests", "urllib3", "krakenex", "http"} or name.startswith(
+            "web/"
+        )
+
+
+@pytest.mark.parametrize("name", [x for x in MODULES if not x.startswith("tests/")])
+def test_broad_exception_handlers_stand_at_boundaries_only(name: str) -> None:
+    """`except Exception` only at the top of the program, a worker, a request."""
+    broad = [
+        node
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ExceptHandler)
+        and isinstance(node.type, ast.Name)
+        and node.type.id == "Exception"
+    ]
+    assert not broad or name in BOUNDARIES
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    """Every relative link of every document exists."""
+    missing = []
+    for name in tracked():
+        if name.endswith(".md"):
+            for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / name).read_text()):
+                if (
+                    not target.startswith("http")
+                    and not (ROOT / name).parent.joinpath(target).exists()
+                ):
+                    missing.append(f"{name}: {target}")
+    assert missing == []
+
+
+def test_no_unfinished_business() -> None:
+    """No reminders and no paths of a machine in tracked text."""
+    words = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XXX)\b|/ho" + r"me/|/ro" + r"ot/")
+    found = []
+    for name in tracked():
+        try:
+            text = (ROOT / name).read_text()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name}: {x.group()}" for x in words.finditer(text)]
+    assert found == []
+
+
+def test_the_fixed_files_are_at_the_top() -> None:
+    """What the user fixed stands where it was fixed, as far as it is built."""
+    for name in (
+        "bot.py", "state_machine.py", "grid_strategy.py", "config.py", "dashboard.py",
+        ".env.example", "requirements.txt", "README.md", "CHANGELOG.md", ".ci/run", "Makefile",
+    ):  # fmt: skip
+        assert (ROOT / name).exists()
+    assert "make test" in (ROOT / ".ci/run").read_text()
