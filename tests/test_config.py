@@ -1,6 +1,7 @@
 """The configuration: every bad value named, all at once, and the generated files up to date."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,10 +105,8 @@ values = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs"
 @settings(max_examples=300, deadline=None)
 def test_load_is_total(env: dict[str, str]) -> None:
     """Whatever the text, load returns settings or raises ConfigError."""
-    try:
-        config.load(env, NOWHERE)
-    except ConfigError as error:
-        assert error.problems
+    with suppress(ConfigError):
+        assert config.load(env, NOWHERE).params.slot_count >= 1
 
 
 def test_generated_files_are_up_to_date() -> None:

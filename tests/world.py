@@ -188,6 +188,22 @@ class World:
                     self.accept(name)
 
 
+def entered() -> World:
+    """Return a world with both entries resting."""
+    world = World()
+    world.enter()
+    return world
+
+
+def holding_both() -> World:
+    """Return a world in S2: both legs hold a position with a resting exit."""
+    world = entered()
+    for leg in ("A", "B"):
+        world.fill(f"1{leg}.entry")
+        world.accept(f"1{leg}.exit")
+    return world
+
+
 def describe_action(action: a.Action) -> str | None:
     """Return an action as one line of a transcript, or None for bookkeeping."""
     match action:

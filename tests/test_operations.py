@@ -1,0 +1,158 @@
+"""What an operator may do: commands carried out or refused (spec: dashboard, section 2)."""
+
+from decimal import Decimal
+
+from core import actions as a
+from core import commands as c
+from core import events as e
+from core.domain import OrderStatus, TradeId
+from core.record import replace
+from core.state import Idle, LockName
+from risk import parked
+from tests.world import GOLDEN_PARAMS, World, entered, holding_both
+
+D = Decimal
+
+
+def parked_world() -> World:
+    """Return a world whose slot is parked: S2 for long, recoveries at the cap."""
+    world = World(replace(GOLDEN_PARAMS, max_recovery_slots=0))
+    world.enter()
+    for leg in ("A", "B"):
+        world.fill(f"1{leg}.entry")
+        world.accept(f"1{leg}.exit")
+    world.timer(43_201)
+    return world
+
+
+def test_remove_slot_with_positions_keeps_them_as_recoveries_until_they_end() -> None:
+    """A slot is removed only once its recoveries have ended; its id is never used again."""
+    world = holding_both()
+    assert not world.command(c.RemoveSlot(slot=1)).is_accepted
+    assert world.command(c.RemoveSlot(slot=1, disposition="keep_recoveries")).is_accepted
+    world.timer()
+    assert len(world.slot().recovery_orders) == 2
+    world.fill("1A.recovery")
+    world.fill("1B.recovery")
+    world.timer()
+    assert world.state.slots == ()
+    assert world.command(c.AddSlot()).is_accepted
+    assert [x.slot_id for x in world.state.slots] == [2]
+    assert world.slot(2).place == 0
+
+
+def test_cancel_stale_recoveries_moves_what_is_left_to_inventory() -> None:
+    """The cancelled recovery's rest is written off at cost, without P&L."""
+    world = entered()
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    world.price("0.0985")
+    world.timer(21_601)
+    grid_profit = world.state.accounts.grid_profit
+    reply = world.command(c.CancelStaleRecoveries(older_than_sec=0, confirm=True))
+    assert reply.is_accepted
+    world.close("1B.recovery")
+    assert world.slot().recovery_orders == ()
+    assert world.leg("1B").totals.written_off_volume == 20
+    assert world.state.accounts.grid_profit == grid_profit
+
+
+def test_soft_close_states_the_loss_and_needs_confirm() -> None:
+    """A soft close beyond max_loss_pct is refused; a confirmed one re-prices the exit."""
+    world = entered()
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    world.price("0.0985")
+    ask = c.SoftClose(slot=1, leg=TradeId.B)
+    assert "max_loss_pct" in world.command(ask).message
+    allowed = replace(ask, max_loss_pct=D(3))
+    assert "confirm" in world.command(allowed).message
+    assert world.command(replace(allowed, confirm=True)).is_accepted
+    world.close("1B.exit")
+    assert D("0.0985") < world.order("1B.exit").price < D("0.0986")
+
+
+def test_profit_below_break_even_is_refused_with_the_number() -> None:
+    """set_profit_pct below break-even plus margin names the least value."""
+    reply = World().command(c.SetProfitPct(value=D("0.3")))
+    assert not reply.is_accepted
+    assert "0.601" in reply.message
+
+
+def test_lost_fee_tier_vetoes_entries_and_keeps_exits() -> None:
+    """When break-even rises above the target, entries are withdrawn and exits stay."""
+    world = entered()
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    fees = replace(world.state.fees, maker=D("0.02"))
+    world.step(e.FeesUpdated(time=world.now, fees=fees))
+    world.timer()
+    assert world.order("1A.entry").status is OrderStatus.CANCELLING
+    assert world.order("1B.exit").status is OrderStatus.OPEN
+
+
+def test_overrides_survive_and_can_be_reset() -> None:
+    """An override changes the next entry and goes back to the configuration on request."""
+    world = World()
+    assert world.command(c.SetEntryPct(value=D("0.5"))).is_accepted
+    world.enter()
+    assert world.order("1B.entry").price == D("0.0995")
+    assert world.command(c.ResetOverride(name="PAIR_ENTRY_PCT")).is_accepted
+    assert world.state.overrides == ()
+    assert not world.command(c.ResetOverride(name="PAIR_ENTRY_PCT")).is_accepted
+
+
+def test_external_flow_changes_no_profit() -> None:
+    """A deposit is a flow: equity rises, grid profit, drawdown and unexplained do not."""
+    world = entered()
+    books = world.state.accounts
+    assert world.command(c.RecordFlow(quote=D(100), base=D(50))).is_accepted
+    assert world.state.accounts.grid_profit == books.grid_profit
+    assert world.state.balances.quote == 1100
+    assert world.state.risk.peak == 1
+
+
+def test_drift_locks_after_two_reads_and_audit_clears_it() -> None:
+    """A difference in two reads 30 s apart sets the reconciliation lock; audit_pnl clears it."""
+    world = entered()
+    own = world.state.balances
+    wrong = e.BalancesReported(time=world.now, base=own.base - 5000, quote=own.quote)
+    world.step(wrong)
+    assert world.state.risk.locks == ()
+    world.advance(31)
+    world.step(replace(wrong, time=world.now))
+    assert [x.name for x in world.state.risk.locks] == [LockName.RECONCILIATION]
+    reply = world.command(c.AuditPnl(base_difference=D(0), quote_difference=D(0)))
+    assert reply.is_accepted
+    assert world.state.risk.locks == ()
+
+
+def test_pair_off_needs_confirm_and_books_only_real_executions() -> None:
+    """Both exits are withdrawn, then A and B are set off at their entry prices without a fee."""
+    world = parked_world()
+    refused = world.command(c.PairOff(slot=1))
+    assert not refused.is_accepted
+    assert "net" in refused.message
+    assert world.command(c.PairOff(slot=1, confirm=True)).is_accepted
+    world.close("1A.exit")
+    actions = world.close("1B.exit")
+    booked = next(x for x in actions if isinstance(x, a.BookCycleAction))
+    assert booked.resolution == "pair_off"
+    assert booked.record.volume == 19
+    assert booked.record.gross_profit == 19 * (D("0.1002") - D("0.0998"))
+    assert isinstance(world.leg("1A").state, Idle)
+    residual = world.leg("1B").residual
+    assert residual is not None
+    assert residual.volume == 1
+
+
+def test_parked_slot_says_the_two_prices_that_would_free_it() -> None:
+    """A parked slot is recognised, with the prices of both exits, and time is accounted for."""
+    world = parked_world()
+    state = parked(world.state, world.slot(), world.params)
+    assert state is not None
+    assert (state.low_price, state.high_price) == (
+        world.order("1A.exit").price,
+        world.order("1B.exit").price,
+    )
+    assert world.state.stints["parked:1"].since is not None
