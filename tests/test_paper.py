@@ -1,0 +1,175 @@
+"""The paper exchange: durable at every step, exact in what the bot may know, and in time order."""
+
+from decimal import Decimal
+from itertools import islice, pairwise
+from pathlib import Path
+
+import pytest
+
+import config
+from core import events as e
+from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.domain import Instrument, OrderState, Role, Side, TradeId
+from core.market import Evidence
+from core.ports import Message, StoreError
+from engine.books import canonical_text
+from engine.clock import Pacer
+from engine.loop import Loop
+from engine.runtime import Runtime
+from exchange.matching import MatchingConfig
+from exchange.paper import PaperExchange, read_books
+from market.replay import ReplaySource
+from market.synthetic import SyntheticSource
+from store.memory import MemoryStore
+from tests.helpers import write_candles
+from tests.world import GOLDEN_PARAMS
+
+D = Decimal
+
+
+class Finite(SyntheticSource):
+    """The first items of a synthetic market."""
+
+    limit = 400
+
+    def read(self, skip: int) -> "islice[Evidence]":  # type: ignore[override]  # an iterator
+        """Yield the evidence up to the limit."""
+        return islice(super().read(skip), max(0, self.limit - skip))
+
+
+def exchange(path: Path | str, source: SyntheticSource | ReplaySource) -> PaperExchange:
+    """Return a paper exchange with 500 USD worth of each."""
+    return PaperExchange(
+        path, source, Instrument(), MatchingConfig(), start_base=D(5000), start_quote=D(500)
+    )
+
+
+def placing(name: str, side: Side, price: str, at: float) -> PlaceOrderAction:
+    """Return a request to place an order of 100."""
+    order = OrderState(
+        client_order_id=name, trade_id=TradeId.B, role=Role.ENTRY, side=side, price=D(price),
+        volume=D(100), cycle=1, attempt=1, placed_at=at,
+    )  # fmt: skip
+    return PlaceOrderAction(slot_id=1, order=order, chain=(), deadline=at + 10)
+
+
+def script(made: PaperExchange, step: int) -> None:
+    """Send requests at fixed steps of a run."""
+    at = made.now()
+    if step == 3:
+        made.place(placing("one", Side.BUY, "0.0995", at))
+        made.place(placing("two", Side.SELL, "0.1012", at))
+    elif step == 60:
+        made.cancel(CancelOrderAction(client_order_id="one", txid=None, reason="test"))
+    elif step == 90:
+        made.reconcile(RequestReconcile(reason="test", client_order_ids=("one", "two", "three")))
+
+
+def run(path: Path, *, reopen: bool) -> list[Message]:
+    """Run to the end of the market, reopening the file at every step if asked to."""
+    source = Finite(1, instrument=Instrument())
+    made = exchange(path, source)
+    messages: list[Message] = []
+    for step in range(5000):
+        script(made, step)
+        if reopen:
+            made.close()
+            made = exchange(path, Finite(1, instrument=Instrument()))
+            assert [x.seq for x in made.pending()] == []
+        at = made.next_time()
+        if at is None:
+            break
+        got = made.advance(at)
+        if reopen and got:
+            made.close()
+            made = exchange(path, Finite(1, instrument=Instrument()))
+            assert made.pending() == got
+        messages.extend(got)
+        if got:
+            made.acknowledge(got[-1].seq)
+            if reopen:
+                made.advance(made.now())
+    made.close()
+    return messages
+
+
+def test_reopened_at_every_step_it_tells_the_same_story(tmp_path: Path) -> None:
+    """Message for message, a run interrupted everywhere equals one left alone."""
+    calm = run(tmp_path / "calm.db", reopen=False)
+    assert run(tmp_path / "torn.db", reopen=True) == calm
+    kinds = {type(x.event) for x in calm}
+    assert {e.OrderAccepted, e.PriceTick, e.BalancesReported, e.MarketEnded} <= kinds
+    assert [x.seq for x in calm] == list(range(1, len(calm) + 1))
+    times = [x.event.time for x in calm]
+    assert times == sorted(times)
+
+
+def test_unknown_orders_never_arrived_and_prices_come_once_a_second(tmp_path: Path) -> None:
+    """Reconciling an order it never saw says so; quotes are at least a second apart."""
+    messages = run(tmp_path / "x.db", reopen=False)
+    rejected = [x.event for x in messages if isinstance(x.event, e.OrderRejected)]
+    assert [(x.client_order_id, x.reason) for x in rejected] == [("three", "never_arrived")]
+    ticks = [x.event.time for x in messages if isinstance(x.event, e.PriceTick)]
+    assert all(b - a >= 0.999 for a, b in pairwise(ticks))
+
+
+def test_another_market_or_setting_is_refused(tmp_path: Path) -> None:
+    """A file goes on only with the market it was made with."""
+    exchange(tmp_path / "x.db", SyntheticSource(1, instrument=Instrument())).close()
+    with pytest.raises(StoreError, match="another market"):
+        exchange(tmp_path / "x.db", SyntheticSource(2, instrument=Instrument()))
+
+
+def traded(tmp_path: Path, name: str) -> tuple[Runtime, PaperExchange]:
+    """Trade a short replay to its end, in this process."""
+    candles = tmp_path / "candles.csv"
+    if not candles.exists():
+        write_candles(candles, bars=1500, seed=4)
+    made = exchange(tmp_path / name, ReplaySource(candles))
+    runtime = Runtime(MemoryStore(epoch=3), made, None)
+    params = GOLDEN_PARAMS.from_dict(
+        {**GOLDEN_PARAMS.to_dict(), "order_size_usd": "40", "entry_pct": "0.4",
+         "profit_pct": "1.2", "recon_interval_sec": 300.0, "stale_price_max_age_sec": 600.0}
+    )  # fmt: skip
+    loop = Loop(runtime, made, pacer=Pacer(None))
+    runtime.start(made.describe(), params, now=made.now(), bot_tag=1, code_version="test")
+    assert loop.run() == "ended"
+    return runtime, made
+
+
+def test_books_of_bot_and_exchange_agree_exactly(tmp_path: Path) -> None:
+    """After a run both parties own the same, and every execution is booked once."""
+    runtime, made = traded(tmp_path, "paper.db")
+    made.close()
+    books, own = read_books(tmp_path / "paper.db"), runtime.state.balances
+    assert (books.base, books.quote) == (own.base, own.quote)
+    assert books.executions == runtime.store.audit()["count"] > 20
+    assert runtime.state.counters["cycles"] > 5
+    assert runtime.state.counters.get("violations", 0) == 0
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    """Two runs over the same candles give the same canonical export."""
+
+    texts = []
+    for name in ("one.db", "two.db"):
+        runtime, made = traded(tmp_path, name)
+        made.close()
+        texts.append(canonical_text(runtime.store, runtime.state))
+    assert texts[0] == texts[1]
+
+
+def test_first_cycle_on_the_default_market_within_twenty_hours() -> None:
+    """With seed 1 and default settings a cycle completes within 20 simulated hours."""
+
+    settings = config.load({}, Path("/nonexistent"))
+    source = Finite(settings.seed, instrument=Instrument())
+    source.limit = 20 * 60 * 12
+    made = exchange(":memory:", source)
+    runtime = Runtime(MemoryStore(epoch=3), made, None)
+    loop = Loop(runtime, made, pacer=Pacer(None))
+    loop.on_iteration = lambda _: loop.stop() if runtime.state.counters.get("cycles") else None
+    runtime.start(made.describe(), settings.params, now=made.now(), bot_tag=1, code_version="x")
+    loop.run()
+    assert runtime.state.counters.get("cycles", 0) >= 1
+    assert runtime.state.now - source.start_time() < 20 * 3600
