@@ -38,6 +38,7 @@ from risk import Approved, Draft, Refused, review
 DEADLINE_SEC = 10.0
 RETRY_AFTER_SEC = (1.0, 5.0, 15.0, 60.0)
 OWED_ALERT_SEC = 120.0
+FILL_SECS_KEPT = 100
 MARKET_AWAY = (RejectReason.POST_ONLY, RejectReason.SELF_TRADE)
 PAIR_OFF = "pair_off"
 
@@ -70,6 +71,9 @@ def apply_fill(r: Reduction, event: FillEvent) -> None:
     r.count("fills")
     if order.remaining > 0:
         r.count("partial_fills")
+    else:
+        took = event.executed_at - order.placed_at
+        r.update(fill_secs=(*r.state.fill_secs[1 - FILL_SECS_KEPT :], took))
     _record(r, found, event)
     found = replace(found, order=order)
     if found.duty is Duty.ENTRY:

@@ -297,5 +297,6 @@ class BotState(Record, frozen=True, kw_only=True):
     exchange_cursor: int = 0  # the last exchange message that is part of this state
     market_ended: bool = False
     retired_base: Decimal = ZERO  # signed base volume that legs of removed slots left behind
+    fill_secs: tuple[float, ...] = ()  # from placing to complete fill, of the last 100 orders
     counters: dict[str, int] = msgspec.field(default_factory=dict)  # never mutated: copied
     stints: dict[str, Stint] = msgspec.field(default_factory=dict)

@@ -5,7 +5,7 @@ exactly. Nothing here decides, reads a clock or waits. The contract is `core/sta
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
@@ -492,7 +492,16 @@ def _capacity(state: BotState, params: Params) -> s.CapacityBlock:
         partial_fills=counters.get("partial_fills", 0),
         orphans=counters.get("orphans", 0),
         rejected=rejected,
+        fill_sec_median=_quantile(state.fill_secs, 0.5),
+        fill_sec_p95=_quantile(state.fill_secs, 0.95),
     )
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    """Return the nearest-rank quantile of `values`, or None without any."""
+    if not values:
+        return None
+    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 1)
 
 
 def _risk(state: BotState, params: Params) -> s.RiskBlock:

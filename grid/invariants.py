@@ -14,6 +14,7 @@ from accounting import (
 from core.domain import ZERO, OrderState, OrderStatus, Owed
 from core.params import Params
 from core.state import BotState, Entering, Exiting, Idle, Leg, SlotState
+from grid.watch import imbalance
 from leg import OWED_ALERT_SEC
 
 MISSING_ENTRY_SEC = 60.0
@@ -106,19 +107,5 @@ def liveness(state: BotState, params: Params) -> list[str]:
             )
         elif isinstance(exit_, OrderState) and exit_.status is OrderStatus.UNCERTAIN:
             missing.append(f"exit {exit_.client_order_id} is uncertain")
-    missing.extend(_imbalance(state, params))
+    missing.extend(imbalance(state, params))
     return missing
-
-
-def _imbalance(state: BotState, params: Params) -> list[str]:
-    """Return the sides on which no slot has had a resting entry for IMBALANCE_ALERT_MIN."""
-    found: list[str] = []
-    for side, name in ((0, "sell"), (1, "buy")):
-        legs = [slot.legs[side] for slot in state.slots]
-        if any(isinstance(leg.state, Entering) for leg in legs):
-            continue
-        idle = [leg.state for leg in legs if isinstance(leg.state, Idle)]
-        if idle and state.now - min(x.since for x in idle) >= params.imbalance_alert_min * 60:
-            reasons = ", ".join(sorted({x.veto or "unknown" for x in idle}))
-            found.append(f"no {name} entry rests since an hour or longer: {reasons}")
-    return found

@@ -17,8 +17,9 @@ from accounting import (
 from core.actions import RecordEquity, RequestReconcile
 from core.domain import ZERO
 from core.events import BalancesReported, ExternalFlow
+from core.params import Params
 from core.record import replace
-from core.state import Balances, Lock, LockName, RiskLevel, Stint
+from core.state import Balances, BotState, Entering, Idle, Lock, LockName, RiskLevel, Stint
 from grid.reduction import Reduction
 from risk import (
     EMERGENCY_RESET_SEC,
@@ -94,6 +95,8 @@ def _turn_hour(r: Reduction) -> None:
     if is_new_day:
         _turn_day(r, day)
     r.update(hour=hour)
+    for text in imbalance(r.state, r.params):
+        r.notify("warning", "imbalance", text)
     value, others = equity(r.state), benchmarks(r.state)
     if value is None or others is None or r.state.market is None:
         return
@@ -129,6 +132,21 @@ def _turn_day(r: Reduction, day: int) -> None:
             day_start_equity=equity(r.state) or ZERO,
         )
     )
+
+
+def imbalance(state: BotState, params: Params) -> list[str]:
+    """Return the sides without a resting entry for IMBALANCE_ALERT_MIN, with the reasons."""
+    found: list[str] = []
+    for side, name in ((0, "sell"), (1, "buy")):
+        legs = [slot.legs[side] for slot in state.slots]
+        if any(isinstance(leg.state, Entering) for leg in legs):
+            continue
+        idle = [leg.state for leg in legs if isinstance(leg.state, Idle)]
+        limit = params.imbalance_alert_min * 60
+        if idle and state.now - min(x.since for x in idle) >= limit:
+            reasons = ", ".join(sorted({x.veto or "unknown" for x in idle}))
+            found.append(f"no {name} entry has rested for {limit / 60:g} min or longer: {reasons}")
+    return found
 
 
 def set_lock(r: Reduction, name: LockName, reason: str) -> None:
