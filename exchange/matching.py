@@ -1,133 +1,64 @@
 """The matching engine: when an order of ours would have filled, without optimism.
 
-Pure: no I/O, no clock, chance only from a seed. The eight rules are in `docs/PAPER.md`. Evidence is
-candles, trades or books; a maker order fills only on evidence that the market went through it, or
-printed at it after the queue ahead was consumed. Look next at `exchange/paper.py`.
+Pure: no I/O, no clock, chance only from a seed. Evidence is candles, trades or books; a maker order
+fills only on evidence that the market went through it, or printed at it after the queue ahead was
+consumed. Its records are in `exchange/venue.py`, queue models in `exchange/queue.py`, fees
+and counters in `exchange/rates.py`. Look next at `exchange/paper.py`.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from core.domain import ONE, ZERO, FeeRates, Instrument, RejectReason, Side
 from core.market import Book, Candle, Evidence, Trade
-from core.record import Record, replace
-from exchange.queue import QueueModel, queue_after_depth_change
-from exchange.rates import ENGINE_LIMITS, VOLUME_DAYS, RateCounter, cancel_cost, chance, fee_tier
+from core.record import replace
+from exchange.queue import fill_probability, queue_after_depth_change
+from exchange.rates import (
+    ENGINE_LIMITS,
+    FEE_TIERS,
+    REST_LIMITS,
+    VOLUME_DAYS,
+    cancel_cost,
+    chance,
+    fee_tier,
+    with_volume,
+)
+from exchange.venue import (
+    Accepted,
+    Balances,
+    EngineState,
+    MatchingConfig,
+    NewOrder,
+    Quote,
+    VenueExecution,
+    VenueOrder,
+    buy_hold,
+    displayed_size,
+    gone_beyond,
+    preset,
+    price_rank,
+)
+
+__all__ = [
+    "Accepted",
+    "Balances",
+    "EngineState",
+    "MatchingConfig",
+    "MatchingEngine",
+    "NewOrder",
+    "Quote",
+    "VenueExecution",
+    "VenueOrder",
+    "preset",
+]
 
 DAY_SEC = 86_400.0
 CONSUMED_SEC = 5.0
+DECISION_SEC = 10.0  # how often the probabilistic model decides on an order
 BPS = Decimal(10_000)
-
-
-class MatchingConfig(Record, frozen=True, kw_only=True):
-    """How careful the simulation is. Latencies in seconds, medians of a log-normal."""
-
-    seed: int = 1
-    participation: Decimal = Decimal("0.10")  # φ: share of a candle's volume beyond the limit
-    touch_prob: float = 0.0
-    through_ticks: int = 1  # how far a candle must pass the limit
-    queue_model: QueueModel = QueueModel.RISK_AVERSE
-    assumed_queue: Decimal = Decimal(5000)  # base units ahead of us where no book is known
-    spread_bps: Decimal = Decimal(5)
-    feed_sec: float = 0.05
-    entry_sec: float = 0.15
-    cancel_sec: float = 0.15
-    response_sec: float = 0.05
-    jitter: float = 0.5
-    bar_grace_sec: float = 5.0  # an order sent at a bar's close is live in the next bar
-    flat_fees: FeeRates | None = None
-    fee_factor: Decimal = ONE
-    open_order_limit: int = 225
-    tier: str = "pro"
-
-
-def preset(name: str, base: MatchingConfig) -> MatchingConfig:
-    """Return `base` as the preset optimistic, default or pessimistic changes it."""
-    if name == "optimistic":
-        return replace(base, touch_prob=1.0, participation=ONE, assumed_queue=ZERO)
-    if name == "pessimistic":
-        return replace(
-            base,
-            participation=Decimal("0.03"),
-            through_ticks=2,
-            feed_sec=base.feed_sec * 3,
-            entry_sec=base.entry_sec * 3,
-            cancel_sec=base.cancel_sec * 3,
-            response_sec=base.response_sec * 3,
-            fee_factor=Decimal("1.1"),
-        )
-    return base
-
-
-class VenueOrder(Record, frozen=True, kw_only=True):
-    """A resting order as the venue sees it."""
-
-    client_order_id: str
-    txid: str
-    side: Side
-    price: Decimal
-    volume: Decimal
-    arrived_at: float
-    number: int
-    ahead: Decimal
-    hold_rate: Decimal  # fee rate used for the reservation of a buy
-    filled: Decimal = ZERO
-    has_passed: bool = False  # the market went through it and left a remainder
-
-    @property
-    def remaining(self) -> Decimal:
-        """Return the volume still to execute."""
-        return self.volume - self.filled
-
-    @property
-    def hold(self) -> Decimal:
-        """Return what the order reserves: quote with fee for a buy, base for a sell."""
-        if self.side is Side.SELL:
-            return self.remaining
-        return self.remaining * self.price * (ONE + self.hold_rate)
-
-
-class VenueExecution(Record, frozen=True, kw_only=True):
-    """One execution."""
-
-    execution_id: str
-    client_order_id: str
-    txid: str
-    side: Side
-    price: Decimal
-    volume: Decimal
-    cost: Decimal
-    fee: Decimal
-    is_maker: bool
-    time: float
-    executed: Decimal  # what the order has executed in all, this one included
-
-
-class Quote(Record, frozen=True, kw_only=True, gc=False):
-    """What the venue displays at its top."""
-
-    bid: Decimal
-    ask: Decimal
-    last: Decimal
-
-
-class EngineState(Record, frozen=True, kw_only=True):
-    """The whole state of the engine, for storing."""
-
-    base: Decimal
-    quote: Decimal
-    inventory_cost: Decimal
-    realised: Decimal = ZERO
-    fees: Decimal = ZERO
-    orders: tuple[VenueOrder, ...] = ()
-    orders_made: int = 0
-    executions_made: int = 0
-    daily_volume: tuple[tuple[int, Decimal], ...] = ()
-    counter: RateCounter = RateCounter()
-    quote_: Quote | None = None
-    book: Book | None = None
-    consumed: tuple[tuple[str, Decimal, Decimal, float], ...] = ()  # side, price, volume, time
 
 
 class MatchingEngine:
@@ -136,33 +67,59 @@ class MatchingEngine:
     def __init__(self, instrument: Instrument, config: MatchingConfig, state: EngineState) -> None:
         self.instrument = instrument
         self.config = config
-        self.is_changed = False  # since the last snapshot, apart from quotes
+        self.is_changed = False  # since the owner last stored it, apart from quote and book
+        self._half_spread = config.spread_bps / BPS / 2
+        self._step = instrument.tick_size * config.through_ticks
+        self._load(state)
+
+    def _load(self, state: EngineState) -> None:
         self._state = state
         self._orders = {order.txid: order for order in state.orders}
         self._by_client = {order.client_order_id: order.txid for order in state.orders}
         self._quote = state.quote_
         self._book = state.book
-        self._bounds: tuple[Decimal | None, Decimal | None] = (None, None)
         self._find_bounds()
 
     # ---- reading ------------------------------------------------------------------------------
 
-    def snapshot(self) -> EngineState:
+    def state(self) -> EngineState:
         """Return the whole state."""
         return replace(
-            self._state,
-            orders=tuple(self._orders.values()),
-            quote_=self._quote,
-            book=self._book,
+            self._state, orders=tuple(self._orders.values()), quote_=self._quote, book=self._book
         )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the whole state as plain dictionaries, lists, texts and numbers."""
+        return self.state().to_dict()
+
+    def restore(self, data: Mapping[str, Any]) -> None:
+        """Take over the state that `snapshot` gave. Raises msgspec.ValidationError."""
+        self._load(EngineState.from_dict(data))
+
+    def restore_market(self, quote: Quote | None, book: Book | None) -> None:
+        """Show this quote and book: those the venue displayed last."""
+        self._quote, self._book = quote, book
 
     def quote(self) -> Quote | None:
         """Return the displayed top, or None before any evidence."""
         return self._quote
 
-    def restore_quote(self, quote: Quote) -> None:
-        """Show a quote that was displayed after the last snapshot."""
-        self._quote = quote
+    def book(self) -> Book | None:
+        """Return the last book, or None."""
+        return self._book
+
+    def balances(self) -> Balances:
+        """Return totals, reservations and the cash account."""
+        state, (base, quote) = self._state, self.reserved()
+        return Balances(
+            base=state.base,
+            quote=state.quote,
+            reserved_base=base,
+            reserved_quote=quote,
+            inventory_cost=state.inventory_cost,
+            fees=state.fees,
+            realised=state.realised,
+        )
 
     def totals(self) -> tuple[Decimal, Decimal]:
         """Return total base and quote, held amounts included."""
@@ -191,342 +148,388 @@ class MatchingEngine:
             recent = (v for d, v in self._state.daily_volume if d > day - VOLUME_DAYS)
             rates = fee_tier(sum(recent, ZERO))
         factor = self.config.fee_factor
-        if factor == ONE:
-            return rates
         return FeeRates(maker=rates.maker * factor, taker=rates.taker * factor)
 
     # ---- orders -------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        *,
-        client_order_id: str,
-        side: Side,
-        price: Decimal,
-        volume: Decimal,
-        at: float,
-        post_only: bool = True,
-    ) -> VenueOrder | RejectReason | tuple[VenueExecution, ...]:
-        """Take an order that arrives at `at`.
-
-        Returns the resting order, the reason why there is none, or, for an order that may take, the
-        executions of its taking part (its rest then rests).
-        """
-        self._set(counter=self._charged(1.0, at))
-        reason = self._refusal(client_order_id, side, price=price, volume=volume, at=at)
+    def submit(self, order: NewOrder, at: float) -> Accepted | RejectReason:
+        """Take an order that arrives at `at`, or say why not. A taking part executes at once."""
+        if not self._charge(1.0, at):
+            return RejectReason.RATE_LIMIT
+        reason = self._refusal(order)
         if reason is not None:
             return reason
-        crosses = self._crosses(side, price)
-        if crosses and post_only:
-            return RejectReason.POST_ONLY
         number = self._state.orders_made + 1
-        order = VenueOrder(
-            client_order_id=client_order_id,
+        ahead, is_known = self._ahead(order.side, order.price)
+        resting = VenueOrder(
+            client_order_id=order.client_order_id,
             txid=f"OPAPER-{number:09d}",
-            side=side,
-            price=price,
-            volume=volume,
+            side=order.side,
+            price=order.price,
+            volume=order.volume,
             arrived_at=at,
             number=number,
-            ahead=self._ahead(side, price),
-            hold_rate=self.fees(at).taker if not post_only else self.fees(at).maker,
+            ahead=ahead,
+            is_ahead_known=is_known,
+            hold_rate=self._hold_rate(post_only=order.post_only),
+            decided_at=at,
         )
         self._set(orders_made=number)
-        self._put(order)
-        return self._take(order, at) if crosses else order
+        self._put(resting)
+        fills = self._take(resting, at) if self._crosses(order.side, order.price) else ()
+        return Accepted(txid=resting.txid, executions=fills)
 
-    def cancel(self, client_order_id: str, at: float) -> VenueOrder | None:
-        """Take a resting order off the book; None if there is none of that id."""
-        order = self.order(client_order_id)
+    def cancel(self, order_id: str, at: float) -> VenueOrder | str:
+        """Take an order (client id or txid) off the book; return it, or why it was refused."""
+        order = self._orders.get(order_id) or self.order(order_id)
         if order is None:
-            return None
-        self._set(counter=self._charged(cancel_cost(at - order.arrived_at), at))
+            return "unknown order"
+        if not self._charge(cancel_cost(at - order.arrived_at), at):
+            return RejectReason.RATE_LIMIT.value
         self._drop(order)
         return order
 
-    def _charged(self, cost: float, at: float) -> RateCounter:
-        return self._state.counter.add(cost, at, ENGINE_LIMITS[self.config.tier][1])
+    def set_status(self, status: str) -> None:
+        """Set the pair's status: online, post_only, cancel_only, maintenance and so on."""
+        self._set(status=status)
 
-    def _refusal(
-        self, client_order_id: str, side: Side, *, price: Decimal, volume: Decimal, at: float
-    ) -> RejectReason | None:
-        instrument = self.instrument
+    def read_wait(self, cost: float, at: float) -> float:
+        """Charge a read to the REST counter and return 0, or how long there is no room for it."""
+        most, decay = REST_LIMITS[self.config.tier]
+        wait = self._state.rest_counter.wait(min(cost, most), at, most=most, decay=decay)
+        if not wait:
+            self._set(rest_counter=self._state.rest_counter.add(min(cost, most), at, decay))
+        return wait
+
+    def _charge(self, cost: float, at: float) -> bool:
+        """Add to the engine counter if there is room; a refusal for want of room costs nothing."""
         most, decay = ENGINE_LIMITS[self.config.tier]
+        if self._state.counter.now(at, decay) + cost > most:
+            return False
+        self._set(counter=self._state.counter.add(cost, at, decay))
+        return True
+
+    def _hold_rate(self, *, post_only: bool) -> Decimal:
+        """Return the highest rate an order can meet: a tier may fall while it rests."""
+        rates = self.config.flat_fees or FEE_TIERS[0][1]
+        return (rates.maker if post_only else rates.taker) * self.config.fee_factor
+
+    def _refusal(self, order: NewOrder) -> RejectReason | None:
+        instrument, state = self.instrument, self._state
+        side, price, volume = order.side, order.price, order.volume
+        crosses = self._crosses(side, price)
+        if state.status not in ("online", "post_only") or (
+            state.status == "post_only" and not order.post_only
+        ):
+            return RejectReason.MARKET_MODE
+        if order.client_order_id in self._by_client:
+            return RejectReason.DUPLICATE_ID
+        if len(self._orders) >= self.config.open_order_limit:
+            return RejectReason.ORDERS_LIMIT
+        if price <= 0 or price % instrument.tick_size:
+            return RejectReason.TICK_SIZE
+        if volume < instrument.order_min:
+            return RejectReason.ORDER_MINIMUM
+        if volume % instrument.lot_size:
+            return RejectReason.OTHER
+        if price * volume < instrument.cost_min:
+            return RejectReason.COST_MINIMUM
+        if not self._has_funds(order):
+            return RejectReason.INSUFFICIENT_FUNDS
+        if crosses and order.post_only:
+            return RejectReason.POST_ONLY
+        return RejectReason.SELF_TRADE if self._meets_own(side, price) else None
+
+    def _has_funds(self, order: NewOrder) -> bool:
         base, quote = self.reserved()
-        is_buy = side is Side.BUY
-        cost = price * volume * (ONE + self.fees(at).maker)
-        checks = (
-            (self._state.counter.now(at, decay) > most, RejectReason.RATE_LIMIT),
-            (client_order_id in self._by_client, RejectReason.DUPLICATE_ID),
-            (len(self._orders) >= self.config.open_order_limit, RejectReason.ORDERS_LIMIT),
-            (price <= 0 or price % instrument.tick_size != 0, RejectReason.TICK_SIZE),
-            (
-                volume < instrument.order_min or volume % instrument.lot_size != 0,
-                RejectReason.ORDER_MINIMUM,
-            ),
-            (price * volume < instrument.cost_min, RejectReason.COST_MINIMUM),
-            (is_buy and self._state.quote - quote < cost, RejectReason.INSUFFICIENT_FUNDS),
-            (not is_buy and self._state.base - base < volume, RejectReason.INSUFFICIENT_FUNDS),
-            (self._meets_own(side, price), RejectReason.SELF_TRADE),
-        )
-        return next((reason for is_wrong, reason in checks if is_wrong), None)
+        if order.side is Side.SELL:
+            return self._state.base - base >= order.volume
+        rate = self._hold_rate(post_only=order.post_only)
+        need = buy_hold(price=order.price, volume=order.volume, rate=rate)
+        return self._state.quote - quote >= need
 
     def _meets_own(self, side: Side, price: Decimal) -> bool:
-        for order in self._orders.values():
-            if order.side is not side and (
-                price >= order.price if side is Side.BUY else price <= order.price
-            ):
-                return True
-        return False
+        high_buy, low_sell = self._bounds
+        if side is Side.BUY:
+            return low_sell is not None and price >= low_sell
+        return high_buy is not None and price <= high_buy
 
     def _crosses(self, side: Side, price: Decimal) -> bool:
         if self._quote is None:
             return False
         return price >= self._quote.ask if side is Side.BUY else price <= self._quote.bid
 
-    def _ahead(self, side: Side, price: Decimal) -> Decimal:
-        if self._book is None:
-            return self.config.assumed_queue
-        levels = self._book.bids if side is Side.BUY else self._book.asks
-        return next((size for at, size in levels if at == price), ZERO)
+    def _ahead(self, side: Side, price: Decimal) -> tuple[Decimal, bool]:
+        """Return what stands before us at a price, and whether the display tells it."""
+        if not self.config.has_queue:
+            return ZERO, True
+        size = None if self._book is None else displayed_size(self._book, side, price)
+        return (self.config.assumed_queue, False) if size is None else (size, True)
 
     # ---- evidence -----------------------------------------------------------------------------
 
     def on_evidence(self, evidence: Evidence) -> list[VenueExecution]:
         """Match resting orders against evidence, then show it as the quote."""
-        if isinstance(evidence, Candle):
+        if type(evidence) is Candle:
             return self._on_candle(evidence)
-        if isinstance(evidence, Trade):
+        if type(evidence) is Trade:
             return self._on_trade(evidence)
-        return self._on_book(evidence)
+        if type(evidence) is Book:
+            return self._on_book(evidence)
+        raise TypeError(f"{type(evidence).__name__} is no market evidence")
+
+    def _is_reached(self, low: Decimal, high: Decimal) -> bool:
+        high_buy, low_sell = self._bounds
+        return (high_buy is not None and low <= high_buy) or (
+            low_sell is not None and high >= low_sell
+        )
 
     def _on_candle(self, candle: Candle) -> list[VenueExecution]:
-        high_buy, low_sell = self._bounds
         fills: list[VenueExecution] = []
-        is_reached = (high_buy is not None and candle.low <= high_buy) or (
-            low_sell is not None and candle.high >= low_sell
-        )
-        if is_reached and candle.volume > 0 and not candle.is_filled:
+        if self._is_reached(candle.low, candle.high) and not candle.is_filled and candle.volume > 0:
             fills = self._fill_by_candle(candle)
         self._show(candle.close)
         return fills
 
     def _fill_by_candle(self, candle: Candle) -> list[VenueExecution]:
-        step = self.instrument.tick_size * self.config.through_ticks
-        limit_time = candle.time + min(self.config.bar_grace_sec, candle.interval / 10)
-        live = [o for o in self._orders.values() if o.arrived_at <= limit_time]
+        """Walk open → nearer extreme → other extreme → close; a tie goes down first."""
+        until = candle.time + min(self.config.bar_grace_sec, candle.interval / 10)
         is_low_first = candle.open - candle.low <= candle.high - candle.open
+        first = Side.BUY if is_low_first else Side.SELL
+
+        def place_on_path(order: VenueOrder) -> tuple[int, Decimal, int]:
+            is_first = order.has_passed and gone_beyond(order, candle.open) >= self._step
+            stage = 0 if is_first else 1 if order.side is first else 2
+            return stage, price_rank(order), order.number
+
         used = {Side.BUY: ZERO, Side.SELL: ZERO}
         fills: list[VenueExecution] = []
-        for side in (Side.BUY, Side.SELL) if is_low_first else (Side.SELL, Side.BUY):
-            own = [o for o in live if o.side is side]
-            own.sort(key=lambda o: (not o.has_passed, _rank(o), o.number))
-            for order in own:
-                fill = self._candle_fill(order, candle, step=step, used=used[side])
-                if fill is not None:
-                    used[side] += fill.volume
-                    fills.append(fill)
+        live = [o for o in self._orders.values() if o.arrived_at <= until]
+        for order in sorted(live, key=place_on_path):
+            fill = self._candle_fill(order, candle, used=used[order.side])
+            if fill is not None:
+                used[order.side] += fill.volume
+                fills.append(fill)
         return fills
 
     def _candle_fill(
-        self, order: VenueOrder, candle: Candle, *, step: Decimal, used: Decimal
+        self, order: VenueOrder, candle: Candle, *, used: Decimal
     ) -> VenueExecution | None:
-        is_buy = order.side is Side.BUY
-        gone = order.price - candle.low if is_buy else candle.high - order.price
-        if gone < step:
-            key = f"touch/{order.txid}/{candle.time}"
-            is_touch = gone >= 0 and chance(self.config.seed, key) < self.config.touch_prob
-            if not is_touch:
-                return None
+        gone = gone_beyond(order, candle.low if order.side is Side.BUY else candle.high)
         width = candle.high - candle.low
-        share = min(ONE, gone / width) if width > 0 else ONE
-        if self.config.touch_prob >= 1:
-            share = ONE
-        budget = self.config.participation * candle.volume * share - used
-        volume = self.instrument.volume_down(min(order.remaining, max(ZERO, budget)))
-        if volume < order.remaining and not order.has_passed:
+        if gone < self._step:
+            if gone < 0 or not self._is_touch_lucky(order, candle.time):
+                return None
+            # A lucky touch counts as if the range had gone one tick farther.
+            gone, width = gone + self.instrument.tick_size, width + self.instrument.tick_size
+        elif not order.has_passed:
             order = replace(order, has_passed=True)
-            self._put(order)
-        if volume <= 0:
-            return None
-        return self._execute(order, volume, candle.time + candle.interval, is_maker=True)
+        share = min(ONE, gone / width) if width else ONE
+        budget = self.config.participation * candle.volume * share - used
+        return self._fill(order, budget, candle.time + candle.interval)
+
+    def _is_touch_lucky(self, order: VenueOrder, at: float) -> bool:
+        if self.config.touch_prob <= 0:
+            return False
+        # Keyed by level, not by order: splitting an order does not draw twice.
+        key = f"touch/{order.side}/{order.price.normalize()}/{at!r}"
+        return chance(self.config.seed, key) < self.config.touch_prob
 
     def _on_trade(self, trade: Trade) -> list[VenueExecution]:
-        high_buy, low_sell = self._bounds
         fills: list[VenueExecution] = []
-        is_reached = (high_buy is not None and trade.price <= high_buy) or (
-            low_sell is not None and trade.price >= low_sell
-        )
-        if is_reached:
-            left = trade.volume
-            for order in sorted(self._orders.values(), key=lambda o: o.number):
-                if left <= 0:
-                    break
-                fill = self._trade_fill(order, trade, left)
+        if self._is_reached(trade.price, trade.price):
+            used = ZERO
+            for order in sorted(self._orders.values(), key=lambda o: (price_rank(o), o.number)):
+                fill = self._trade_fill(order, trade, left=trade.volume - used)
                 if fill is not None:
-                    left -= fill.volume
+                    used += fill.volume
                     fills.append(fill)
         if self._book is None:
             self._show(trade.price)
         elif self._quote is not None:
-            self._quote = replace(self._quote, last=trade.price)
+            self._quote = Quote(bid=self._quote.bid, ask=self._quote.ask, last=trade.price)
         return fills
 
-    def _trade_fill(self, order: VenueOrder, trade: Trade, left: Decimal) -> VenueExecution | None:
-        is_buy = order.side is Side.BUY
-        gone = order.price - trade.price if is_buy else trade.price - order.price
+    def _trade_fill(
+        self, order: VenueOrder, trade: Trade, *, left: Decimal
+    ) -> VenueExecution | None:
+        """Fill from what is `left` of a print; orders at one price share one queue before them."""
+        gone = gone_beyond(order, trade.price)
         if gone < 0 or order.arrived_at > trade.time:
             return None
-        if gone == 0:
-            if trade.side is order.side:  # the taker was on our side: it consumed the other one
-                return None
-            eaten = min(order.ahead, left)
-            if eaten > 0:
-                order = replace(order, ahead=order.ahead - eaten)
-                self._put(order)
-                left -= eaten
-        volume = self.instrument.volume_down(min(order.remaining, left))
-        if volume <= 0:
+        if gone >= self._step:
+            return self._fill(replace(order, ahead=ZERO, has_passed=True), left, trade.time)
+        if trade.side is order.side:  # the taker was on our side: it consumed the other one
             return None
-        return self._execute(order, volume, trade.time, is_maker=True)
+        moved = replace(
+            order,
+            ahead=max(ZERO, order.ahead - left),
+            printed=order.printed + (trade.volume if gone == 0 else ZERO),
+        )
+        return self._fill(moved, left - order.ahead, trade.time)
+
+    # ---- books as evidence --------------------------------------------------------------------
 
     def _on_book(self, book: Book) -> list[VenueExecution]:
         old, self._book = self._book, book
-        self.is_changed = True
         if book.bids and book.asks:
             last = self._quote.last if self._quote is not None else book.bids[0][0]
             self._quote = Quote(bid=book.bids[0][0], ask=book.asks[0][0], last=last)
         if self._state.consumed:
             self._set(consumed=self._still_consumed(old, book))
         fills: list[VenueExecution] = []
-        for order in sorted(self._orders.values(), key=lambda o: o.number):
-            queued = order if old is None else self._requeue(order, old, book)
-            fills.extend(self._book_fill(queued, book))
+        for order in sorted(self._orders.values(), key=lambda o: (price_rank(o), o.number)):
+            self._requeue(order, old, book)
+            fills.extend(self._book_fill(self._orders[order.txid], book))
         return fills
 
-    def _requeue(self, order: VenueOrder, old: Book, new: Book) -> VenueOrder:
-        before, after = (
-            _size_at(old, order.side, order.price),
-            _size_at(new, order.side, order.price),
-        )
-        if before is None or after is None or before == after:
-            return order
-        ahead = queue_after_depth_change(
-            self.config.queue_model, ahead=order.ahead, before=before, after=after
-        )
-        if ahead != order.ahead:
-            order = replace(order, ahead=ahead)
-            self._put(order)
-        return order
+    def _requeue(self, order: VenueOrder, old: Book | None, new: Book) -> None:
+        """Move the order in its queue as the new display tells; it never moves back."""
+        if not self.config.has_queue:
+            return
+        after = displayed_size(new, order.side, order.price)
+        if after is None:
+            moved = replace(order, printed=ZERO)
+        else:
+            before = None if old is None else displayed_size(old, order.side, order.price)
+            if not order.is_ahead_known:  # first sight of the level: all of it stands before us
+                ahead = ZERO if order.has_passed else after
+            elif before is None:
+                ahead = min(order.ahead, after)
+            else:
+                ahead = queue_after_depth_change(
+                    self.config.queue_model,
+                    ahead=order.ahead,
+                    before=max(ZERO, before - order.printed),
+                    after=after,
+                )
+            moved = replace(order, ahead=ahead, printed=ZERO, is_ahead_known=True)
+        if moved != order:
+            self._put(moved)
 
     def _book_fill(self, order: VenueOrder, book: Book) -> list[VenueExecution]:
-        """Fill an order that the displayed other side has passed, as far as it is displayed."""
+        """Fill an order that the displayed other side has reached, as far as it is displayed."""
         levels = book.asks if order.side is Side.BUY else book.bids
+        if not levels or order.arrived_at > book.time:
+            return []
+        if gone_beyond(order, levels[0][0]) >= 0:
+            # Nobody can stand before us where the other side stands now.
+            reached = [level for level in levels if gone_beyond(order, level[0]) >= 0]
+            return self._sweep(replace(order, ahead=ZERO), reached, book.time)
+        if not self.config.is_probabilistic or not self._is_fill_drawn(order, book):
+            return []
+        return self._sweep(self._orders[order.txid], list(levels[:1]), book.time)
+
+    def _is_fill_drawn(self, order: VenueOrder, book: Book) -> bool:
+        """Decide by hazard, once in ten seconds, on an order inside the displayed depth."""
+        elapsed = book.time - order.decided_at
+        is_inside = displayed_size(book, order.side, order.price) is not None
+        if elapsed < DECISION_SEC or not is_inside or not (book.bids and book.asks):
+            return False
+        self._put(replace(order, decided_at=book.time))
+        half = (book.asks[0][0] - book.bids[0][0]) / 2
+        touch = book.bids[0][0] if order.side is Side.BUY else book.asks[0][0]
+        behind = float(-gone_beyond(order, touch) / half) if half > 0 else 0.0
+        draw = chance(self.config.seed, f"hazard/{order.side}/{book.time!r}")
+        return draw < fill_probability(behind, elapsed)
+
+    def _sweep(
+        self, order: VenueOrder, levels: list[tuple[Decimal, Decimal]], at: float
+    ) -> list[VenueExecution]:
+        """Fill a resting order, at its limit, from displayed levels of the other side."""
         fills: list[VenueExecution] = []
         for price, size in levels:
-            gone = order.price - price if order.side is Side.BUY else price - order.price
-            if gone <= 0 or order.arrived_at > book.time or order.remaining <= 0:
+            free = size - self._consumed_at(order.side.opposite, price, at)
+            fill = self._fill(order, free, at)
+            if fill is not None:
+                self._consume(order.side.opposite, price, fill.volume, at)
+                fills.append(fill)
+            found = self._orders.get(order.txid)
+            if found is None:
                 break
-            free = size - self._consumed_at(order.side.opposite, price, book.time)
-            volume = self.instrument.volume_down(min(order.remaining, max(ZERO, free)))
-            if volume > 0:
-                self._consume(order.side.opposite, price, volume, book.time)
-                fills.append(self._execute(order, volume, book.time, is_maker=True))
-                order = replace(order, filled=order.filled + volume)
+            order = found
         return fills
 
     # ---- taking -------------------------------------------------------------------------------
 
     def _take(self, order: VenueOrder, at: float) -> tuple[VenueExecution, ...]:
-        """Walk the displayed book as far as the limit allows; what a level gave stays taken."""
-        side = order.side.opposite
+        """Walk the displayed book as far as the limit allows; what a level gave stays taken.
+
+        Without a book the taker pays the displayed touch and one tick more.
+        """
+        side, tick = order.side.opposite, self.instrument.tick_size
         levels: tuple[tuple[Decimal, Decimal], ...] = ()
         if self._book is not None:
             levels = self._book.asks if side is Side.SELL else self._book.bids
         elif self._quote is not None:
-            touch = self._quote.ask if side is Side.SELL else self._quote.bid
+            touch = self._quote.ask + tick if side is Side.SELL else self._quote.bid - tick
             levels = ((touch, order.remaining),)
         fills = []
         for price, size in levels:
-            beyond = price > order.price if side is Side.SELL else price < order.price
-            if beyond or order.remaining <= 0:
+            if gone_beyond(order, price) < 0:
                 break
-            free = size - self._consumed_at(side, price, at)
-            volume = self.instrument.volume_down(min(order.remaining, max(ZERO, free)))
-            if volume > 0:
-                self._consume(side, price, volume, at)
-                fills.append(self._execute(order, volume, at, is_maker=False, price=price))
-                order = replace(order, filled=order.filled + volume)
+            free = size - self._consumed_at(side, price, at) if self._book is not None else size
+            fill = self._fill(order, free, at, taker_price=price)
+            if fill is not None:
+                self._consume(side, price, fill.volume, at)
+                fills.append(fill)
+            found = self._orders.get(order.txid)
+            if found is None:
+                break
+            order = found
         return tuple(fills)
 
     def _consumed_at(self, side: Side, price: Decimal, at: float) -> Decimal:
         return sum(
             (
                 volume
-                for name, level, volume, time in self._state.consumed
-                if name == side and level == price and at - time < CONSUMED_SEC
+                for of, level, volume, time in self._state.consumed
+                if of is side and level == price and at - time < CONSUMED_SEC
             ),
             ZERO,
         )
 
     def _consume(self, side: Side, price: Decimal, volume: Decimal, at: float) -> None:
         kept = tuple(x for x in self._state.consumed if at - x[3] < CONSUMED_SEC)
-        self._set(consumed=(*kept, (str(side), price, volume, at)))
+        self._set(consumed=(*kept, (side, price, volume, at)))
 
     def _still_consumed(
         self, old: Book | None, new: Book
-    ) -> tuple[tuple[str, Decimal, Decimal, float], ...]:
+    ) -> tuple[tuple[Side, Decimal, Decimal, float], ...]:
         """Forget what was taken from levels for which fresh data has come."""
         return tuple(
             x
             for x in self._state.consumed
             if new.time - x[3] < CONSUMED_SEC
             and old is not None
-            and _size_at(old, Side(x[0]), x[1]) == _size_at(new, Side(x[0]), x[1])
+            and displayed_size(old, x[0], x[1]) == displayed_size(new, x[0], x[1])
         )
 
-    # ---- books --------------------------------------------------------------------------------
+    # ---- account ------------------------------------------------------------------------------
 
-    def _execute(
-        self,
-        order: VenueOrder,
-        volume: Decimal,
-        at: float,
-        *,
-        is_maker: bool,
-        price: Decimal | None = None,
-    ) -> VenueExecution:
-        state = self._state
-        price = order.price if price is None else price
+    def _fill(
+        self, order: VenueOrder, budget: Decimal, at: float, *, taker_price: Decimal | None = None
+    ) -> VenueExecution | None:
+        """Execute as much of `order` (as it stands now) as `budget` allows; keep its new state."""
+        if order != self._orders[order.txid]:
+            self._put(order)
+        volume = self.instrument.volume_down(min(order.remaining, max(ZERO, budget)))
+        if volume <= 0:
+            return None
+        state, is_maker = self._state, taker_price is None
+        price = order.price if taker_price is None else taker_price
         cost = self.instrument.cost(price, volume)
         rates = self.fees(at)
         fee = self.instrument.fee(cost, rates.maker if is_maker else rates.taker)
+        self._book_cash(order.side, volume=volume, cost=cost, fee=fee)
         number = state.executions_made + 1
-        if order.side is Side.BUY:
-            changes = {
-                "base": state.base + volume,
-                "quote": state.quote - cost - fee,
-                "inventory_cost": state.inventory_cost + cost,
-            }
-        else:
-            share = state.inventory_cost
-            if volume < state.base:
-                share = self.instrument.cost(state.inventory_cost / state.base, volume)
-            changes = {
-                "base": state.base - volume,
-                "quote": state.quote + cost - fee,
-                "inventory_cost": state.inventory_cost - share,
-                "realised": state.realised + cost - share,
-            }
         self._set(
-            **changes,
-            fees=state.fees + fee,
             executions_made=number,
-            daily_volume=_with_volume(state.daily_volume, int(at // DAY_SEC), cost),
+            daily_volume=with_volume(state.daily_volume, int(at // DAY_SEC), cost),
         )
-        filled = replace(order, filled=order.filled + volume)
-        if filled.remaining > 0:
-            self._put(filled)
+        done = replace(order, filled=order.filled + volume, paid=order.paid + cost + fee)
+        if done.remaining > 0:
+            self._put(done)
         else:
             self._drop(order)
         return VenueExecution(
@@ -540,13 +543,37 @@ class MatchingEngine:
             fee=fee,
             is_maker=is_maker,
             time=at,
-            executed=filled.filled,
+            executed=done.filled,
+        )
+
+    def _book_cash(self, side: Side, *, volume: Decimal, cost: Decimal, fee: Decimal) -> None:
+        state = self._state
+        if side is Side.BUY:
+            self._set(
+                base=state.base + volume,
+                quote=state.quote - cost - fee,
+                inventory_cost=state.inventory_cost + cost,
+                fees=state.fees + fee,
+            )
+            return
+        share = state.inventory_cost
+        if volume < state.base:
+            share = self.instrument.cost(state.inventory_cost / state.base, volume)
+        self._set(
+            base=state.base - volume,
+            quote=state.quote + cost - fee,
+            inventory_cost=state.inventory_cost - share,
+            realised=state.realised + cost - share,
+            fees=state.fees + fee,
         )
 
     def _show(self, price: Decimal) -> None:
-        half = price * self.config.spread_bps / BPS / 2
-        bid = self.instrument.price_down(price - half)
-        ask = max(self.instrument.price_up(price + half), bid + self.instrument.tick_size)
+        shown = self._quote
+        if shown is not None and shown.last == price:
+            return
+        half, instrument = price * self._half_spread, self.instrument
+        bid = max(instrument.price_down(price - half), instrument.tick_size)
+        ask = max(instrument.price_up(price + half), bid + instrument.tick_size)
         self._quote = Quote(bid=bid, ask=ask, last=price)
 
     def _set(self, **changes: object) -> None:
@@ -571,29 +598,3 @@ class MatchingEngine:
         buys = [o.price for o in self._orders.values() if o.side is Side.BUY]
         sells = [o.price for o in self._orders.values() if o.side is Side.SELL]
         self._bounds = (max(buys, default=None), min(sells, default=None))
-
-
-def _rank(order: VenueOrder) -> Decimal:
-    """Sort key of price priority: the best price first."""
-    return -order.price if order.side is Side.BUY else order.price
-
-
-def _size_at(book: Book, side: Side, price: Decimal) -> Decimal | None:
-    """Return the displayed size at a price; None where the display does not reach that far."""
-    levels = book.bids if side is Side.BUY else book.asks
-    for at, size in levels:
-        if at == price:
-            return size
-    if not levels:
-        return None
-    worst = levels[-1][0]
-    is_inside = price > worst if side is Side.BUY else price < worst
-    return ZERO if is_inside else None
-
-
-def _with_volume(
-    daily: tuple[tuple[int, Decimal], ...], day: int, cost: Decimal
-) -> tuple[tuple[int, Decimal], ...]:
-    kept = tuple((d, v) for d, v in daily if day - VOLUME_DAYS < d < day)
-    today = sum((v for d, v in daily if d == day), ZERO)
-    return (*kept, (day, today + cost))

@@ -1,89 +1,44 @@
 """The paper exchange: a separate party with its own books on disk, in simulated time.
 
 It takes requests, lets them travel, matches them against market evidence and answers by messages.
-Everything is committed to its own SQLite file before it answers and before the market moves on, so
-a daemon that was killed finds it as it left it, at the same simulated instant.
+Everything is committed to its own SQLite file (`exchange/paper_file.py`) before it answers and
+before the market moves on, so a daemon that was killed finds it as it left it, at the same instant.
 """
 
 import heapq
-import os
-import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import ZERO, FeeRates, Instrument, RejectReason, Side
-from core.market import Candle, Evidence, MarketSource, available_at
+from core.domain import ZERO, Instrument, RejectReason, Side
+from core.market import Evidence, MarketSource, available_at
 from core.ports import Message, StoreError, Venue
-from core.record import Record, plain, replace
+from core.record import replace
 from exchange.matching import (
     DAY_SEC,
+    Accepted,
     EngineState,
     MatchingConfig,
     MatchingEngine,
+    NewOrder,
     Quote,
     VenueExecution,
-    VenueOrder,
 )
-from exchange.rates import latency
+from exchange.paper_file import Cursor, Flight, PaperBooks, PaperFile, Travelling, read_books
+from exchange.rates import READ_BALANCES_COST, READ_ORDERS_COST, latency
+
+__all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
 
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS parts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS orders (
-    client_order_id TEXT PRIMARY KEY, txid TEXT, status TEXT NOT NULL, executed TEXT NOT NULL,
-    detail TEXT NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS executions (
-    execution_id TEXT PRIMARY KEY, client_order_id TEXT NOT NULL, record TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS executions_by_order ON executions (client_order_id);
-CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, event TEXT NOT NULL) STRICT;
-"""
-
-Request = PlaceOrderAction | CancelOrderAction | RequestReconcile
-
-
-class Travelling(Record, frozen=True, kw_only=True):
-    """Something on its way: a request to the venue, or a message to the bot."""
-
-    at: float
-    number: int
-    request: Request | None = None
-    event: e.Event | None = None
-    # What the message's execution changed, hidden from the bot until it is delivered.
-    hidden_base: Decimal = ZERO
-    hidden_quote: Decimal = ZERO
-
-
-class Cursor(Record, frozen=True, kw_only=True):
-    """How far the market and the deliveries have come."""
-
-    now: float
-    consumed: int = 0
-    numbered: int = 0
-    delivered: int = 0
-    last_tick: float = 0.0
-    has_ended: bool = False
-    quote: Quote | None = None
-    fees: FeeRates | None = None  # as last announced; looked at once a day
-    fees_day: int = -1
-
-
-class Flight(Record, frozen=True, kw_only=True):
-    """Everything on its way."""
-
-    items: tuple[Travelling, ...] = ()
 
 
 class PaperExchange:
-    """An exchange in simulated time, with its market, in one SQLite file."""
+    """An exchange in simulated time, with its market, in one SQLite file (or ":memory:").
+
+    Raises StoreError when the file belongs to another market, instrument, setting or start.
+    """
 
     def __init__(
         self,
@@ -94,164 +49,210 @@ class PaperExchange:
         *,
         start_base: Decimal,
         start_quote: Decimal,
+        start_time: float | None = None,
     ) -> None:
         self.source = source
         self.instrument = instrument
         self.config = config
-        self._db = _open(path)
-        facts = {
-            "market": source.name,
-            "instrument": msgspec.json.encode(instrument).decode(),
-            "settings": msgspec.json.encode(config).decode(),
-            "start": f"{plain(start_base)} base, {plain(start_quote)} quote",
-        }
-        self._check_facts(facts, str(path))
-        first = source.first_price()
-        state = EngineState(
+        self._file = PaperFile(
+            path,
+            market=source.name,
+            instrument=instrument,
+            config=config,
+            start_base=start_base,
+            start_quote=start_quote,
+        )
+        try:
+            self._resume(start_base, start_quote, start_time)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _resume(self, start_base: Decimal, start_quote: Decimal, start_time: float | None) -> None:
+        file, source = self._file, self.source
+        engine = file.engine() or EngineState(
             base=start_base,
             quote=start_quote,
-            inventory_cost=instrument.cost(first, start_base),
+            inventory_cost=self.instrument.cost(source.first_price(), start_base),
         )
-        self.engine = MatchingEngine(instrument, config, self._part("engine", EngineState) or state)
-        self._cursor = self._part("cursor", Cursor) or Cursor(now=source.start_time())
-        if self._cursor.quote is not None:
-            self.engine.restore_quote(self._cursor.quote)
-        flight = self._part("flight", Flight) or Flight()
-        self._requests = [_keyed(x) for x in flight.items if x.request is not None]
-        self._messages = [_keyed(x) for x in flight.items if x.event is not None]
+        self.engine = MatchingEngine(self.instrument, self.config, engine)
+        cursor = file.cursor()
+        if cursor is None:
+            began = source.start_time() if start_time is None else start_time
+            cursor = Cursor(now=began, last_tick=began - TICK_SEC)
+            self.engine.is_changed = True
+        self.engine.restore_market(cursor.quote, file.book())
+        self._now, self._read_count = cursor.now, cursor.read
+        self._numbered, self._delivered = cursor.numbered, cursor.delivered
+        self._acknowledged = cursor.acknowledged
+        self._last_tick, self._has_ended = cursor.last_tick, cursor.has_ended
+        self._ticks = list(cursor.ticks)
+        self._fees, self._fees_day = cursor.fees, cursor.fees_day
+        self._hidden = (cursor.hidden_base, cursor.hidden_quote)
+        flight = file.flight().items
+        self._requests = [_keyed(x) for x in flight if x.request is not None]
+        self._messages = [_keyed(x) for x in flight if x.request is None]
         heapq.heapify(self._requests)
         heapq.heapify(self._messages)
-        self._market: Iterator[Evidence] = source.read(self._cursor.consumed)
-        self._next: Evidence | None = next(self._market, None)
-        self._acknowledged = 0
-        self._rows: list[tuple[str, tuple[Any, ...]]] = []
-        self._is_flight_changed = True
+        self._is_flight_changed = False
+        self._book = self.engine.book()
+        self._market: Iterator[Evidence] = source.read(self._read_count)
+        self._next_evidence()
+        self._commit()
 
     # ---- the SimulatedExchange protocol -------------------------------------------------------
 
     def now(self) -> float:
         """Return the simulated instant the exchange has reached."""
-        return self._cursor.now
+        return self._now
 
     def describe(self) -> Venue:
-        """Return pair facts, fee rates, and balances as far as the bot can have heard of them."""
+        """Return pair facts, fee rates, and balances without executions whose message travels.
+
+        After a restart take up `pending` first: its executions are part of the balances.
+        """
         base, quote = self._visible()
-        return Venue(
-            instrument=self.instrument,
-            fees=self._cursor.fees or self.engine.fees(self._cursor.now),
-            base=base,
-            quote=quote,
-        )
+        rates = self._fees or self.engine.fees(self._now)
+        return Venue(instrument=self.instrument, fees=rates, base=base, quote=quote)
 
     def place(self, action: PlaceOrderAction) -> None:
         """Send an order; it arrives after the entry latency."""
-        self._send(action, self.config.entry_sec, f"place/{action.order.client_order_id}")
+        key = f"place/{action.order.client_order_id}"
+        self._send(action, self.config.entry_sec, key, sent_at=action.order.placed_at)
 
     def cancel(self, action: CancelOrderAction) -> None:
         """Ask for the end of an order; the request arrives after the cancel latency."""
-        key = f"cancel/{action.client_order_id}/{self._cursor.now}"
+        key = f"cancel/{action.client_order_id}/{self._now!r}"
         self._send(action, self.config.cancel_sec, key)
 
     def reconcile(self, action: RequestReconcile) -> None:
         """Ask for balances and orders; read on arrival, answered after the response latency."""
-        key = f"read/{self._cursor.now}/{'/'.join(action.client_order_ids)}"
+        key = f"read/{self._now!r}/{'/'.join(action.client_order_ids)}"
         self._send(action, self.config.entry_sec, key)
 
     def next_time(self) -> float | None:
         """Return the time of the next event: market, arrival or delivery; None after the end."""
-        times = [heap[0][0] for heap in (self._requests, self._messages) if heap]
-        if self._next is not None:
-            times.append(available_at(self._next))
-        if times:
-            return max(self._cursor.now, min(times))
-        return None if self._cursor.has_ended else self._cursor.now
+        at = self._next_at
+        if self._requests and (at is None or self._requests[0][0] < at):
+            at = self._requests[0][0]
+        if self._messages and (at is None or self._messages[0][0] < at):
+            at = self._messages[0][0]
+        if self._ticks:
+            tick = self._tick_due()
+            if at is None or tick < at:
+                at = tick
+        if at is None:
+            return None if self._has_ended else self._now
+        return at if at > self._now else self._now
 
     def advance(self, to: float) -> tuple[Message, ...]:
         """Go to the instant `to`; return the messages due by then, durable, in order."""
         due: list[Message] = []
-        while True:
-            at = self.next_time()
-            if at is None or at > to:
-                break
-            self._move(now=max(self._cursor.now, at))
-            if self._next is not None and available_at(self._next) <= at:
-                self._market_event(self._next)
+        while (at := self.next_time()) is not None and at <= to:
+            self._now = at
+            if self._next_at is not None and self._next_at <= at:
+                self._market_event()
             elif self._requests and self._requests[0][0] <= at:
                 self._arrive(heapq.heappop(self._requests)[2])
             elif self._messages and self._messages[0][0] <= at:
                 due.append(self._deliver(heapq.heappop(self._messages)[2]))
+            elif self._ticks:
+                due.append(self._deliver_tick())
             else:
-                self._move(has_ended=True)
-                self._tell(e.MarketEnded(time=at), at)
-        self._move(now=max(self._cursor.now, to))
+                self._has_ended = True
+                due.append(self._number_message(e.MarketEnded(time=at)))
+        self._now = max(self._now, to)
         self._commit()
         return tuple(due)
 
     def acknowledge(self, seq: int) -> None:
-        """Forget delivered messages up to `seq` with the next commit."""
+        """Forget messages up to `seq`, with the next commit.
+
+        An acknowledgement that is lost only has the bot see a message again that it knows.
+        """
         self._acknowledged = max(self._acknowledged, seq)
 
     def pending(self) -> tuple[Message, ...]:
         """Return messages delivered before but not acknowledged, in order."""
-        rows = self._db.execute(
-            "SELECT seq, event FROM outbox WHERE seq > ? ORDER BY seq", (self._acknowledged,)
-        )
-        return tuple(Message(seq=seq, event=e.event_decoder.decode(text)) for seq, text in rows)
+        return self._file.pending(self._acknowledged)
 
-    # ---- what its own books say ---------------------------------------------------------------
+    # ---- its own books ------------------------------------------------------------------------
+
+    def books(self) -> PaperBooks:
+        """Return exact totals: start, present balances, sums over all executions."""
+        return self._file.books()
+
+    def executions(self) -> Iterator[VenueExecution]:
+        """Yield every execution there ever was, oldest first, from the table of executions."""
+        return self._file.executions()
 
     def close(self) -> None:
-        """Release the file; everything is on disk already."""
-        self._db.close()
+        """Release the file; safe to call twice."""
+        self._file.close()
 
-    def _visible(self) -> tuple[Decimal, Decimal]:
-        """Return total balances without executions whose messages still travel."""
-        base, quote = self.engine.totals()
-        for _, _, item in self._messages:
-            base -= item.hidden_base
-            quote -= item.hidden_quote
-        return base, quote
+    # ---- market -------------------------------------------------------------------------------
 
-    # ---- events -------------------------------------------------------------------------------
-
-    def _market_event(self, evidence: Evidence) -> None:
-        at = self._cursor.now
-        self._tell_fees(at)
-        for fill in self.engine.on_evidence(evidence):
-            self._tell_fill(fill)
-        self._move(consumed=self._cursor.consumed + 1, quote=self.engine.quote())
+    def _next_evidence(self) -> None:
         self._next = next(self._market, None)
+        self._next_at = None if self._next is None else available_at(self._next)
+
+    def _market_event(self) -> None:
+        evidence = self._next
+        if evidence is None:
+            raise AssertionError("a market event needs evidence")
+        self._tell_fees()
+        for fill in self.engine.on_evidence(evidence):
+            self._report_fill(fill)
+        self._read_count += 1
+        self._next_evidence()
         quote = self.engine.quote()
         if quote is not None:
-            self._tell_price(quote, at, is_candle=isinstance(evidence, Candle))
+            self._queue_tick(quote)
 
-    def _tell_fees(self, at: float) -> None:
+    def _tell_fees(self) -> None:
         """Announce the fee tier when it has changed, once a day, as a daily look would find it."""
-        day = int(at // DAY_SEC)
-        if day == self._cursor.fees_day:
+        day = int(self._now // DAY_SEC)
+        if day == self._fees_day:
             return
-        fees, known = self.engine.fees(at), self._cursor.fees
-        self._move(fees_day=day, fees=fees)
+        fees, known = self.engine.fees(self._now), self._fees
+        self._fees, self._fees_day = fees, day
         if known is not None and known != fees:
-            self._answer(e.FeesUpdated(time=at, fees=fees), "fees")
+            self._answer(e.FeesUpdated(time=self._now, fees=fees), "")
 
-    def _tell_price(self, quote: Quote, at: float, *, is_candle: bool) -> None:
-        feed = latency(self.config.feed_sec, self.config.jitter, self.config.seed, f"feed/{at}")
-        due = at + feed if is_candle else max(at + feed, self._cursor.last_tick + TICK_SEC)
-        waiting = [x for x in self._messages if isinstance(x[2].event, e.PriceTick)]
-        tick = e.PriceTick(time=due, bid=quote.bid, ask=quote.ask, last=quote.last)
-        if waiting:
-            # A newer quote replaces the one that waits, unless it could not be known by then.
-            old = waiting[0]
-            if old[0] - at >= self.config.feed_sec / 2:
-                self._messages.remove(old)
-                heapq.heapify(self._messages)
-                event = replace(tick, time=old[0])
-                heapq.heappush(self._messages, _keyed(replace(old[2], event=event)))
-                self._is_flight_changed = True
-            return
-        self._move(last_tick=due)
-        self._tell(tick, due)
+    def _tick_due(self) -> float:
+        return max(self._ticks[0][0], self._last_tick + TICK_SEC)
+
+    def _queue_tick(self, quote: Quote) -> None:
+        """Let a quote travel. Of those that arrive before the next delivery the latest stays."""
+        wait = self._latency(self.config.feed_sec, f"feed/{self._read_count}")
+        seen_at, due = self._now + wait, self._last_tick
+        for seen, _ in self._ticks:
+            seen_at, due = max(seen_at, seen), max(seen, due + TICK_SEC)
+        if self._ticks and seen_at <= due:
+            self._ticks[-1] = (self._ticks[-1][0], quote)
+        else:
+            self._ticks.append((seen_at, quote))
+
+    def _deliver_tick(self) -> Message:
+        _, quote = self._ticks.pop(0)
+        self._last_tick = self._now
+        tick = e.PriceTick(time=self._now, bid=quote.bid, ask=quote.ask, last=quote.last)
+        return self._number_message(tick)
+
+    # ---- requests -----------------------------------------------------------------------------
+
+    def _send(
+        self,
+        request: PlaceOrderAction | CancelOrderAction | RequestReconcile,
+        median: float,
+        key: str,
+        *,
+        sent_at: float = 0.0,
+    ) -> None:
+        """Let a request travel. Its luck hangs on `key`, never on what else was sent before."""
+        at = max(self._now, sent_at) + self._latency(median, key)
+        self._push(Travelling(at=at, number=self._number(), request=request))
+        self._commit()
 
     def _arrive(self, item: Travelling) -> None:
         self._is_flight_changed = True
@@ -261,304 +262,213 @@ class PaperExchange:
             case CancelOrderAction() as request:
                 self._cancel(request)
             case RequestReconcile() as request:
-                self._read(request)
+                self._reconcile(request, item)
             case None:
                 raise StoreError("a request without content travels in the paper exchange's file")
 
     def _place(self, action: PlaceOrderAction) -> None:
-        order, at = action.order, self._cursor.now
-        result: VenueOrder | RejectReason | tuple[VenueExecution, ...]
-        if at > action.deadline:
-            result = RejectReason.DEADLINE
-        else:
-            result = self.engine.submit(
-                client_order_id=order.client_order_id,
+        order, at = action.order, self._now
+        client_order_id = order.client_order_id
+        result: Accepted | RejectReason = RejectReason.DEADLINE
+        if at <= action.deadline:
+            new = NewOrder(
+                client_order_id=client_order_id,
                 side=order.side,
                 price=order.price,
                 volume=order.volume,
-                at=at,
             )
+            result = self.engine.submit(new, at)
         if isinstance(result, RejectReason):
-            if result is not RejectReason.DUPLICATE_ID:
-                self._order_row(order.client_order_id, None, "rejected", ZERO, result)
-            self._answer(
-                e.OrderRejected(time=at, client_order_id=order.client_order_id, reason=result),
-                order.client_order_id,
-            )
-        elif isinstance(result, VenueOrder):
-            self._order_row(order.client_order_id, result.txid, "open", ZERO, "")
-            self._answer(
-                e.OrderAccepted(time=at, client_order_id=order.client_order_id, txid=result.txid),
-                order.client_order_id,
-            )
+            rejected = e.OrderRejected(time=at, client_order_id=client_order_id, reason=result)
+            self._answer(rejected, client_order_id)
+            return
+        self._file.add_order(action.order, result.txid, at)
+        accepted = e.OrderAccepted(time=at, client_order_id=client_order_id, txid=result.txid)
+        self._answer(accepted, client_order_id)
+        for fill in result.executions:
+            self._report_fill(fill)
 
     def _cancel(self, action: CancelOrderAction) -> None:
-        at = self._cursor.now
-        order = self.engine.cancel(action.client_order_id, at)
-        if order is None:
-            self._answer(
-                e.CancelRefused(
-                    time=at, client_order_id=action.client_order_id, reason="unknown order"
-                ),
-                action.client_order_id,
-            )
+        at, client_order_id = self._now, action.client_order_id
+        result = self.engine.cancel(client_order_id, at)
+        if isinstance(result, str):
+            refused = e.CancelRefused(time=at, client_order_id=client_order_id, reason=result)
+            self._answer(refused, client_order_id)
             return
-        self._order_row(order.client_order_id, order.txid, "cancelled", order.filled, "cancelled")
-        self._answer(
-            e.OrderClosed(
-                time=at,
-                client_order_id=order.client_order_id,
-                reason="cancelled",
-                executed=order.filled,
-            ),
-            order.client_order_id,
+        self._file.change_order(result.txid, "cancelled", result.filled)
+        closed = e.OrderClosed(
+            time=at, client_order_id=client_order_id, reason="cancelled", executed=result.filled
         )
+        self._answer(closed, client_order_id)
 
-    def _read(self, action: RequestReconcile) -> None:
-        at = self._cursor.now
-        self._flush()
-        for client_order_id in action.client_order_ids:
-            for event in self._view(client_order_id):
-                self._answer(event, client_order_id)
-        base, quote = self._visible()
-        self._answer(e.BalancesReported(time=at, base=base, quote=quote), "balances")
+    def _reconcile(self, action: RequestReconcile, item: Travelling) -> None:
+        """Answer with one reply: what is known of each order, then balances.
 
-    def _view(self, client_order_id: str) -> Iterator[e.Event]:
+        A read for which the REST counter has no room waits until it has.
+        """
+        ids = action.client_order_ids
+        cost = READ_BALANCES_COST + (READ_ORDERS_COST if ids else 0.0)
+        wait = self.engine.read_wait(cost, self._now)
+        if wait > 0:
+            self._push(replace(item, at=self._now + wait + 1e-6))
+            return
+        key = f"reply/{self._now!r}/{'/'.join(ids)}"
+        due = self._now + self._latency(self.config.response_sec, key)
+        due = max([due, *(self._last_due(order_id) for order_id in ids)])
+        for order_id in ids:
+            for event in self._known_of(order_id):
+                self._tell(event, due, order_id)
+        self._tell(None, due, "")
+
+    def _known_of(self, client_order_id: str) -> Iterator[e.Event]:
         """Yield what the venue knows of an order; nothing while its placement still travels."""
-        at = self._cursor.now
-        row = self._db.execute(
-            "SELECT txid, status, executed, detail FROM orders WHERE client_order_id = ?",
-            (client_order_id,),
-        ).fetchone()
-        if row is None:
-            travels = any(
-                isinstance(x[2].request, PlaceOrderAction)
-                and x[2].request.order.client_order_id == client_order_id
-                for x in self._requests
-            )
-            if not travels:
-                yield e.OrderRejected(
-                    time=at, client_order_id=client_order_id, reason=RejectReason.NEVER_ARRIVED
-                )
+        at = self._now
+        found = self._file.order(client_order_id)
+        is_coming = any(
+            isinstance(item.request, PlaceOrderAction)
+            and item.request.order.client_order_id == client_order_id
+            for _, _, item in self._requests
+        )
+        if found is None:
+            if not is_coming:
+                reason = RejectReason.NEVER_ARRIVED
+                yield e.OrderRejected(time=at, client_order_id=client_order_id, reason=reason)
             return
-        txid, status, executed, detail = row
-        if status == "rejected":
-            yield e.OrderRejected(
-                time=at, client_order_id=client_order_id, reason=RejectReason(detail)
-            )
-            return
-        for (text,) in self._db.execute(
-            "SELECT record FROM executions WHERE client_order_id = ? ORDER BY execution_id",
-            (client_order_id,),
-        ):
-            yield _fill_event(_execution(text), at)
+        txid, status, executed = found
+        for fill in self._file.executions_of(txid):
+            yield _fill_event(fill)
         if status == "open":
             yield e.OrderFound(
-                time=at, client_order_id=client_order_id, txid=txid, executed=Decimal(executed)
+                time=at, client_order_id=client_order_id, txid=txid, executed=executed
             )
-        else:
+        elif not is_coming:
             yield e.OrderClosed(
-                time=at, client_order_id=client_order_id, reason=status, executed=Decimal(executed)
+                time=at, client_order_id=client_order_id, reason=status, executed=executed
             )
 
     # ---- messages -----------------------------------------------------------------------------
 
-    def _tell_fill(self, fill: VenueExecution) -> None:
-        text = msgspec.json.encode(fill).decode()
-        row = (fill.execution_id, fill.client_order_id, text)
-        self._rows.append(("INSERT INTO executions VALUES (?, ?, ?)", row))
-        order = self.engine.order(fill.client_order_id)
-        status = "filled" if order is None else "open"
-        self._order_row(fill.client_order_id, fill.txid, status, fill.executed, "")
-        way = 1 if fill.side is Side.BUY else -1
-        self._answer(
-            _fill_event(fill, fill.time),
-            fill.client_order_id,
-            hidden_base=way * fill.volume,
-            hidden_quote=-way * fill.cost - fill.fee,
-        )
+    def _visible(self) -> tuple[Decimal, Decimal]:
+        """Return total balances without executions whose messages still travel."""
+        base, quote = self.engine.totals()
+        return base - self._hidden[0], quote - self._hidden[1]
+
+    def _report_fill(self, fill: VenueExecution) -> None:
+        self._file.add_execution(fill)
+        is_open = self.engine.order(fill.client_order_id) is not None
+        self._file.change_order(fill.txid, "open" if is_open else "filled", fill.executed)
+        is_buy = fill.side is Side.BUY
+        base = fill.volume if is_buy else -fill.volume
+        quote = -fill.cost - fill.fee if is_buy else fill.cost - fill.fee
+        self._hidden = (self._hidden[0] + base, self._hidden[1] + quote)
+        self._answer(_fill_event(fill), fill.client_order_id, hides=(base, quote))
 
     def _answer(
-        self,
-        event: e.Event,
-        key: str,
-        *,
-        hidden_base: Decimal = ZERO,
-        hidden_quote: Decimal = ZERO,
+        self, event: e.Event, order_id: str, hides: tuple[Decimal, Decimal] = (ZERO, ZERO)
     ) -> None:
         """Send a message after the response latency; those about one order keep their order."""
-        wait = latency(
-            self.config.response_sec,
-            self.config.jitter,
-            self.config.seed,
-            f"answer/{key}/{type(event).__name__}/{getattr(event, 'execution_id', '')}",
-        )
-        due = self._cursor.now + wait
-        for at, _, item in self._messages:
-            if at > due and getattr(item.event, "client_order_id", "balances") == key:
-                due = at
-        self._tell(event, due, hidden_base=hidden_base, hidden_quote=hidden_quote)
+        what = getattr(event, "execution_id", type(event).__name__)
+        key = f"answer/{order_id}/{what}/{self._now!r}"
+        wait = self._latency(self.config.response_sec, key)
+        due = max(self._now + wait, self._last_due(order_id))
+        self._tell(event, due, order_id, hides=hides)
+
+    def _last_due(self, order_id: str) -> float:
+        return max((at for at, _, item in self._messages if item.about == order_id), default=0.0)
 
     def _tell(
         self,
-        event: e.Event,
+        event: e.Event | None,
         due: float,
+        order_id: str,
         *,
-        hidden_base: Decimal = ZERO,
-        hidden_quote: Decimal = ZERO,
+        hides: tuple[Decimal, Decimal] = (ZERO, ZERO),
     ) -> None:
-        item = Travelling(
-            at=due,
-            number=self._number(),
-            event=replace(event, time=due),
-            hidden_base=hidden_base,
-            hidden_quote=hidden_quote,
+        """Send `event`, or (None) a report of the balances as they are on delivery."""
+        self._push(
+            Travelling(
+                at=due,
+                number=self._number(),
+                event=None if event is None else replace(event, time=due),
+                about=order_id,
+                hides_base=hides[0],
+                hides_quote=hides[1],
+            )
         )
-        heapq.heappush(self._messages, _keyed(item))
-        self._is_flight_changed = True
-
-    def _send(self, request: Request, median: float, key: str) -> None:
-        wait = latency(median, self.config.jitter, self.config.seed, key)
-        item = Travelling(at=self._cursor.now + wait, number=self._number(), request=request)
-        heapq.heappush(self._requests, _keyed(item))
-        self._is_flight_changed = True
-        self._commit()
-
-    def _number(self) -> int:
-        self._move(numbered=self._cursor.numbered + 1)
-        return self._cursor.numbered
 
     def _deliver(self, item: Travelling) -> Message:
         self._is_flight_changed = True
-        self._move(delivered=self._cursor.delivered + 1)
-        if item.event is None:
-            raise StoreError("a message without content travels in the paper exchange's file")
-        message = Message(seq=self._cursor.delivered, event=item.event)
-        text = msgspec.json.encode(item.event).decode()
-        self._rows.append(("INSERT INTO outbox VALUES (?, ?)", (message.seq, text)))
+        event = item.event
+        self._hidden = (self._hidden[0] - item.hides_base, self._hidden[1] - item.hides_quote)
+        if event is None:
+            base, quote = self._visible()
+            event = e.BalancesReported(time=self._now, base=base, quote=quote)
+        return self._number_message(event)
+
+    def _number_message(self, event: e.Event) -> Message:
+        self._delivered += 1
+        message = Message(seq=self._delivered, event=event)
+        self._file.add_message(message)
         return message
 
-    def _move(self, **changes: object) -> None:
-        self._cursor = replace(self._cursor, **changes)
+    def _number(self) -> int:
+        self._numbered += 1
+        return self._numbered
+
+    def _latency(self, median: float, key: str) -> float:
+        return latency(median, self.config.jitter, self.config.seed, key)
+
+    def _push(self, item: Travelling) -> None:
+        heapq.heappush(self._messages if item.request is None else self._requests, _keyed(item))
+        self._is_flight_changed = True
 
     # ---- disk ---------------------------------------------------------------------------------
 
-    def _order_row(
-        self, client_order_id: str, txid: str | None, status: str, executed: Decimal, detail: str
-    ) -> None:
-        self._rows.append(
-            ("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?)",
-             (client_order_id, txid, status, plain(executed), detail))
-        )  # fmt: skip
-
-    def _flush(self) -> None:
-        for sql, values in self._rows:
-            if not self._db.in_transaction:
-                self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(sql, values)
-        self._rows.clear()
-
     def _commit(self) -> None:
-        try:
-            if not self._db.in_transaction:
-                self._db.execute("BEGIN IMMEDIATE")
-            self._flush()
-            self._write("cursor", self._cursor)
-            if self.engine.is_changed:
-                self._write("engine", self.engine.snapshot())
-                self.engine.is_changed = False
-            if self._is_flight_changed:
-                items = tuple(x[2] for x in sorted(self._requests + self._messages))
-                self._write("flight", Flight(items=items))
-                self._is_flight_changed = False
-            if self._acknowledged:
-                self._db.execute("DELETE FROM outbox WHERE seq <= ?", (self._acknowledged,))
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(f"the paper exchange cannot write its books: {error}") from None
-
-    def _write(self, name: str, value: Record) -> None:
-        self._db.execute(
-            "INSERT OR REPLACE INTO parts VALUES (?, ?)",
-            (name, msgspec.json.encode(value).decode()),
+        engine = None
+        if self.engine.is_changed:
+            engine, self.engine.is_changed = self.engine.state(), False
+        flight = None
+        if self._is_flight_changed:
+            flight = Flight(
+                items=tuple(x[2] for x in sorted(self._requests + self._messages, key=_place_of))
+            )
+            self._is_flight_changed = False
+        book = self.engine.book()
+        is_new_book, self._book = book is not self._book, book
+        self._file.commit(
+            Cursor(
+                now=self._now,
+                read=self._read_count,
+                numbered=self._numbered,
+                delivered=self._delivered,
+                acknowledged=self._acknowledged,
+                last_tick=self._last_tick,
+                has_ended=self._has_ended,
+                quote=self.engine.quote(),
+                ticks=tuple(self._ticks),
+                hidden_base=self._hidden[0],
+                hidden_quote=self._hidden[1],
+                fees=self._fees,
+                fees_day=self._fees_day,
+            ),
+            engine=engine,
+            flight=flight,
+            book=book if is_new_book else None,
         )
-
-    def _part(self, name: str, kind: type[Any]) -> Any:
-        row = self._db.execute("SELECT value FROM parts WHERE name = ?", (name,)).fetchone()
-        return msgspec.json.decode(row[0], type=kind) if row else None
-
-    def _check_facts(self, facts: dict[str, str], path: str) -> None:
-        known = dict(self._db.execute("SELECT name, value FROM facts"))
-        if not known:
-            self._db.executemany("INSERT INTO facts VALUES (?, ?)", list(facts.items()))
-            return
-        for name, value in facts.items():
-            if known.get(name) != value:
-                self._db.close()
-                raise StoreError(
-                    f"{path} was made with another {name} ({known.get(name)}, now {value}). "
-                    "Restore that setting, or start a new run: set STATE_DB to a new file (its "
-                    "paper exchange is kept beside it)."
-                )
-
-
-class PaperBooks(Record, frozen=True, kw_only=True):
-    """The paper exchange's own books, for comparison."""
-
-    base: Decimal
-    quote: Decimal
-    executions: int
-    undelivered: int
-
-
-def read_books(path: Path) -> PaperBooks:
-    """Read the books of a paper exchange's file. Raises StoreError."""
-    if not path.exists():
-        raise StoreError(f"{path} does not exist: the paper exchange of this run is missing")
-    try:
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
-        parts = dict(db.execute("SELECT name, value FROM parts"))
-        count = db.execute("SELECT count(*) FROM executions").fetchone()[0]
-        db.close()
-    except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {error}") from None
-    engine = msgspec.json.decode(parts["engine"], type=EngineState) if "engine" in parts else None
-    if engine is None:
-        raise StoreError(f"{path} holds no run yet")
-    flight = msgspec.json.decode(parts.get("flight", '{"items":[]}'), type=Flight)
-    return PaperBooks(
-        base=engine.base,
-        quote=engine.quote,
-        executions=count,
-        undelivered=sum(1 for x in flight.items if isinstance(x.event, e.FillEvent)),
-    )
-
-
-def _open(path: Path | str) -> sqlite3.Connection:
-    mask = os.umask(0o077)
-    try:
-        db = sqlite3.connect(str(path), isolation_level=None, timeout=5.0, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.executescript(_SCHEMA)
-    except sqlite3.Error as error:
-        raise StoreError(f"the paper exchange's file {path} cannot be used: {error}") from None
-    finally:
-        os.umask(mask)
-    return db
 
 
 def _keyed(item: Travelling) -> tuple[float, int, Travelling]:
     return item.at, item.number, item
 
 
-def _execution(text: str) -> VenueExecution:
-    return msgspec.json.decode(text, type=VenueExecution)
+def _place_of(entry: tuple[float, int, Travelling]) -> tuple[float, int]:
+    return entry[:2]
 
 
-def _fill_event(fill: VenueExecution, at: float) -> e.FillEvent:
+def _fill_event(fill: VenueExecution) -> e.FillEvent:
     return e.FillEvent(
-        time=at,
+        time=fill.time,
         client_order_id=fill.client_order_id,
         txid=fill.txid,
         execution_id=fill.execution_id,

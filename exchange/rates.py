@@ -7,7 +7,7 @@ import hashlib
 import math
 from decimal import Decimal
 
-from core.domain import FeeRates
+from core.domain import ZERO, FeeRates
 from core.record import Record
 
 # 30-day volume in USD from which the tier holds, maker and taker in percent.
@@ -32,6 +32,9 @@ FEE_TIERS = tuple(
 VOLUME_DAYS = 30
 # Engine counter per pair: maximum and decay per second.
 ENGINE_LIMITS = {"starter": (60.0, 1.0), "intermediate": (125.0, 2.34), "pro": (180.0, 3.75)}
+# REST counter per key: maximum and decay per second; orders and cancels cost nothing there.
+REST_LIMITS = {"starter": (15.0, 0.33), "intermediate": (20.0, 0.5), "pro": (20.0, 1.0)}
+READ_BALANCES_COST, READ_ORDERS_COST = 1.0, 3.0  # open orders 1, closed orders 2
 _CANCEL_COSTS = ((5, 8), (10, 6), (15, 5), (45, 4), (90, 2), (300, 1))
 
 
@@ -62,6 +65,10 @@ class RateCounter(Record, frozen=True, kw_only=True, gc=False):
         """Return the decayed value at `time`."""
         return max(0.0, self.value - max(0.0, time - self.at) * decay)
 
+    def wait(self, cost: float, time: float, *, most: float, decay: float) -> float:
+        """Return how many seconds after `time` there is room for `cost`; 0 if there is now."""
+        return max(0.0, self.now(time, decay) + cost - most) / decay
+
     def add(self, cost: float, time: float, decay: float) -> "RateCounter":
         """Return the counter after `cost` more at `time`."""
         return RateCounter(value=self.now(time, decay) + cost, at=max(time, self.at))
@@ -82,3 +89,12 @@ def latency(median_sec: float, spread: float, seed: int, key: str) -> float:
     radius = math.sqrt(-2 * math.log(1 - chance(seed, key + "/r")))
     normal = radius * math.cos(2 * math.pi * chance(seed, key + "/a"))
     return round(median_sec * math.exp(spread * normal), 6)
+
+
+def with_volume(
+    daily: tuple[tuple[int, Decimal], ...], day: int, cost: Decimal
+) -> tuple[tuple[int, Decimal], ...]:
+    """Return the daily volumes with `cost` more on `day`, older than 30 days forgotten."""
+    kept = tuple((d, v) for d, v in daily if day - VOLUME_DAYS < d < day)
+    today = sum((v for d, v in daily if d == day), ZERO)
+    return (*kept, (day, today + cost))

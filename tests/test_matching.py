@@ -1,479 +1,398 @@
-"""The eight rules of the matching engine, and the economics they imply (spec: simulation, 1)."""
-
-import random
-from decimal import Decimal
+"""The matching engine's eight rules, with their golden numbers."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain import FeeRates, Instrument, RejectReason, Side
-from core.market import Book, Candle, Trade
-from core.record import Record, replace
+from core.domain import FeeRates, RejectReason, Side
+from core.market import Candle
+from core.record import replace
 from exchange.matching import (
-    EngineState,
+    Accepted,
     MatchingConfig,
     MatchingEngine,
-    VenueExecution,
+    NewOrder,
     VenueOrder,
-    preset,
 )
 from exchange.queue import QueueModel, fill_probability, queue_after_depth_change
-from exchange.rates import cancel_cost, fee_tier, latency
+from exchange.rates import RateCounter, fee_tier
+from tests.venue_world import (
+    CENTS,
+    NO_FEES,
+    D,
+    accepted,
+    bar,
+    book,
+    buy,
+    engine,
+    sell,
+    trade,
+    volumes,
+)
 
-D = Decimal
-MUCH = D(100_000)
-COARSE = Instrument(tick_size=D("0.0001"), lot_size=D(1), order_min=D(1), cost_min=D("0.0001"))
-CENTS = Instrument(tick_size=D(1), lot_size=D(1), order_min=D(1), cost_min=D("0.1"))
-GOLDEN = Candle(
-    time=60.0, interval=60.0, open=D(".1010"), high=D(".1015"), low=D(".0990"), close=D(".1005"),
-    volume=D(50_000),
+# ---- rules 1 to 3: candles ------------------------------------------------------------------
+
+
+def test_candle_golden_participation() -> None:
+    """Share .4 of 50,000 at 10 % is a budget of 2,000 for an order of 3,000."""
+    e = engine()
+    e.submit(buy("0.1000", 3000), 0.0)
+    fills = e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.1005"))
+    assert volumes(fills) == [2000]
+    left = e.order("a")
+    assert left is not None
+    assert left.remaining == 1000
+
+
+def test_candle_golden_participation_mirrored() -> None:
+    """A sell takes the same share of the volume above it."""
+    e = engine()
+    e.submit(sell("0.1010", 3000), 0.0)
+    assert volumes(e.on_evidence(bar("0.1000", "0.1020", "0.0995", "0.1005"))) == [2000]
+
+
+def test_candle_touch_does_not_fill_and_one_tick_through_does() -> None:
+    """A range that only touches the limit is no evidence."""
+    e = engine()
+    e.submit(buy("0.1000", 100), 0.0)
+    assert e.on_evidence(bar("0.1010", "0.1015", "0.1000", "0.1005", n=1)) == []
+    assert volumes(e.on_evidence(bar("0.1010", "0.1015", "0.0999", "0.1005", n=2))) == [100]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_candle_touch_probability_is_a_frequency(probability: float) -> None:
+    """A touch fills as often as `touch_prob` says, for values between 0 and 1 too."""
+    e = engine(replace(NO_FEES, touch_prob=probability))
+    hits = 0
+    for n in range(1000):
+        e.submit(buy("0.1000", 10), 60.0 * n)
+        hits += bool(e.on_evidence(bar("0.1010", "0.1015", "0.1000", "0.1005", n=n + 1)))
+        e.cancel("a", 1e6 + 1000.0 * n)
+    assert hits / 1000 == pytest.approx(probability, abs=0.05)
+
+
+@pytest.mark.parametrize("candle", [
+    bar("0.1010", "0.1015", "0.0990", "0.1005", 0),
+    replace(bar("0.1010", "0.1015", "0.0990", "0.1005"), is_filled=True),
+])  # fmt: skip
+def test_candle_without_trading_never_fills(candle: Candle) -> None:
+    """Empty and gap-filled bars are no evidence."""
+    e = engine()
+    e.submit(buy("0.1000", 100), 0.0)
+    assert e.on_evidence(candle) == []
+
+
+def test_candle_flat_bar_through_the_limit_gives_the_full_share() -> None:
+    """A bar without range beyond the limit offers φ of all its volume."""
+    e = engine()
+    e.submit(buy("0.1000", 9000), 0.0)
+    assert volumes(e.on_evidence(bar("0.0990", "0.0990", "0.0990", "0.0990"))) == [5000]
+
+
+def test_candle_budget_is_shared_best_price_first() -> None:
+    """What a better order takes is gone for a deeper one."""
+    e = engine()
+    e.submit(buy("0.0998", 3000, "deep"), 0.0)
+    e.submit(buy("0.1000", 1000, "near"), 0.0)
+    fills = e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.1005"))
+    assert [(x.client_order_id, int(x.volume)) for x in fills] == [("near", 1000), ("deep", 600)]
+
+
+def test_candle_order_from_inside_a_bar_waits_for_the_next() -> None:
+    """Without grace an order is active only in bars that open at or after its arrival."""
+    e = engine(replace(NO_FEES, bar_grace_sec=0.0))
+    e.submit(buy("0.1000", 100), 60.2)
+    assert e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.1005", n=1)) == []
+    assert volumes(e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.1005", n=2))) == [100]
+
+
+def test_candle_grace_lets_an_answer_to_bar_t_live_in_the_next() -> None:
+    """An order sent at the close of a bar arrives fractions after the next bar's open."""
+    e = engine()
+    e.submit(buy("0.1000", 100), 60.2)
+    assert volumes(e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.1005", n=1))) == [100]
+
+
+@pytest.mark.parametrize(("open_", "first"), [("0.0995", "low"), ("0.1008", "high")])
+def test_candle_path_goes_to_the_nearer_extreme_first(open_: str, first: str) -> None:
+    """Two resting orders fill in the order of open, nearer extreme, other extreme, close."""
+    e = engine()
+    e.submit(sell("0.1005", 10, "high"), 0.0)
+    e.submit(buy("0.0995", 10, "low"), 0.0)
+    fills = e.on_evidence(bar(open_, "0.1010", "0.0990", "0.1000"))
+    assert fills[0].client_order_id == first
+    assert len(fills) == 2
+
+
+def test_candle_remainder_the_market_has_passed_is_first_in_line() -> None:
+    """It takes the budget of the following bar from its open, before a better new order."""
+    e = engine()
+    e.submit(buy("0.1000", 3000, "old"), 0.0)
+    e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.1010"))
+    accepted(e.submit(buy("0.1002", 900, "new"), 119.0))
+    gap = bar("0.0985", "0.0990", "0.0980", "0.0985", 5_000, n=2)
+    fills = e.on_evidence(gap)
+    assert [(x.client_order_id, int(x.volume)) for x in fills] == [("old", 500)]
+
+
+# ---- rule 1 and 2: trades and books ---------------------------------------------------------
+
+
+def test_trade_through_fills_capped_by_the_print_shared_by_price() -> None:
+    """One print is shared among own orders and never used twice."""
+    e = engine()
+    e.submit(buy("0.1000", 100, "a"), 0.0)
+    e.submit(buy("0.1000", 100, "b"), 0.0)
+    fills = e.on_evidence(trade("0.0999", 150))
+    assert [(x.client_order_id, int(x.volume)) for x in fills] == [("a", 100), ("b", 50)]
+
+
+def test_trade_at_the_limit_consumes_the_queue_first() -> None:
+    """Ahead 100, order 50, prints 80, 30, 50: fills 0, 10, 40."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(book([(50, 100)], [(51, 10)]))
+    e.submit(buy("50", 50), 0.0)
+    prints = [e.on_evidence(trade("50", v, t)) for t, v in ((1.0, 80), (2.0, 30), (3.0, 50))]
+    assert [sum(volumes(x)) for x in prints] == [0, 10, 40]
+
+
+def test_trade_at_the_limit_two_own_orders_share_one_queue() -> None:
+    """The queue ahead is consumed once, not once per order."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(book([(50, 10)], [(51, 10)]))
+    e.submit(buy("50", 5, "a"), 0.0)
+    e.submit(buy("50", 50, "b"), 0.0)
+    fills = e.on_evidence(trade("50", 30))
+    assert [(x.client_order_id, int(x.volume)) for x in fills] == [("a", 5), ("b", 15)]
+
+
+def test_trade_by_a_taker_of_our_side_is_no_evidence_at_the_limit() -> None:
+    """A buyer who pays our bid price took somebody's ask."""
+    e = engine()
+    e.submit(buy("0.1000", 100), 0.0)
+    assert e.on_evidence(trade("0.1000", 500, side=Side.BUY)) == []
+    assert volumes(e.on_evidence(trade("0.1000", 500, 2.0, side=Side.SELL))) == [100]
+
+
+@pytest.mark.parametrize(("model", "rows"), [
+    (QueueModel.RISK_AVERSE, (80, 20, 50)),
+    (QueueModel.POWER, (64, 16, 40)),
+    (QueueModel.LOG, (68.19, 11.82, 40)),
+])  # fmt: skip
+def test_queue_models_match_the_table(model: QueueModel, rows: tuple[float, ...]) -> None:
+    """Ahead 80, 20 and 50 of 100, displayed size falls to 80."""
+    for ahead, expected in zip((80, 20, 50), rows, strict=True):
+        moved = queue_after_depth_change(model, ahead=D(ahead), before=D(100), after=D(80))
+        assert float(moved) == pytest.approx(expected, abs=0.01)
+
+
+@given(
+    model=st.sampled_from(QueueModel), ahead=st.integers(0, 500), behind=st.integers(0, 500),
+    after=st.integers(0, 1500),
 )  # fmt: skip
-FLAT = FeeRates(maker=D("0.004"), taker=D("0.008"))
-
-
-def engine(
-    instrument: Instrument = COARSE,
-    *,
-    base: Decimal = MUCH,
-    quote: Decimal = MUCH,
-    **changes: object,
-) -> MatchingEngine:
-    """Return an engine with an account and a quote at 0.1010."""
-    config = replace(MatchingConfig(flat_fees=FLAT), **changes)
-    state = EngineState(base=base, quote=quote, inventory_cost=base * D("0.1"))
-    return MatchingEngine(instrument, config, state)
-
-
-def rest(
-    made: MatchingEngine, side: Side, price: str, volume: int, *, at: float = 0.0, name: str = ""
-) -> VenueOrder:
-    """Rest an order or fail."""
-    order = made.submit(
-        client_order_id=name or f"{side}{price}{volume}{at}",
-        side=side,
-        price=D(price),
-        volume=D(volume),
-        at=at,
-    )
-    assert isinstance(order, VenueOrder), order
-    return order
-
-
-def test_candle_fill_is_golden() -> None:
-    """Share .4 of 50,000 at φ .1 is a budget of 2,000: an order of 3,000 fills 2,000."""
-    made = engine()
-    rest(made, Side.BUY, "0.1000", 3000)
-    fills = made.on_evidence(GOLDEN)
-    assert [(x.volume, x.price) for x in fills] == [(2000, D("0.1"))]
-    assert made.orders()[0].remaining == 1000
-
-
-def test_touch_is_no_fill() -> None:
-    """The range must pass the limit by a tick; a touch fills nothing by default."""
-    made = engine()
-    rest(made, Side.BUY, "0.0990", 100)
-    rest(made, Side.SELL, "0.1015", 100)
-    assert made.on_evidence(GOLDEN) == []
-    lucky = engine(touch_prob=1.0)
-    rest(lucky, Side.BUY, "0.0990", 100)
-    assert [x.volume for x in lucky.on_evidence(GOLDEN)] == [100]
-
-
-def test_budget_is_shared_by_price_then_time() -> None:
-    """Two buys share what traded beyond; the better price comes first."""
-    made = engine()
-    rest(made, Side.BUY, "0.0995", 900, name="low")
-    rest(made, Side.BUY, "0.1000", 1500, name="high")
-    fills = made.on_evidence(GOLDEN)
-    assert [(x.client_order_id, x.volume) for x in fills] == [("high", 1500)]
-
-
-@pytest.mark.parametrize(("arrived", "volume"), [(60.0, 2000), (64.9, 2000), (66.0, 0), (100.0, 0)])
-def test_orders_are_live_from_the_next_bar(arrived: float, volume: int) -> None:
-    """An order sent at a bar's close is live in the next bar; one sent within it is not."""
-    made = engine()
-    rest(made, Side.BUY, "0.1000", 3000, at=arrived)
-    assert sum(x.volume for x in made.on_evidence(GOLDEN)) == volume
-
-
-def test_passed_remainder_takes_the_budget_of_the_next_bar_first() -> None:
-    """What a bar left over stays first in line, also before a better price."""
-    made = engine()
-    rest(made, Side.BUY, "0.1000", 3000, name="first")
-    made.on_evidence(GOLDEN)
-    rest(made, Side.BUY, "0.1002", 3000, at=70.0, name="later")
-    below = replace(GOLDEN, time=120.0, open=D(".0992"), high=D(".0995"), low=D(".0980"))
-    fills = made.on_evidence(replace(below, close=D(".0990")))
-    assert [(x.client_order_id, x.volume) for x in fills] == [("first", 1000), ("later", 3000)]
-
-
-def test_filled_and_empty_candles_fill_nothing() -> None:
-    """No volume, no fill."""
-    made = engine()
-    rest(made, Side.BUY, "0.1000", 100)
-    assert made.on_evidence(replace(GOLDEN, volume=D(0))) == []
-    assert made.on_evidence(replace(GOLDEN, is_filled=True)) == []
-
-
-def book(bid: str, ask: str, size: int, at: float = 1.0) -> Book:
-    """Return a book of one level a side."""
-    return Book(time=at, bids=((D(bid), D(size)),), asks=((D(ask), D(size)),))
-
-
-def test_queue_ahead_is_consumed_by_prints() -> None:
-    """100 ahead, order 50, prints 80, 30, 50 fill 0, 10, 40."""
-    made = engine()
-    made.on_evidence(book("0.1000", "0.1010", 100))
-    rest(made, Side.BUY, "0.1000", 50, at=2.0)
-    filled = []
-    for n, volume in enumerate((80, 30, 50)):
-        trade = Trade(time=3.0 + n, price=D("0.1"), volume=D(volume), side=Side.SELL)
-        filled.append(sum(x.volume for x in made.on_evidence(trade)))
-    assert filled == [0, 10, 40]
-
-
-def test_print_through_the_limit_fills_at_most_the_print_earliest_first() -> None:
-    """One print is shared among own orders, the earliest first."""
-    made = engine()
-    rest(made, Side.BUY, "0.1000", 60, name="one")
-    rest(made, Side.BUY, "0.1001", 60, name="two")
-    fills = made.on_evidence(Trade(time=1.0, price=D("0.0999"), volume=D(100)))
-    assert [(x.client_order_id, x.volume) for x in fills] == [("one", 60), ("two", 40)]
-
-
-def test_print_at_the_limit_by_our_own_side_fills_nothing() -> None:
-    """A buyer's print at our bid did not trade with buyers."""
-    made = engine(assumed_queue=D(0))
-    rest(made, Side.BUY, "0.1000", 60)
-    taken = Trade(time=1.0, price=D("0.1"), volume=D(100), side=Side.BUY)
-    assert made.on_evidence(taken) == []
-
-
-@pytest.mark.parametrize(
-    ("model", "ahead", "expected"),
-    [
-        (QueueModel.RISK_AVERSE, 80, "80"), (QueueModel.RISK_AVERSE, 50, "50"),
-        (QueueModel.POWER, 80, "64"), (QueueModel.POWER, 20, "16"), (QueueModel.POWER, 50, "40"),
-        (QueueModel.LOG, 80, "68.19"), (QueueModel.LOG, 20, "11.82"), (QueueModel.LOG, 50, "40"),
-    ],
-)  # fmt: skip
-def test_queue_models_are_golden(model: QueueModel, ahead: int, expected: str) -> None:
-    """Depth 100 → 80 moves us as the published formulas say."""
-    moved = queue_after_depth_change(model, ahead=D(ahead), before=D(100), after=D(80))
-    assert abs(moved - D(expected)) < D("0.011")
-
-
-@given(st.sampled_from(QueueModel), *[st.integers(0, 1000)] * 3)
-def test_queue_position_never_moves_back_or_below_zero(
-    model: QueueModel, ahead: int, before: int, after: int
+def test_queue_never_moves_back_nor_below_zero(
+    model: QueueModel, ahead: int, behind: int, after: int
 ) -> None:
-    """Whatever the depth does, we only move forward."""
-    moved = queue_after_depth_change(
-        model, ahead=D(min(ahead, before)), before=D(before), after=D(after)
-    )
-    assert 0 <= moved <= min(ahead, before)
+    """A cancel cannot pre-pay a fill, and nobody jumps before us."""
+    before = D(ahead + behind)
+    moved = queue_after_depth_change(model, ahead=D(ahead), before=before, after=D(after))
+    assert 0 <= moved <= ahead
 
 
-def test_taker_walks_the_book_and_consumes_it() -> None:
-    """80@50, 120@51, 180@52: buy 250 takes 80 + 120 + 50; the next finds what is left."""
-    made = engine(CENTS)
-    levels = ((D(50), D(80)), (D(51), D(120)), (D(52), D(180)))
-    made.on_evidence(Book(time=1.0, bids=((D(49), D(10)),), asks=levels))
-    fills = made.submit(
-        client_order_id="t", side=Side.BUY, price=D(52), volume=D(250), at=2.0, post_only=False
-    )
-    assert isinstance(fills, tuple)
-    assert [(x.price, x.volume) for x in fills] == [(50, 80), (51, 120), (52, 50)]
+def test_book_prints_are_not_counted_again_as_depth_changes() -> None:
+    """A print of 20 moves us by 20; the smaller display that follows does not move us again."""
+    e = engine(replace(NO_FEES, queue_model=QueueModel.POWER), instrument=CENTS)
+    e.on_evidence(book([(50, 100)], [(51, 10)]))
+    e.submit(buy("50", 10), 0.0)
+    e.on_evidence(book([(50, 120)], [(51, 10)], 0.5))
+    e.on_evidence(trade("50", 20, 1.0))
+    e.on_evidence(book([(50, 100)], [(51, 10)], 2.0))
+    resting = e.order("a")
+    assert resting is not None
+    assert resting.ahead == 80
+
+
+def test_book_order_beyond_the_display_has_an_assumed_queue_until_seen() -> None:
+    """Unknown depth is not zero depth; on first sight all that is displayed stands before us."""
+    e = engine(replace(NO_FEES, assumed_queue=D(700)), instrument=CENTS)
+    e.on_evidence(book([(50, 100), (49, 100)], [(51, 10)]))
+    e.submit(buy("45", 10), 0.0)
+    ahead = e.order("a")
+    assert ahead is not None
+    assert ahead.ahead == 700
+    e.on_evidence(book([(46, 100), (45, 300)], [(47, 10)], 1.0))
+    seen = e.order("a")
+    assert seen is not None
+    assert seen.ahead == 300
+
+
+def test_book_other_side_at_our_limit_fills_what_is_displayed_once() -> None:
+    """An ask at our bid fills as far as it is displayed; the same display gives nothing more."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(book([(50, 10)], [(52, 10)]))
+    e.submit(buy("51", 30), 0.0)
+    assert volumes(e.on_evidence(book([(50, 10)], [(51, 12)], 1.0))) == [12]
+    assert e.on_evidence(book([(50, 10)], [(51, 12)], 2.0)) == []
+    assert volumes(e.on_evidence(book([(50, 10)], [(51, 15)], 3.0))) == [15]
+
+
+@pytest.mark.parametrize(("behind", "low", "high"), [(0.0, 0.40, 0.50), (-1.0, 0.85, 1.0)])
+def test_probabilistic_model_is_calibrated(behind: float, low: float, high: float) -> None:
+    """At the touch 40 to 50 % of ten-second windows fill; an aggressive order 85 to 100 %."""
+    assert low <= fill_probability(behind, 10.0) <= high
+
+
+@given(st.floats(-5, 50), st.floats(0, 5), st.floats(0.1, 100))
+def test_probabilistic_model_is_monotone_and_bounded(at: float, more: float, sec: float) -> None:
+    """A worse price never fills more often."""
+    near, far = fill_probability(at, sec), fill_probability(at + more, sec)
+    assert 0.01 <= far <= near <= 0.99
+
+
+def test_probabilistic_model_fills_without_prints_only_when_chosen() -> None:
+    """Books alone fill an order at the touch at about the calibrated rate."""
+    hits = 0
+    for n in range(400):
+        for is_on in (True, False):
+            e = engine(replace(NO_FEES, seed=n, is_probabilistic=is_on), instrument=CENTS)
+            e.on_evidence(book([(50, 10)], [(52, 10)]))
+            e.submit(buy("50", 5), 0.0)
+            fills = e.on_evidence(book([(50, 10)], [(52, 10)], 10.0))
+            hits += len(fills)
+            assert is_on or not fills
+    assert 0.38 <= hits / 400 <= 0.52
+
+
+# ---- rules 5 to 7 ---------------------------------------------------------------------------
+
+
+def test_taker_walks_the_book_golden() -> None:
+    """250 of 80@50, 120@51, 180@52: average 50.88."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(book([(49, 10)], [(50, 80), (51, 120), (52, 180)]))
+    fills = accepted(e.submit(buy("52", 250, post=False), 0.0)).executions
+    assert volumes(list(fills)) == [80, 120, 50]
     assert sum(x.cost for x in fills) / 250 == D("50.88")
-    assert not fills[0].is_maker
-    again = made.submit(
-        client_order_id="u", side=Side.BUY, price=D(52), volume=D(200), at=3.0, post_only=False
-    )
-    assert isinstance(again, tuple)
-    assert [(x.price, x.volume) for x in again] == [(52, 130)]
-    later = made.submit(
-        client_order_id="v", side=Side.BUY, price=D(50), volume=D(80), at=9.0, post_only=False
-    )
-    assert isinstance(later, tuple)
-    assert [x.volume for x in later] == [80]
+    assert not any(x.is_maker for x in fills)
 
 
-def test_taker_with_a_limit_rests_for_the_remainder() -> None:
-    """With limit 51 it fills 200 and rests 50."""
-    made = engine(CENTS)
-    levels = ((D(50), D(80)), (D(51), D(120)), (D(52), D(180)))
-    made.on_evidence(Book(time=1.0, bids=((D(49), D(10)),), asks=levels))
-    fills = made.submit(
-        client_order_id="t", side=Side.BUY, price=D(51), volume=D(250), at=2.0, post_only=False
-    )
-    assert isinstance(fills, tuple)
-    assert sum(x.volume for x in fills) == 200
-    assert made.orders()[0].remaining == 50
+def test_taker_stops_at_its_limit_and_rests() -> None:
+    """Limit 51: 200 filled, 50 rest."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(book([(49, 10)], [(50, 80), (51, 120), (52, 180)]))
+    fills = accepted(e.submit(buy("51", 250, post=False), 0.0)).executions
+    resting = e.order("a")
+    assert sum(volumes(list(fills))) == 200
+    assert resting is not None
+    assert resting.remaining == 50
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"price": D("0.10005")}, RejectReason.TICK_SIZE),
-        ({"volume": D("0.5")}, RejectReason.ORDER_MINIMUM),
-        ({"price": D("0.1010")}, RejectReason.POST_ONLY),
-        ({"volume": D(2_000_000)}, RejectReason.INSUFFICIENT_FUNDS),
-        ({"side": Side.SELL, "volume": D(200_000)}, RejectReason.INSUFFICIENT_FUNDS),
-        ({"client_order_id": "known"}, RejectReason.DUPLICATE_ID),
-        ({"side": Side.SELL, "price": D("0.0999")}, RejectReason.SELF_TRADE),
-    ],
-)
-def test_venue_constraints_refuse_with_their_reason(
-    changes: dict[str, object], reason: RejectReason
+@pytest.mark.parametrize(("at", "fresh", "found"), [(1.0, 80, 30), (5.0, 80, 80), (1.0, 90, 90)])
+def test_taker_finds_a_level_consumed_until_fresh_data_or_five_seconds(
+    at: float, fresh: int, found: int
 ) -> None:
-    """Tick, minimum, post-only, funds, duplicate id and self-trade."""
-    made = engine()
-    made.on_evidence(replace(GOLDEN, time=0.0))
-    rest(made, Side.BUY, "0.0999", 10, name="known")
-    order: dict[str, object] = {
-        "client_order_id": "new", "side": Side.BUY, "price": D("0.0998"), "volume": D(10),
-        "at": 1.0,
-    }  # fmt: skip
-    assert made.submit(**{**order, **changes}) is reason  # type: ignore[arg-type]  # a table
+    """After a take of 50@50 the next order finds 30@50."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(book([(49, 10)], [(50, 80)]))
+    e.submit(buy("50", 50, "a", post=False), 0.0)
+    e.on_evidence(book([(49, 10)], [(50, fresh)], at))
+    fills = accepted(e.submit(buy("50", 100, "b", post=False), at)).executions
+    assert sum(volumes(list(fills))) == found
 
 
-def test_open_order_limit_and_rate_counter_refuse() -> None:
-    """The cap of open orders, and fourteen quick cancels on Intermediate."""
-    made = engine(open_order_limit=2)
-    for n in range(2):
-        rest(made, Side.BUY, f"0.09{90 + n}", 10)
-    refused = made.submit(
-        client_order_id="x", side=Side.BUY, price=D("0.0980"), volume=D(10), at=1.0
-    )
-    assert refused is RejectReason.ORDERS_LIMIT
-    busy = engine(tier="intermediate")
-    results = []
-    for n in range(15):
-        results.append(
-            busy.submit(
-                client_order_id=f"{n}", side=Side.BUY, price=D("0.09"), volume=D(10), at=0.0
-            )
-        )
-        busy.cancel(f"{n}", 0.0)
-    assert results[13] is not RejectReason.RATE_LIMIT
-    assert results[14] is RejectReason.RATE_LIMIT
+def refused(e: MatchingEngine, new: NewOrder, at: float = 0.0) -> Accepted | RejectReason:
+    """Submit after a first quote of 50 / 52."""
+    e.on_evidence(book([(50, 10)], [(52, 10)]))
+    return e.submit(new, at)
 
 
-@pytest.mark.parametrize(("age", "cost"), [(0, 8), (5, 6), (44, 4), (299, 1), (300, 0)])
-def test_cancel_costs_fall_with_age(age: float, cost: float) -> None:
-    """The engine counter's table."""
-    assert cancel_cost(age) == cost
+@pytest.mark.parametrize(("new", "reason"), [
+    (buy("52", 10), RejectReason.POST_ONLY),
+    (sell("50", 10), RejectReason.POST_ONLY),
+    (buy("50.5", 10), RejectReason.TICK_SIZE),
+    (buy("0", 10), RejectReason.TICK_SIZE),
+    (buy("50", D("0.5")), RejectReason.ORDER_MINIMUM),
+    (buy("50", D("10.5")), RejectReason.OTHER),
+    (buy("50", 3000), RejectReason.INSUFFICIENT_FUNDS),
+    (sell("60", 100_001), RejectReason.INSUFFICIENT_FUNDS),
+])  # fmt: skip
+def test_venue_refuses(new: NewOrder, reason: RejectReason) -> None:
+    """Each constraint has its reason."""
+    assert refused(engine(instrument=CENTS), new) is reason
 
 
-@pytest.mark.parametrize(
-    ("volume", "maker"), [(0, "0.004"), (2500, "0.003"), (99_999, "0.0015"), (10**8, "0")]
-)
-def test_fee_tiers_follow_the_volume(volume: int, maker: str) -> None:
-    """0.40 % at first, less with volume."""
-    assert fee_tier(D(volume)).maker == D(maker)
+def test_venue_refuses_cost_below_minimum_duplicates_and_self_trade() -> None:
+    """Duplicate ids count among open orders only; own opposite orders never meet."""
+    e = engine(instrument=replace(CENTS, cost_min=D(100)))
+    assert refused(e, buy("40", 2)) is RejectReason.COST_MINIMUM
+    accepted(e.submit(buy("49", 10, "a"), 0.0))
+    assert e.submit(buy("48", 10, "a"), 0.0) is RejectReason.DUPLICATE_ID
+    e.cancel("a", 1000.0)
+    accepted(e.submit(buy("51", 10, "a"), 1000.0))
+    assert e.submit(sell("51", 10, "b"), 1000.0) is RejectReason.SELF_TRADE
 
 
-def test_fees_use_the_rolling_volume_of_thirty_days() -> None:
-    """Volume counts for 30 days and then falls out."""
-    made = engine(flat_fees=None, participation=D(1))
-    rest(made, Side.BUY, "0.1000", 30_000)
-    made.on_evidence(replace(GOLDEN, volume=D(10**6)))
-    assert made.fees(100.0).maker == D("0.003")
-    assert made.fees(31 * 86_400.0).maker == D("0.004")
+def test_venue_caps_open_orders_and_obeys_the_pair_status() -> None:
+    """The cap and the pair's status refuse with reasons of their own."""
+    e = engine(replace(NO_FEES, open_order_limit=2))
+    accepted(e.submit(buy("0.1", 10, "a"), 0.0))
+    accepted(e.submit(buy("0.1", 10, "b"), 0.0))
+    assert e.submit(buy("0.1", 10, "c"), 0.0) is RejectReason.ORDERS_LIMIT
+    e.set_status("cancel_only")
+    assert isinstance(e.cancel("a", 400.0), VenueOrder)
+    assert e.submit(buy("0.1", 10, "c"), 400.0) is RejectReason.MARKET_MODE
 
 
-@pytest.mark.parametrize("seconds", [10.0])
-def test_hazard_model_is_calibrated_and_monotone(seconds: float) -> None:
-    """40–50 % at the touch in ten seconds, 85 % or more when aggressive, always within bounds."""
-    assert 0.40 <= fill_probability(0.0, seconds) <= 0.50
-    assert 0.85 <= fill_probability(-1.0, seconds) <= 0.99
-    chances = [fill_probability(x / 4, seconds) for x in range(-40, 41)]
-    assert chances == sorted(chances, reverse=True)
-    assert min(chances) == 0.01
-    assert max(chances) == 0.99
+def test_rate_counter_refuses_the_fourteenth_quick_cancel() -> None:
+    """Intermediate: 13 adds and cancels make 117; the 14th cancel would make 126 of 125."""
+    e = engine(replace(NO_FEES, tier="intermediate"))
+    for n in range(13):
+        accepted(e.submit(buy("0.1", 10, f"o{n}"), 0.0))
+        assert isinstance(e.cancel(f"o{n}", 0.0), VenueOrder)
+    accepted(e.submit(buy("0.1", 10, "last"), 0.0))
+    assert e.cancel("last", 0.0) == "rate_limit"
+    assert isinstance(e.cancel("last", 1.0), VenueOrder)
 
 
-def test_latency_is_seeded_and_positive() -> None:
-    """The same key has the same latency; keys do not shift each other."""
-    values = [latency(0.15, 0.5, 1, f"k{n}") for n in range(500)]
-    assert values == [latency(0.15, 0.5, 1, f"k{n}") for n in range(500)]
-    assert all(x > 0 for x in values)
-    assert 0.12 < sorted(values)[250] < 0.18
+def test_rate_counter_golden_examples_of_the_documentation() -> None:
+    """50 adds, then ten seconds on Intermediate leave 26.6."""
+    counter = RateCounter()
+    for _ in range(50):
+        counter = counter.add(1.0, 0.0, 2.34)
+    assert counter.now(10.0, 2.34) == pytest.approx(26.6)
 
 
-# ---- economics ----------------------------------------------------------------------------------
+def test_rest_counter_delays_reads() -> None:
+    """Starter: 15 points, then a read of 4 waits."""
+    e = engine(replace(NO_FEES, tier="starter"))
+    waits = [e.read_wait(4.0, 0.0) for _ in range(4)]
+    assert waits[:3] == [0.0, 0.0, 0.0]
+    assert waits[3] == pytest.approx(1 / 0.33)
 
 
-class Plan(Record, frozen=True, kw_only=True):
-    """One order of a random policy."""
-
-    side: Side
-    offset: int
-    volume: int
-
-
-def walk(seed: int, bars: int, sd: float = 0.004) -> list[Candle]:
-    """Return a driftless walk as candles."""
-    rng = random.Random(seed)
-    price, candles = 0.1, []
-    for n in range(bars):
-        end = price * (1 + rng.gauss(0.0, sd))
-        high = max(price, end) * (1 + abs(rng.gauss(0.0, sd / 3)))
-        low = min(price, end) * (1 - abs(rng.gauss(0.0, sd / 3)))
-        values = [D(f"{x:.4f}") for x in (price, high, low, end)]
-        candles.append(
-            Candle(
-                time=n * 60.0, interval=60.0, open=values[0], high=max(values), low=min(values),
-                close=values[3], volume=D(rng.randint(1000, 60_000)),
-            )
-        )  # fmt: skip
-        price = float(values[3])
-    return candles
+@pytest.mark.parametrize(("volume", "maker", "taker"), [
+    ("0", "0.004", "0.008"), ("2499.99", "0.004", "0.008"), ("2500", "0.003", "0.006"),
+    ("100000", "0.0012", "0.0025"), ("250000", "0.0010", "0.0022"), ("99999999", "0", "0.0010"),
+])  # fmt: skip
+def test_fee_tiers(volume: str, maker: str, taker: str) -> None:
+    """The tier is that of the rolling 30-day volume."""
+    assert fee_tier(D(volume)) == FeeRates(maker=D(maker), taker=D(taker))
 
 
-def run_policy(made: MatchingEngine, candles: list[Candle], seed: int) -> list[VenueExecution]:
-    """Rest and cancel orders at random around the market; check cash on the way."""
-    rng = random.Random(seed)
-    fills: list[VenueExecution] = []
-    start = made.snapshot()
-    for n, candle in enumerate(candles):
-        fills += made.on_evidence(candle)
-        check_cash(made, start)
-        if len(made.orders()) > 6:
-            made.cancel(made.orders()[0].client_order_id, candle.time + 60)
-        side = rng.choice(list(Side))
-        step = D(rng.randint(1, 12)) * COARSE.tick_size
-        price = candle.close - step if side is Side.BUY else candle.close + step
-        made.submit(
-            client_order_id=f"p{n}", side=side, price=price, volume=D(rng.randint(50, 900)),
-            at=candle.time + 60,
-        )  # fmt: skip
-    return fills
+def test_fee_tier_changes_mid_run_and_falls_after_thirty_quiet_days() -> None:
+    """3,000 of volume earn 0.30 %; a month later it is 0.40 % again."""
+    e = engine(MatchingConfig(assumed_queue=D(0)))
+    e.submit(sell("0.1", 30_000), 0.0)
+    first = e.on_evidence(trade("0.2", 30_000))
+    assert first[0].fee == D("12.00000000")
+    assert e.fees(2.0).maker == D("0.003")
+    assert e.fees(31 * 86_400.0).maker == D("0.004")
 
 
-def check_cash(made: MatchingEngine, start: EngineState) -> None:
-    """Available + reserved + inventory at cost + fees − realised is what it was; none negative."""
-    now = made.snapshot()
-    base, quote = made.reserved()
-    assert now.base >= base >= 0
-    assert now.quote >= quote >= 0
-    total = now.quote + now.inventory_cost + now.fees - now.realised
-    assert total == start.quote + start.inventory_cost
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=15, deadline=None)
-def test_cash_is_conserved_and_balances_are_never_negative(seed: int) -> None:
-    """Exactly, after every event of a random policy, and fills never exceed φ of the volume."""
-    made = engine(base=D(2000), quote=D(150))
-    candles = walk(seed, 150)
-    fills = run_policy(made, candles, seed)
-    for candle in candles:
-        done = sum((x.volume for x in fills if x.time == candle.time + 60), D(0))
-        assert done <= candle.volume * D("0.2")
-
-
-@given(st.integers(0, 10_000))
-@settings(max_examples=10, deadline=None)
-def test_same_seed_same_bytes_and_snapshots_go_on(seed: int) -> None:
-    """A run that is stored and restored halfway ends like one that was not."""
-    candles = walk(seed, 120)
-    one, two = engine(), engine()
-    assert run_policy(one, candles, seed) == run_policy(two, candles, seed)
-    assert one.snapshot() == two.snapshot()
-    again = MatchingEngine(COARSE, one.config, EngineState.from_dict(one.snapshot().to_dict()))
-    tail = walk(seed + 1, 40)
-    moved = [replace(c, time=c.time + 120 * 60.0) for c in tail]
-    assert [one.on_evidence(c) for c in moved] == [again.on_evidence(c) for c in moved]
-
-
-def test_a_flat_price_earns_minus_fees_never_more() -> None:
-    """Round trips between a bid and an ask that never move cost the fees."""
-    made = engine(base=D(5000), quote=D(500))
-    start = made.snapshot()
-    flat = replace(
-        GOLDEN, open=D(".1"), high=D(".1002"), low=D(".0998"), close=D(".1"), volume=D(10**6)
-    )
-    for n in range(200):
-        made.on_evidence(replace(flat, time=n * 60.0))
-        for side in Side:
-            made.submit(
-                client_order_id=f"{side}{n}", side=side, price=D("0.1"), volume=D(100),
-                at=n * 60.0 + 60,
-            )  # fmt: skip
-    end = made.snapshot()
-    value = end.quote - start.quote + (end.base - start.base) * D("0.1")
-    assert value <= -end.fees
-
-
-def test_holding_earns_nothing() -> None:
-    """Without orders nothing changes."""
-    made = engine()
-    start = made.totals()
-    for candle in walk(5, 500):
-        made.on_evidence(candle)
-    assert made.totals() == start
-
-
-@given(st.integers(0, 3000), st.integers(1, 8), st.integers(1, 8))
-@settings(max_examples=40, deadline=None)
-def test_a_higher_buy_limit_never_fills_later(seed: int, one: int, more: int) -> None:
-    """On the same path a better price is never worse off."""
-
-    def first_fill(ticks: int) -> float:
-        made = engine()
-        rest(made, Side.BUY, str(D("0.0990") + ticks * COARSE.tick_size), 10)
-        for candle in walk(seed, 80):
-            if made.on_evidence(candle):
-                return candle.time
-        return 1e18
-
-    assert first_fill(one + more) <= first_fill(one)
-
-
-@given(st.integers(0, 3000))
-@settings(max_examples=30, deadline=None)
-def test_splitting_an_order_never_fills_more(seed: int) -> None:
-    """Two halves together fill no more than the whole."""
-    whole, split = engine(), engine()
-    rest(whole, Side.BUY, "0.0995", 8000)
-    rest(split, Side.BUY, "0.0995", 4000, name="a")
-    rest(split, Side.BUY, "0.0995", 4000, name="b")
-    done = [D(0), D(0)]
-    for candle in walk(seed, 60):
-        for n, made in enumerate((whole, split)):
-            done[n] += sum((x.volume for x in made.on_evidence(candle)), D(0))
-        assert done[1] <= done[0]
-
-
-@given(st.integers(0, 3000))
-@settings(max_examples=20, deadline=None)
-def test_presets_are_ordered(seed: int) -> None:
-    """For a fixed schedule the optimist fills at least as much as the default, it the pessimist."""
-    filled = []
-    for name in ("optimistic", "default", "pessimistic"):
-        config = preset(name, MatchingConfig(flat_fees=FLAT))
-        state = EngineState(base=D(100_000), quote=D(100_000), inventory_cost=D(10_000))
-        made = MatchingEngine(COARSE, config, state)
-        rest(made, Side.BUY, "0.0993", 20_000)
-        rest(made, Side.SELL, "0.1009", 20_000)
-        total = sum((x.volume for c in walk(seed, 60) for x in made.on_evidence(c)), D(0))
-        filled.append(total)
-    assert filled[0] >= filled[1] >= filled[2]
-
-
-@pytest.mark.slow
-def test_a_random_policy_does_not_gain_on_a_driftless_path() -> None:
-    """Over 10^5 steps in twenty paths the mean gain is not beyond three standard errors."""
-    gains = []
-    for seed in range(20):
-        made = engine(base=D(5000), quote=D(500))
-        candles = walk(seed, 5000, 0.002)
-        run_policy(made, candles, seed)
-        end, last = made.snapshot(), candles[-1].close
-        hold = D(500) + D(5000) * last
-        gains.append(float(end.quote + end.base * last - hold))
-    mean = sum(gains) / len(gains)
-    sd = (sum((x - mean) ** 2 for x in gains) / (len(gains) - 1)) ** 0.5
-    assert mean <= 3 * sd / len(gains) ** 0.5
+def test_candle_quote_is_on_the_grid_and_a_tick_apart() -> None:
+    """Half the spread to each side: bid rounded down, ask up, never together."""
+    e = engine(replace(NO_FEES, spread_bps=D(0)))
+    e.on_evidence(bar("0.1", "0.1", "0.1", "0.1"))
+    quote = e.quote()
+    assert quote is not None
+    assert (quote.bid, quote.ask, quote.last) == (D("0.1000"), D("0.1001"), D("0.1"))

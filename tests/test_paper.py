@@ -116,7 +116,7 @@ def test_unknown_orders_never_arrived_and_prices_come_once_a_second(tmp_path: Pa
 def test_another_market_or_setting_is_refused(tmp_path: Path) -> None:
     """A file goes on only with the market it was made with."""
     exchange(tmp_path / "x.db", SyntheticSource(1, instrument=Instrument())).close()
-    with pytest.raises(StoreError, match="another market"):
+    with pytest.raises(StoreError, match="market was synthetic market, seed 1"):
         exchange(tmp_path / "x.db", SyntheticSource(2, instrument=Instrument()))
 
 
