@@ -2,19 +2,20 @@
 
 Each variable has a name, a kind, bounds, a default and one line of meaning in `VARIABLES`; all
 problems are reported at once. `python config.py --write` generates `.env.example` and
-`docs/CONFIGURATION.md` from the same table.
+`docs/CONFIGURATION.md` from the same table. Only programs may import this module.
 """
 
 import difflib
+import io
 import re
-import stat
 import sys
-from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from core.domain import HUNDRED, FeeRates
 from core.params import Params, PausePolicy, RiskBasis
@@ -26,18 +27,23 @@ from risk import slots_max
 OPEN_ORDER_LIMITS = {"starter": 60, "intermediate": 80, "pro": 225}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TOKEN_LENGTH_MIN = 32
+TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
-    "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_", "KELLY_", "KRAKEN_",
-    "LOSS_", "PAIR_", "PAPER_", "REBALANCE_", "REGIME_", "REPLAY_", "SLOT_", "SYNTHETIC_",
+    "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_", "JOURNAL_", "KELLY_",
+    "KRAKEN_", "LOSS_", "ORPHAN_", "PAIR_", "PAPER_", "REBALANCE_", "REENTRY_", "REGIME_",
+    "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
 )  # fmt: skip
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
+_HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
 
 
 class Variable(Record, frozen=True, kw_only=True):
     """One environment variable; `target` is the field it sets, `params.` a decision."""
 
     name: str
-    kind: str  # decimal, integer, seconds, flag, choice, text, path, secret, list, special
+    kind: str  # decimal, integer, float, seconds, flag, choice, text, path, secret, list
     default: str
     meaning: str
     section: str
@@ -45,34 +51,28 @@ class Variable(Record, frozen=True, kw_only=True):
     low: str | None = None
     high: str | None = None
     choices: tuple[str, ...] = ()
+    word: str | None = None  # the one word that is allowed instead of a number
+    word_value: Decimal | None = None
 
     def allowed(self) -> str:
         """Return what is allowed, in plain words."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        bounds = ""
-        if self.low is not None and self.high is not None:
-            bounds = f" from {self.low} to {self.high}"
-        elif self.low is not None:
-            bounds = f" of at least {self.low}"
-        return {
+        bounds = f" from {self.low} to {self.high}" if self.low is not None else ""
+        text = {
             "decimal": "a number" + bounds,
+            "float": "a number" + bounds,
             "integer": "a whole number" + bounds,
             "seconds": "seconds" + bounds,
             "flag": "true or false",
-            "list": "names separated by commas",
-            "secret": f"at least {TOKEN_LENGTH_MIN} characters",
+            "choice": "one of " + ", ".join(self.choices),
+            "list": "distinct names of at most 64 characters, separated by commas",
+            "path": "the name of a file",
+            "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
         }.get(self.kind, "text")
+        return f"{text}, or {self.word}" if self.word else text
 
 
 def _v(  # noqa: PLR0917 - a table reads better without the names of its columns
-    section: str,
-    name: str,
-    kind: str,
-    default: str,
-    target: str,
-    meaning: str,
-    **more: Any,
+    section: str, name: str, kind: str, default: str, target: str, meaning: str, **more: Any
 ) -> Variable:
     return Variable(
         section=section, name=name, kind=kind, default=default, target=target, meaning=meaning,
@@ -86,6 +86,8 @@ VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "MODE", "choice", "paper", "mode", "what orders are: paper (live comes with the "
        "Kraken adapter)", choices=("paper", "live")),
     _v(_RUN, "BOT_NAME", "text", "grid", "bot_name", "name of this bot, part of its order ids"),
+    _v(_RUN, "PAIR", "choice", "DOGE/USD", "pair", "what is traded; no other pair is known yet",
+       choices=("DOGE/USD",)),
     _v(_RUN, "STATE_DB", "path", "data/bot.db", "state_db", "the database; the paper exchange "
        "keeps its own file beside it"),
     _v(_RUN, "JOURNAL_RETENTION_DAYS", "integer", "30", "journal_retention_days",
@@ -100,11 +102,13 @@ VARIABLES: tuple[Variable, ...] = (
        ".csv.gz or .parquet"),
     _v(_MARKET, "REPLAY_SYMBOL", "text", "", "replay_symbol", "which symbol, where the file holds "
        "several"),
-    _v(_MARKET, "REPLAY_SPEED", "special", "60", "replay_speed", "times real time, or max"),
-    _v(_MARKET, "SYNTHETIC_SPEED", "special", "600", "synthetic_speed", "times real time, or max"),
-    _v(_MARKET, "STALE_PRICE_MAX_AGE_SEC", "seconds", "60", "stale_price_max_age_sec",
-       "older prices stop entries; with candles at least twice their interval", low="1",
-       high="86400"),
+    _v(_MARKET, "REPLAY_SPEED", "float", "60", "replay_speed", "times real time",
+       low="0.01", high="1000000", word="max"),
+    _v(_MARKET, "SYNTHETIC_SPEED", "float", "600", "synthetic_speed", "times real time",
+       low="0.01", high="1000000", word="max"),
+    _v(_MARKET, "STALE_PRICE_MAX_AGE_SEC", "seconds", "", "stale_price_max_age_sec",
+       "older prices stop entries; unset: 60; with candles at least twice their interval",
+       low="1", high="86400"),
     _v(_MARKET, "PRICE_JUMP_MAX_PCT", "decimal", "10", "params.price_jump_max_pct",
        "a larger move needs a second sample, percent", low="0.1", high="90"),
     _v(_MARKET, "MAX_SPREAD_PCT", "decimal", "0.5", "params.max_spread_pct",
@@ -115,7 +119,7 @@ VARIABLES: tuple[Variable, ...] = (
        "DOGE at the start, worth this many USD at the first price", low="0", high="1000000000"),
     _v(_PAPER, "PAPER_PRESET", "choice", "default", "paper_preset", "how careful fills are",
        choices=("optimistic", "default", "pessimistic")),
-    _v(_PAPER, "PAPER_TOUCH_PROB", "decimal", "0", "paper_touch_prob",
+    _v(_PAPER, "PAPER_TOUCH_PROB", "float", "0", "paper_touch_prob",
        "chance that a candle's touch fills", low="0", high="1"),
     _v(_PAPER, "PAPER_QUEUE_MODEL", "choice", "risk_averse", "paper_queue_model",
        "where what leaves a book stood: all behind us, or by share", choices=("risk_averse",
@@ -180,8 +184,9 @@ VARIABLES: tuple[Variable, ...] = (
        "share of quote aimed at, percent", low="1", high="99"),
     _v(_SIZE, "REBALANCE_BAND_PCT", "decimal", "10", "rebalance_band_pct",
        "deviation that is left alone, percent", low="0", high="50"),
-    _v(_RISK, "DAILY_LOSS_LIMIT_USD", "special", "", "daily_loss_limit",
-       "loss since UTC midnight that locks buying; unset: 5 % of equity; off: no limit"),
+    _v(_RISK, "DAILY_LOSS_LIMIT_USD", "decimal", "", "params.daily_loss_limit_usd",
+       "loss since UTC midnight that locks buying; unset: 5 % of the equity then", low="0.01",
+       high="1000000000", word="off", word_value=Decimal(0)),
     _v(_RISK, "RISK_BASIS", "choice", "strategy", "params.risk_basis",
        "drawdown against the starting balances held, or of the account", choices=("strategy",
        "account")),
@@ -191,15 +196,15 @@ VARIABLES: tuple[Variable, ...] = (
        "below this equity buying stops; 0: off", low="0", high="1000000000"),
     _v(_RISK, "MAX_CONSECUTIVE_ERRORS", "integer", "25", "params.max_consecutive_errors",
        "exchange errors in a row that lock entries", low="1", high="1000"),
-    _v(_RISK, "IMBALANCE_ALERT_MIN", "decimal", "60", "params.imbalance_alert_min",
+    _v(_RISK, "IMBALANCE_ALERT_MIN", "float", "60", "params.imbalance_alert_min",
        "minutes a side may be without an entry before it is reported", low="1", high="10000"),
     _v(_RISK, "RECON_INTERVAL_SEC", "seconds", "300", "params.recon_interval_sec",
        "how often balances are compared", low="10", high="86400"),
     _v(_PAGE, "HOST", "text", "127.0.0.1", "host", "address of the page; any other needs "
        "DASHBOARD_TOKEN"),
     _v(_PAGE, "PORT", "integer", "8080", "port", "port of the page", low="0", high="65535"),
-    _v(_PAGE, "DASHBOARD_TOKEN", "secret", "", "dashboard_token", "password of the page; also "
-       "DASHBOARD_TOKEN_FILE"),
+    _v(_PAGE, "DASHBOARD_TOKEN", "secret", "", "dashboard_token", "password of the page, or "
+       "DASHBOARD_TOKEN_FILE: a file that holds it"),
     _v(_PAGE, "DASHBOARD_READ_ONLY", "flag", "false", "dashboard_read_only",
        "no commands from the page"),
     _v(_PAGE, "DASHBOARD_ALLOWED_HOSTS", "list", "", "dashboard_allowed_hosts",
@@ -225,6 +230,7 @@ class Settings(Record, frozen=True, kw_only=True):
 
     params: Params
     mode: str
+    pair: str
     bot_name: str
     state_db: Path
     journal_retention_days: int
@@ -234,7 +240,7 @@ class Settings(Record, frozen=True, kw_only=True):
     replay_file: Path | None
     replay_symbol: str | None
     speed: float | None  # None: as fast as possible
-    stale_price_max_age_sec: float
+    stale_price_max_age_sec: float | None  # None: see stale_after
     paper_start_quote: Decimal
     paper_start_base_usd: Decimal
     paper_preset: str
@@ -252,13 +258,28 @@ class Settings(Record, frozen=True, kw_only=True):
     effective: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the effective settings, secrets masked: a traceback must not print a token."""
+        return "Settings(" + ", ".join(f"{s.name}={s.value!r}" for s in self.effective) + ")"
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Return (name, effective value, source) of each setting, secrets masked."""
+        return [(setting.name, setting.value, setting.source) for setting in self.effective]
+
     def paper_db(self) -> Path:
         """Return the file of the paper exchange that belongs to the database."""
         return self.state_db.with_name(self.state_db.stem + ".paper.db")
 
     def stale_after(self, price_interval: float) -> float:
         """Return the age in seconds from which a price is stale, given the market's interval."""
-        return max(self.stale_price_max_age_sec, 2 * price_interval)
+        return max(self.stale_price_max_age_sec or 60.0, 2 * price_interval)
+
+
+class _Findings(NamedTuple):
+    """What was found while reading: problems stop the start, warnings are logged."""
+
+    problems: list[str]
+    warnings: list[str]
 
 
 def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
@@ -266,228 +287,272 @@ def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
 
     Raises ConfigError with every problem found.
     """
-    file_values = {k: v or "" for k, v in dotenv_values(dotenv_path).items()}
-    problems, warnings = _unknown_names(env, file_values)
-    texts, sources = _texts(env, file_values, problems, warnings)
+    found = _Findings([], [])
+    file_values = _dotenv(dotenv_path, found)
+    _check_names(env, file_values, found)
+    texts, sources = _texts(env, file_values, dotenv_path, found)
     values: dict[str, Any] = {}
     for variable in VARIABLES:
         try:
             values[variable.target] = _parse(variable, texts[variable.name])
         except ValueError as error:
             shown = "***" if variable.kind == "secret" else repr(texts[variable.name][:80])
-            problems.append(f"{variable.name}={shown}: {error}")
-    if not problems:
-        problems = _cross_checks(values)
-    if problems:
-        raise ConfigError(problems)
-    effective = tuple(
-        Setting(
-            name=v.name,
-            value="***" if v.kind == "secret" and texts[v.name] else texts[v.name],
-            source=sources[v.name],
-        )
-        for v in VARIABLES
-    )
-    return _settings(values, effective, tuple(warnings))
+            found.problems.append(f"{variable.name}={shown}: {error}")
+    for check in (_market_checks, _fee_checks, _size_checks, _page_checks):
+        found.problems.extend(check(_Known(values)))
+    if found.problems:
+        raise ConfigError(found.problems)
+    for v in VARIABLES:
+        if v.kind == "secret" and texts[v.name]:
+            texts[v.name] = "***"
+    effective = tuple(Setting(name=n, value=texts[n], source=sources[n]) for n in BY_NAME)
+    return _settings(values, effective, tuple(found.warnings))
 
 
-def _unknown_names(
-    env: Mapping[str, str], file_values: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
+def _dotenv(path: Path, found: _Findings) -> dict[str, str]:
+    """Return the names and texts of a .env file; none if there is no file.
+
+    `${NAME}` stays as written: a value must not depend on what else the process was given.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        found.problems.append(f"{path}: cannot be read: {error}")
+        return {}
+    values: dict[str, str] = {}
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            where = f"{path} line {binding.original.line}"
+            found.problems.append(f"{where}: cannot be read; write NAME=value")
+        elif binding.key is not None:
+            if binding.key in values:
+                found.problems.append(f"{binding.key}: given twice in {path}")
+            values[binding.key] = binding.value or ""
+    return values
+
+
+def _check_names(env: Mapping[str, str], file_values: Mapping[str, str], found: _Findings) -> None:
     known = set(BY_NAME) | {f"{v.name}_FILE" for v in VARIABLES if v.kind == "secret"}
-    problems, warnings = [], []
     for name in file_values:
         if name not in known:
-            problems.append(f"{name}: unknown setting in the .env file{_suggestion(name, known)}")
+            text = f"{name}: unknown setting in the .env file{_suggestion(name, known)}"
+            found.problems.append(text)
     for name in env:
         if name.startswith(PREFIXES) and name not in known:
-            warnings.append(f"{name}: unknown setting, ignored{_suggestion(name, known)}")
-    return problems, warnings
+            found.warnings.append(f"{name}: unknown setting, ignored{_suggestion(name, known)}")
 
 
 def _suggestion(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
+    near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _texts(
-    env: Mapping[str, str],
-    file_values: Mapping[str, str],
-    problems: list[str],
-    warnings: list[str],
+    env: Mapping[str, str], file_values: Mapping[str, str], dotenv_path: Path, found: _Findings
 ) -> tuple[dict[str, str], dict[str, str]]:
-    texts: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    for variable in VARIABLES:
-        name, text, source = variable.name, variable.default, "default"
-        for candidate, where in ((file_values, ".env"), (env, "environment")):
-            if candidate.get(name, "").strip():
-                text, source = candidate[name].strip(), where
-        path = env.get(f"{name}_FILE", file_values.get(f"{name}_FILE", "")).strip()
-        if variable.kind == "secret" and path and source == "default":
-            text, source = _secret_file(name, Path(path), problems, warnings), "file"
-        texts[name], sources[name] = text, source
+    """Return the text and the source of each variable; the environment wins over the file."""
+    is_live = (env.get("MODE", "").strip() or file_values.get("MODE", "")).strip().lower() == "live"
+    texts = {v.name: v.default for v in VARIABLES}
+    sources = {v.name: "default" for v in VARIABLES}
+    for values, where in ((file_values, ".env"), (env, "environment")):
+        for name, variable in BY_NAME.items():
+            text = values.get(name, "").strip()
+            is_secret = variable.kind == "secret"
+            path = values.get(f"{name}_FILE", "").strip() if is_secret else ""
+            if text and path:
+                found.problems.append(f"{name}, {name}_FILE: both are set; set one")
+            if text:
+                texts[name], sources[name] = text, where
+            elif path:
+                texts[name], sources[name] = _secret_file(name, Path(path), found), "file"
+                _check_access(f"{name}_FILE: {path}", Path(path), found, is_live=is_live)
+            if text and is_secret and where == ".env":
+                shown = f"{dotenv_path} (it holds {name})"
+                _check_access(shown, dotenv_path, found, is_live=is_live)
     return texts, sources
 
 
-def _secret_file(name: str, path: Path, problems: list[str], warnings: list[str]) -> str:
+def _secret_file(name: str, path: Path, found: _Findings) -> str:
     try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            warnings.append(f"{name}_FILE: {path} is readable by others; chmod 600 it")
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"{name}_FILE: {path} cannot be read: {error}")
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        found.problems.append(f"{name}_FILE: {str(path)!r} cannot be read: {error}")
         return ""
+    if not text:
+        found.problems.append(f"{name}_FILE: {str(path)!r} is empty")
+    return text
+
+
+def _check_access(what: str, path: Path, found: _Findings, *, is_live: bool) -> None:
+    with suppress(OSError, ValueError):  # what cannot be read has been reported
+        if path.stat().st_mode & 0o077:
+            where = found.problems if is_live else found.warnings
+            where.append(f"{what} is open to other users; chmod 600 it")
 
 
 def _parse(variable: Variable, text: str) -> Any:
+    """Return the value that `text` means, None for an empty one. Raises ValueError."""
+    if not text:
+        return () if variable.kind == "list" else None
+    if variable.word is not None and text.lower() == variable.word:
+        return variable.word_value
     match variable.kind:
-        case "decimal" | "integer" | "seconds":
-            return _number(variable, text) if text else None
-        case "flag":
-            if text.lower() not in ("true", "false"):
+        case "decimal" | "integer" | "float" | "seconds":
+            return _number(variable, text)
+        case "flag" | "choice":
+            words = {"true": True, "false": False} if variable.kind == "flag" else {}
+            known = {c.lower(): c for c in variable.choices} | words
+            if text.lower() not in known:
                 raise ValueError(f"must be {variable.allowed()}")
-            return text.lower() == "true"
-        case "choice":
-            found = next((c for c in variable.choices if c.lower() == text.lower()), None)
-            if found is None:
-                raise ValueError(f"must be {variable.allowed()}")
-            return found
+            return known[text.lower()]
         case "list":
-            return tuple(part.strip() for part in text.split(",") if part.strip())
+            return _names(variable, text)
         case "secret":
-            if text and (len(text) < TOKEN_LENGTH_MIN or len(set(text)) < 10):
-                raise ValueError(
-                    f"must have {variable.allowed()} and not be a placeholder; make one with: "
-                    "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-                )
-            return text or None
-        case "special":
-            return _special(variable, text)
+            return _secret(variable, text)
         case _:
-            if "\0" in text or "\n" in text:
-                raise ValueError("must be plain text on one line")
-            return text or None
+            return _text(variable, text)
 
 
 def _number(variable: Variable, text: str) -> Any:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        raise ValueError(f"must be {variable.allowed()}") from None
-    is_inside = (
-        number.is_finite()
-        and (variable.low is None or number >= Decimal(variable.low))
-        and (variable.high is None or number <= Decimal(variable.high))
-    )
+    if len(text) > 40 or not _NUMBER.fullmatch(text):
+        raise ValueError(f"must be {variable.allowed()}")
+    number = Decimal(text)
+    is_inside = Decimal(variable.low or 0) <= number <= Decimal(variable.high or "Infinity")
     if not is_inside or (variable.kind == "integer" and number != number.to_integral_value()):
         raise ValueError(f"must be {variable.allowed()}")
     if variable.kind == "integer":
         return int(number)
-    return float(number) if variable.kind == "seconds" else number
+    return number if variable.kind == "decimal" else float(number)
 
 
-def _special(variable: Variable, text: str) -> Any:
-    if variable.name == "DAILY_LOSS_LIMIT_USD":
-        if text.lower() == "off":
-            return Decimal(0)
-        allowed = "unset (5 % of equity), a number from 0.01 to 1000000000, or off"
-        low, high = "0.01", "1000000000"
-    else:
-        if text.lower() == "max":
-            return None
-        allowed, low, high = "a number from 0.01 to 1000000, or max", "0.01", "1000000"
-    if not text:
-        return None
-    bounds = Variable(
-        name=variable.name, kind="decimal", default="", meaning="", section="", target="",
-        low=low, high=high,
-    )  # fmt: skip
-    try:
-        return _number(bounds, text)
-    except ValueError:
-        raise ValueError(f"must be {allowed}") from None
+def _names(variable: Variable, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if len(set(parts)) < len(parts) or any(len(x) > 64 or not x.isprintable() for x in parts):
+        raise ValueError(f"must be {variable.allowed()}")
+    return parts
 
 
-def _cross_checks(values: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if values["mode"] == "live":
-        problems.append(
-            "MODE=live: live trading comes with the Kraken adapter; use MODE=paper for now"
+def _secret(variable: Variable, text: str) -> str:
+    is_placeholder = len(set(text)) < 10 or text.lower().lstrip("<").startswith(PLACEHOLDERS)
+    if is_placeholder or not re.fullmatch(rf"[!-~]{{{TOKEN_LENGTH_MIN},1024}}", text):
+        raise ValueError(
+            f"must have {variable.allowed()} and not be a placeholder; make one: {TOKEN_RECIPE}"
         )
-    file = values["replay_file"]
-    if values["market_data"] == "replay" and file is None:
-        problems.append("REPLAY_FILE: MARKET_DATA=replay needs a file of candles or trades")
+    return text
+
+
+def _text(variable: Variable, text: str) -> Any:
+    if len(text) > 1024 or not text.isprintable() or text.startswith("<"):
+        raise ValueError("must be plain text on one line, not a placeholder")
+    if variable.kind == "text":
+        return text
+    path = Path(text)
+    if path.name in ("", "..") or _is(path, "dir"):
+        raise ValueError(f"must be {variable.allowed()}, not a folder")
+    return path
+
+
+def _is(path: Path, what: str) -> bool:
+    try:
+        return path.is_dir() if what == "dir" else path.is_file()
+    except (OSError, ValueError):  # a name too long, a folder closed to us
+        return False
+
+
+class _Known(dict[str, Any]):
+    """The values that could be read; a check on one that could not is left out."""
+
+    def has(self, *targets: str) -> bool:
+        return self.keys() >= set(targets)
+
+
+def _market_checks(values: _Known) -> Iterator[str]:
+    if values.get("mode") == "live":
+        yield "MODE=live: live trading comes with the Kraken adapter; use MODE=paper for now"
+    if values.get("market_data") == "replay" and "replay_file" in values:
+        file = values["replay_file"]
+        if file is None:
+            yield "REPLAY_FILE: MARKET_DATA=replay needs a file of candles or trades"
+        elif not _is(file, "file"):
+            yield f"REPLAY_FILE={str(file)!r}: there is no such file"
+    if values.get("paper_start_quote") == 0 == values.get("paper_start_base_usd"):
+        yield "PAPER_START_QUOTE, PAPER_START_BASE_USD: both are 0; there is nothing to trade with"
+
+
+def _fee_checks(values: _Known) -> Iterator[str]:
+    if not values.has("paper_maker_fee_pct", "paper_taker_fee_pct"):
+        return
     maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
     if (maker is None) != (taker is None):
-        problems.append("PAPER_MAKER_FEE_PCT, PAPER_TAKER_FEE_PCT: set both or neither")
+        yield "PAPER_MAKER_FEE_PCT, PAPER_TAKER_FEE_PCT: set both or neither"
+    if not values.has("params.min_net_profit_pct", "params.profit_pct"):
+        return
     rate = FIRST_TIER.maker if maker is None else maker / HUNDRED
     margin, target = values["params.min_net_profit_pct"], values["params.profit_pct"]
     least = break_even_pct(rate) + margin
-    if target < least:
-        problems.append(
-            f"PAIR_PROFIT_PCT={target}: must be at least {least:.3f}: break-even at "
+    if target <= least:
+        yield (
+            f"PAIR_PROFIT_PCT={target}: must be above {least:.3f}: break-even at "
             f"{rate * HUNDRED:.2f} % maker is {break_even_pct(rate):.3f} %, plus "
             f"MIN_NET_PROFIT_PCT {margin}"
         )
-    if values["params.max_order_usd"] < values["params.order_size_usd"]:
-        problems.append("MAX_ORDER_USD: must not be below ORDER_SIZE_USD")
-    limit = OPEN_ORDER_LIMITS[values["kraken_tier"]]
-    most = slots_max(Params(open_order_limit=limit))
-    if values["params.slot_count"] > most:
-        problems.append(
-            f"SLOT_COUNT={values['params.slot_count']}: an open-order limit of {limit} "
-            f"(KRAKEN_TIER={values['kraken_tier']}) carries at most {most}"
-        )
-    if values["host"] not in LOOPBACK and values["dashboard_token"] is None:
-        problems.append(
-            f"HOST={values['host']}: reachable from other machines; set DASHBOARD_TOKEN first"
-        )
-    if not re.fullmatch(r"[\w.:-]{1,253}", values["host"] or ""):
-        problems.append("HOST: must be an address or a host name")
-    return problems
+
+
+def _size_checks(values: _Known) -> Iterator[str]:
+    if values.has("params.max_order_usd", "params.order_size_usd"):
+        most_usd, size = values["params.max_order_usd"], values["params.order_size_usd"]
+        if most_usd < size:
+            yield f"MAX_ORDER_USD={most_usd}: must not be below ORDER_SIZE_USD {size}"
+    if values.has("kraken_tier", "params.slot_count"):
+        limit = OPEN_ORDER_LIMITS[values["kraken_tier"]]
+        most = slots_max(Params(open_order_limit=limit))
+        if values["params.slot_count"] > most:
+            yield (
+                f"SLOT_COUNT={values['params.slot_count']}: an open-order limit of {limit} "
+                f"(KRAKEN_TIER={values['kraken_tier']}) carries at most {most}"
+            )
+
+
+def _page_checks(values: _Known) -> Iterator[str]:
+    host = values.get("host")
+    if host is not None and not _HOST_NAME.fullmatch(host):
+        yield f"HOST={host[:80]!r}: must be an address or a host name"
+    elif host is not None and host not in LOOPBACK and values.get("dashboard_token", "") is None:
+        yield f"HOST={host}: reachable from other machines; set DASHBOARD_TOKEN first"
+    for name in values.get("dashboard_allowed_hosts", ()):
+        if not _HOST_NAME.fullmatch(name):
+            yield f"DASHBOARD_ALLOWED_HOSTS: {name!r} is no host name"
 
 
 def _settings(
     values: dict[str, Any], effective: tuple[Setting, ...], warnings: tuple[str, ...]
 ) -> Settings:
-    limit = values["daily_loss_limit"]
     own = {k.removeprefix("params."): v for k, v in values.items() if k.startswith("params.")}
     own["pause_policy"] = PausePolicy(own["pause_policy"])
     own["risk_basis"] = RiskBasis(own["risk_basis"])
-    own["imbalance_alert_min"] = float(own["imbalance_alert_min"])
     params = Params(
         **own,
-        daily_loss_limit_usd=limit,
         rebalance_target=values["rebalance_target_pct"] / HUNDRED,
         rebalance_band=values["rebalance_band_pct"] / HUNDRED,
         open_order_limit=OPEN_ORDER_LIMITS[values["kraken_tier"]],
         is_simulated=True,
     )
     is_replay = values["market_data"] == "replay"
-    speed = values["replay_speed"] if is_replay else values["synthetic_speed"]
     maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
     fees = None if maker is None else FeeRates(maker=maker / HUNDRED, taker=taker / HUNDRED)
-    plain_fields = (
-        "mode", "bot_name", "journal_retention_days", "seed", "kraken_tier", "market_data",
-        "replay_symbol", "stale_price_max_age_sec", "paper_start_quote", "paper_start_base_usd",
-        "paper_preset", "paper_queue_model", "paper_spread_bps", "host", "port", "dashboard_token",
-        "dashboard_read_only", "dashboard_allowed_hosts", "log_level", "log_format",
-    )  # fmt: skip
     return Settings(
         params=params,
-        state_db=Path(values["state_db"]),
-        replay_file=Path(values["replay_file"]) if values["replay_file"] else None,
-        speed=None if speed is None else float(speed),
-        paper_touch_prob=float(values["paper_touch_prob"]),
+        speed=values["replay_speed"] if is_replay else values["synthetic_speed"],
         paper_fees=fees,
         effective=effective,
         warnings=warnings,
-        **{name: values[name] for name in plain_fields},
+        **{name: values[name] for name in Settings.__struct_fields__ if name in values},
     )
 
 
-def env_example() -> str:
+def generate_env_example() -> str:
     """Return the text of `.env.example`: every setting, commented out at its default."""
     lines = ["# Copy to .env and uncomment what you change. Generated by: python config.py --write"]
     section = ""
@@ -499,13 +564,16 @@ def env_example() -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown() -> str:
+def generate_markdown() -> str:
     """Return the text of `docs/CONFIGURATION.md`."""
     lines = [
         "# Configuration",
         "",
         "Settings come from the environment, or from a file `.env` beside `bot.py` (the",
-        "environment wins). All problems are reported at once. Generated by: config.py --write.",
+        "environment wins). All problems are reported at once, before anything starts (exit 2).",
+        "An unknown name in `.env` is an error. Percent is written as percent: `0.5` is 0.5 %. A",
+        "secret may also come from a file, named by `<NAME>_FILE`. This page is generated by",
+        "`python config.py --write`.",
     ]
     section = ""
     for v in VARIABLES:
@@ -521,7 +589,7 @@ def markdown() -> str:
 if __name__ == "__main__":
     root = Path(__file__).parent
     if sys.argv[1:] == ["--write"]:
-        (root / ".env.example").write_text(env_example())
-        (root / "docs" / "CONFIGURATION.md").write_text(markdown())
+        (root / ".env.example").write_text(generate_env_example(), encoding="utf-8")
+        (root / "docs" / "CONFIGURATION.md").write_text(generate_markdown(), encoding="utf-8")
     else:
-        sys.stdout.write(markdown())
+        sys.stdout.write(generate_markdown())

@@ -1,6 +1,6 @@
 """Between records and the text that is stored. Errors name what could not be read."""
 
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
@@ -10,6 +10,8 @@ from core.params import Params
 from core.ports import StoreError
 from core.record import Record
 from core.state import BotState
+
+R = TypeVar("R", bound=Record)
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
 _actions_decoder: "msgspec.json.Decoder[tuple[Action, ...]]" = msgspec.json.Decoder(
@@ -41,20 +43,21 @@ def decode_actions(text: str | None, where: str) -> tuple[Action, ...]:
 
 
 def decode_state(text: str, where: str) -> BotState:
-    """Return the stored state; missing fields take their conservative defaults."""
-    return BotState.from_dict(_loads(text, where)) if text else BotState()
+    """Return the stored state; missing fields take their conservative defaults.
+
+    Legacy regime texts become their numbers. Raises StoreError naming `where` and the field: a
+    state that cannot be read is never taken for a new one.
+    """
+    return _decode_record(text, BotState, where)
 
 
 def decode_params(text: str, where: str) -> Params:
-    """Return the stored parameters."""
-    try:
-        return Params.from_dict(_loads(text, where))
-    except msgspec.ValidationError as error:
-        raise StoreError(f"{where} cannot be read: {error}") from None
+    """Return the stored parameters. Raises StoreError naming `where` and the field."""
+    return _decode_record(text, Params, where)
 
 
-def _loads(text: str, where: str) -> Any:
+def _decode_record(text: str, kind: type[R], where: str) -> R:
     try:
-        return msgspec.json.decode(text)
+        return kind.from_dict(msgspec.json.decode(text))
     except msgspec.DecodeError as error:
         raise StoreError(f"{where} cannot be read: {error}") from None

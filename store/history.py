@@ -1,10 +1,15 @@
-"""Read-only history for the dashboard: its own connections, safe from any thread."""
+"""Read-only history for the dashboard: its own connections, safe from any thread.
+
+Nothing here writes, and no read that fails returns nothing: it raises StoreError.
+"""
 
 import json
 import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
+
+from core.ports import StoreError
 
 
 class SqliteHistory:
@@ -15,12 +20,16 @@ class SqliteHistory:
         self._local = threading.local()
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
-        db: sqlite3.Connection | None = getattr(self._local, "db", None)
-        if db is None:
-            db = sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=2.0)
-            db.row_factory = sqlite3.Row
-            self._local.db = db
-        return [dict(row) for row in db.execute(query, values)]
+        try:
+            db: sqlite3.Connection | None = getattr(self._local, "db", None)
+            if db is None:
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                db = sqlite3.connect(uri, uri=True, timeout=2.0)
+                db.row_factory = sqlite3.Row
+                self._local.db = db
+            return [dict(row) for row in db.execute(query, values)]
+        except sqlite3.Error as error:
+            raise StoreError(f"the history in {self._path} cannot be read: {error}") from None
 
     def recent_events(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest operator-visible events, newest first: time, kind, level, text."""

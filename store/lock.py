@@ -4,26 +4,36 @@ import fcntl
 import os
 from pathlib import Path
 
-from core.ports import StoreInUse
+from core.ports import StoreError, StoreInUse
 
 
 class StoreLock:
-    """Holds `<path>.lock`; the text inside is for the message only."""
+    """Holds `<path>.lock` beside the real file, so that a link to it is the same store.
+
+    The text inside is for the message only. Raises StoreInUse when another process holds it, and
+    StoreError when there can be no lock.
+    """
 
     def __init__(self, path: Path, owner: str) -> None:
-        self._path = path.with_name(path.name + ".lock")
-        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        real = path.resolve()
+        self._handle = -1
         try:
+            self._handle = os.open(
+                real.with_name(real.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600
+            )
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, owner.encode(), 0)
+        except BlockingIOError:
             holder = os.read(self._handle, 200).decode(errors="replace").strip() or "a process"
-            os.close(self._handle)
+            self.release()
             raise StoreInUse(
                 f"{path} is in use by {holder}. Stop that daemon first, or set STATE_DB to "
                 "another file."
             ) from None
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, owner.encode(), 0)
+        except OSError as error:
+            self.release()
+            raise StoreError(f"{path} cannot be locked: {error.strerror}") from None
 
     def release(self) -> None:
         """Let go; safe to call twice."""

@@ -2,19 +2,25 @@
 
 A commit is one transaction: journal row, state row (unless quiet), and the rows its actions call
 for (`store/rows.py`). Sync is set before the transaction, because it cannot change inside one.
+Times are bot times, taken from events and states; nothing here reads a clock.
 """
 
+import contextlib
+import math
 import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from core import events as e
 from core.params import Params
 from core.ports import Commit, JournalRow, Loaded, StoreError
+from core.record import plain
 from core.state import STATE_VERSION
 from store import codec, rows
 from store.lock import StoreLock
@@ -23,11 +29,26 @@ from store.schema import MIGRATIONS, SCHEMA_VERSION
 SNAPSHOTS_KEPT = 48
 DAY_SEC = 86_400
 PRUNE_ROWS = 20_000
+WAL_BYTES_KEPT = 64 * 1024 * 1024
 _HEADER = b"SQLite format 3\0"
+_EXACT = Context(prec=100, traps=[Inexact])  # sums of money: a digit lost is an error
+_TWICE = (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE)
+_REASONS = {
+    sqlite3.SQLITE_FULL: "the disk is full; free some space and start again",
+    sqlite3.SQLITE_BUSY: "another program holds the database; close it and start again",
+    sqlite3.SQLITE_IOERR: "the disk fails; look at the system log before starting again",
+    sqlite3.SQLITE_READONLY: "the file or its folder cannot be written; look at its permissions",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; look at its permissions",
+}
 
 
 class SqliteStore:
-    """A store in the file `path`, or in memory for ":memory:" (no lock, no other difference)."""
+    """A store in the file `path`, or in memory for ":memory:" (no lock, no other difference).
+
+    A new store draws its 24-bit epoch unless `epoch` gives it; an existing one keeps its own.
+    `owner` is what a second opener is told. Raises StoreInUse, or StoreError for a file that is
+    damaged, foreign, of a newer program, or absent when it `must_exist`; such a file is untouched.
+    """
 
     def __init__(
         self,
@@ -40,85 +61,46 @@ class SqliteStore:
     ) -> None:
         self._path = Path(path)
         self._lock: StoreLock | None = None
+        self._db: sqlite3.Connection | None = None
         self._retention_sec = retention_days * DAY_SEC
-        self._params: str = codec.encode(Params())
         is_memory = str(path) == ":memory:"
-        if not is_memory:
-            self._prepare_file(must_exist)
-            self._lock = StoreLock(self._path, owner or f"process {os.getpid()}")
         try:
             if not is_memory:
+                self._lock = _locked(self._path, owner or f"process {os.getpid()}", must_exist)
+                if not self._path.exists():
+                    _create(self._path, epoch)
                 check_file(self._path)
-            self._db = self._connect(str(path))
-            self._migrate(epoch)
+                _make_private(self._path)
+            self._db = _connect(str(path))
+            _migrate(self._db, epoch)
+            self._seq, self._params = self._position()
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
         except BaseException:
-            self._release()
+            self.close()
             raise
         self._is_full = True
-        self._last_prune = 0
 
-    # ---- opening ------------------------------------------------------------------------------
-
-    def _prepare_file(self, must_exist: bool) -> None:
-        if must_exist and not self._path.exists():
-            raise StoreError(f"{self._path} does not exist: start the daemon first (make run)")
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self._path.exists():
-                os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        except OSError as error:
-            raise StoreError(f"{self._path} cannot be created: {error.strerror}") from None
-
-    @staticmethod
-    def _connect(path: str) -> sqlite3.Connection:
-        mask = os.umask(0o077)
-        try:
-            db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA foreign_keys=ON")
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}") from None
-        finally:
-            os.umask(mask)
-        return db
-
-    def _migrate(self, epoch: int | None) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"{self._path} has schema {version}, this program knows {SCHEMA_VERSION}: run the "
-                "newer program, or restore a backup made before the upgrade. The file is untouched."
-            )
-        for number, _, sql in MIGRATIONS:
-            if number > version:
-                try:
-                    self._db.executescript(
-                        f"BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {number}; COMMIT;"
-                    )
-                except sqlite3.Error as error:
-                    raise StoreError(
-                        f"migration {number} of {self._path} failed: {error}"
-                    ) from None
-        if self._db.execute("SELECT 1 FROM meta WHERE name = 'epoch'").fetchone() is None:
-            chosen = secrets.randbits(24) if epoch is None else epoch
-            self._db.execute("INSERT INTO meta VALUES ('epoch', ?)", (str(chosen),))
+    def _position(self) -> tuple[int, str]:
+        """Return the last journal number (0: none) and the parameters of the state row as text."""
+        last = self._one(
+            "SELECT max(coalesce((SELECT max(seq) FROM journal), 0), "
+            "coalesce((SELECT seq FROM state), 0))"
+        )
+        params = self._one("SELECT params FROM state")
+        return (last[0] if last else 0), (params[0] if params else codec.encode(Params()))
 
     # ---- the Store protocol -------------------------------------------------------------------
 
     def load(self) -> Loaded | None:
         """Return the current state row, or None for a new store. Raises StoreError."""
         row = self._one("SELECT seq, state, params FROM state WHERE id = 1")
-        return None if row is None else self._loaded(row)
-
-    def _loaded(self, row: tuple[Any, ...]) -> Loaded:
-        seq, state, params = row
-        self._params = params
-        return Loaded(
-            seq=seq,
-            state=codec.decode_state(state, f"the state at {seq}"),
-            params=codec.decode_params(params, f"the parameters at {seq}"),
-        )
+        if row is None and self._seq:
+            raise StoreError(
+                f"{self._path} has a journal up to {self._seq} but no state: restore a backup"
+            )
+        return None if row is None else _loaded(row)
 
     def journal(self, after: int) -> Iterator[JournalRow]:
         """Yield the journal rows with seq > `after`, in order. Raises StoreError."""
@@ -131,83 +113,35 @@ class SqliteStore:
             )
 
     def commit(self, commit: Commit) -> None:
-        """Store event, actions and (unless quiet) state in one transaction. Raises StoreError."""
-        db = self._db
-        try:
-            if commit.is_critical is not self._is_full:
-                db.execute(f"PRAGMA synchronous={'FULL' if commit.is_critical else 'NORMAL'}")
-                self._is_full = commit.is_critical
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                self._write(commit)
-                db.execute("COMMIT")
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-        except sqlite3.IntegrityError as error:
-            raise StoreError(f"step {commit.seq} would be booked twice: {error}") from None
-        except sqlite3.Error as error:
-            raise StoreError(f"step {commit.seq} cannot be written: {error}") from None
+        """Store event, actions and (unless quiet) state in one transaction. Raises StoreError.
 
-    def _write(self, commit: Commit) -> None:
-        event, actions = commit.event, commit.actions
-        self._db.execute(
-            "INSERT INTO journal VALUES (?, ?, ?, ?, ?)",
-            (
-                commit.seq,
-                event.time,
-                STATE_VERSION,
-                codec.encode(event),
-                codec.encode(actions) if actions else None,
-            ),
-        )
-        if isinstance(event, e.Started):
-            self._params = codec.encode(event.params)
-        if not commit.is_quiet:
-            self._db.execute(
-                "INSERT INTO state VALUES (1, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-                "seq = excluded.seq, state = excluded.state, params = excluded.params",
-                (commit.seq, codec.encode(commit.state), self._params),
-            )
-            rows.write(self._db, commit)
+        Numbers follow one another without a hole; only a store without history takes any first one.
+        """
+        if self._seq and commit.seq != self._seq + 1:
+            raise StoreError(f"step {commit.seq} cannot follow step {self._seq}")
+        if not math.isfinite(commit.event.time):
+            raise StoreError(f"step {commit.seq} has no time: {commit.event.time}")
+        params = self._params
+        if isinstance(commit.event, e.Started):
+            params = codec.encode(commit.event.params)
+        with self._transaction(f"step {commit.seq}", is_full=commit.is_critical) as db:
+            _write(db, commit, params)
+        self._seq, self._params = commit.seq, params
 
     def snapshot(self, loaded: Loaded) -> None:
         """Keep a copy of the state; prune snapshots and the journal behind the oldest kept."""
         time = loaded.state.now
-        try:
-            self._db.execute(
+        with self._transaction(f"the snapshot at {loaded.seq}", is_full=self._is_full) as db:
+            db.execute(
                 "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
                 (loaded.seq, time, codec.encode(loaded.state), codec.encode(loaded.params)),
             )
-            self._prune(time)
-        except sqlite3.Error as error:
-            raise StoreError(f"the snapshot at {loaded.seq} cannot be written: {error}") from None
-
-    def _prune(self, now: float) -> None:
-        horizon = now - self._retention_sec
-        self._db.execute(
-            """
-            DELETE FROM snapshots WHERE seq NOT IN (
-                SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?
-            ) AND seq NOT IN (
-                SELECT max(seq) FROM snapshots WHERE time >= ? GROUP BY CAST(time / ? AS INTEGER)
-            )
-            """,
-            (SNAPSHOTS_KEPT, horizon, DAY_SEC),
-        )
-        oldest = self._db.execute("SELECT min(seq) FROM snapshots").fetchone()[0]
-        last = self._db.execute(
-            "SELECT max(seq) FROM (SELECT seq FROM journal WHERE seq <= ? AND time < ? "
-            "ORDER BY seq LIMIT ?)",
-            (oldest, horizon, PRUNE_ROWS),
-        ).fetchone()[0]
-        if last is not None:
-            self._db.execute("DELETE FROM journal WHERE seq <= ?", (last,))
+            _prune(db, time - self._retention_sec)
 
     def snapshots(self) -> Iterator[Loaded]:
         """Yield the kept snapshots, oldest first."""
         for row in self._rows("SELECT seq, state, params FROM snapshots ORDER BY seq"):
-            yield self._loaded(row)
+            yield _loaded(row)
 
     def identity(self) -> tuple[int, Mapping[str, str]]:
         """Return the 24-bit epoch of this store and its other fixed facts."""
@@ -215,29 +149,73 @@ class SqliteStore:
         return int(facts["epoch"]), facts
 
     def audit(self) -> Mapping[str, Decimal]:
-        """Return sums over all executions: base and quote change, fees, and their count."""
+        """Return sums over all executions, exact: base and quote change, fees, and their count."""
         base = quote = fees = Decimal(0)
         count = 0
         for side, volume, cost, fee in self._rows("SELECT side, volume, cost, fee FROM executions"):
-            way = 1 if side == "buy" else -1
-            base += way * Decimal(volume)
-            quote -= way * Decimal(cost) + Decimal(fee)
-            fees += Decimal(fee)
+            add = _EXACT.add if side == "buy" else _EXACT.subtract
+            take = _EXACT.subtract if side == "buy" else _EXACT.add
+            base = add(base, Decimal(volume))
+            quote = _EXACT.subtract(take(quote, Decimal(cost)), Decimal(fee))
+            fees = _EXACT.add(fees, Decimal(fee))
             count += 1
         return {"base": base, "quote": quote, "fees": fees, "count": Decimal(count)}
 
     def export(self) -> Mapping[str, Any]:
-        """Return history in canonical form: executions, orders, cycles, ledger, equity, …"""
-        return {
+        """Return history in canonical form: executions, orders, cycles, ledger, equity, …
+
+        Rows in a stable order, amounts as plain decimals, bot times only; equity once a day.
+        """
+        history = {
             name: [dict(zip(columns, row, strict=True)) for row in self._rows(query)]
             for name, columns, query in rows.EXPORTS
         }
+        for order in history["orders"]:
+            order["chain"] = _plain_chain(order["chain"])
+        return history
 
     def close(self) -> None:
         """Release the store; safe to call twice."""
-        self._release()
+        if self._db is not None:
+            self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def backup(self, target: Path) -> None:
+        """Copy this store's file to the new file `target` while it is in use. Raises StoreError."""
+        backup(self._path, target)
 
     # ---- helpers ------------------------------------------------------------------------------
+
+    @property
+    def _open_db(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreError(f"{self._path} is not open")
+        return self._db
+
+    @contextlib.contextmanager
+    def _transaction(self, what: str, *, is_full: bool) -> Iterator[sqlite3.Connection]:
+        """Begin, and commit or roll back all. Any error is a StoreError that names `what`."""
+        db = self._open_db
+        try:
+            if is_full is not self._is_full:
+                db.execute(f"PRAGMA synchronous={'FULL' if is_full else 'NORMAL'}")
+                self._is_full = is_full
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk has rolled back already
+                    db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) in _TWICE:
+                raise StoreError(f"{what} would be booked twice: {error}") from None
+            raise StoreError(f"{what} cannot be written: {_reason(error)}") from None
+        except OverflowError as error:
+            raise StoreError(f"{what} cannot be written: {error}") from None
 
     def _one(self, query: str) -> tuple[Any, ...] | None:
         for row in self._rows(query):
@@ -246,58 +224,207 @@ class SqliteStore:
 
     def _rows(self, query: str, values: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._db.execute(query, tuple(values))
+            yield from self._open_db.execute(query, tuple(values))
         except sqlite3.Error as error:
-            raise StoreError(f"{self._path} cannot be read: {error}") from None
-
-    def _release(self) -> None:
-        db = getattr(self, "_db", None)
-        if db is not None:
-            db.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+            raise StoreError(f"{self._path} cannot be read: {_reason(error)}") from None
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that is no intact SQLite database, without touching it. Raises StoreError."""
-    advice = "restore a backup (python bot.py backup makes them) or move the file away; untouched"
-    with path.open("rb") as handle:
-        head = handle.read(len(_HEADER))
-    if not head:
-        return
-    if head != _HEADER:
-        raise StoreError(f"{path} is not a SQLite database: {advice}")
+def check_file(path: Path, *, check: str = "quick_check") -> None:
+    """Refuse a file that is no intact database of ours, without touching it. Raises StoreError."""
+    advice = (
+        f"restore a backup (python bot.py backup makes them) after moving it away together with "
+        f"{path.name}-wal and {path.name}-shm; it is untouched"
+    )
     try:
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)
-        try:
-            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        finally:
-            db.close()
+        with path.open("rb") as handle:
+            head = handle.read(len(_HEADER))
+        if not head:
+            raise StoreError(f"{path} is empty, it was cut off or never a database: {advice}")
+        if head != _HEADER:
+            raise StoreError(f"{path} is not a SQLite database: {advice}")
+        with contextlib.closing(_read_only(path)) as db:
+            verdict = db.execute(f"PRAGMA {check}(1)").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except sqlite3.Error as error:
         raise StoreError(f"{path} is damaged ({error}): {advice}") from None
     if verdict != "ok":
         raise StoreError(f"{path} is damaged ({verdict}): {advice}")
+    if tables and not {"meta", "journal", "state"} <= tables:
+        raise StoreError(f"{path} is another program's database; set STATE_DB to another file")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has schema {version}, this program knows {SCHEMA_VERSION}: run the "
+            "newer program, or restore a backup made before the upgrade. The file is untouched."
+        )
 
 
 def backup(source: Path, target: Path) -> None:
-    """Copy a database that may be in use to `target`, checked and synced. Raises StoreError."""
+    """Copy a database that may be in use to `target`, checked and synced. Raises StoreError.
+
+    The copy is of one instant, however long it takes and whatever is written meanwhile.
+    """
     if not source.exists():
         raise StoreError(f"{source} does not exist")
     if target.exists():
         raise StoreError(f"{target} exists; name a new file")
     part = target.with_name(target.name + ".part")
     try:
-        with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as db:
-            os.close(os.open(part, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600))
-            copy = sqlite3.connect(part)
-            db.backup(copy, pages=2000)
+        os.close(os.open(part, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600))
+        with (
+            contextlib.closing(_read_only(source)) as db,
+            contextlib.closing(sqlite3.connect(part)) as copy,
+        ):
+            db.backup(copy, pages=-1)  # in parts it would begin anew at every commit of the daemon
             copy.execute("PRAGMA journal_mode=DELETE")
-            copy.close()
-        check_file(part)
-        with part.open("rb+") as handle:
-            os.fsync(handle.fileno())
+        check_file(part, check="integrity_check")
+        _sync(part)
         part.rename(target)
-    except (sqlite3.Error, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise StoreError(f"no backup of {source}: {error}") from None
+        _sync(target.parent)
+    except (sqlite3.Error, OSError, StoreError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StoreError(f"no backup of {source}: {_reason(error)}") from None
+
+
+def _locked(path: Path, owner: str, must_exist: bool) -> StoreLock:
+    if must_exist and not path.exists():
+        raise StoreError(f"{path} does not exist: start the daemon first (make run)")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent} cannot be created: {error.strerror}") from None
+    return StoreLock(path, owner)
+
+
+def _create(path: Path, epoch: int | None) -> None:
+    """Make a complete new database appear at `path`, or none at all: no half one after a crash."""
+    log = path.with_name(path.name + "-wal")
+    if log.exists():
+        raise StoreError(
+            f"{path} is gone but {log.name} is still there and may hold the last steps: put the "
+            "database back beside it, or move it away to start anew"
+        )
+    part = path.with_name(path.name + ".new")
+    try:
+        for left in (part, path.with_name(path.name + ".new-journal")):
+            left.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
+            _migrate(db, epoch)
+        part.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be created: {error.strerror}") from None
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"journal_size_limit={WAL_BYTES_KEPT}",
+    ):
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+
+
+def _migrate(db: sqlite3.Connection, epoch: int | None) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    for number, name, sql in MIGRATIONS:
+        if number > version:
+            try:
+                db.executescript(f"BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {number}; COMMIT;")
+            except sqlite3.Error as error:
+                raise StoreError(f"migration {number} ({name}) failed: {_reason(error)}") from None
+    chosen = secrets.randbits(24) if epoch is None else epoch
+    db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (str(chosen),))
+
+
+def _make_private(path: Path) -> None:
+    """Take the file and its companions from everybody else (a restored copy may be open to all)."""
+    try:
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            file = path.with_name(path.name + suffix)
+            if file.exists() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be made private: {error.strerror}") from None
+
+
+def _write(db: sqlite3.Connection, commit: Commit, params: str) -> None:
+    db.execute(
+        "INSERT INTO journal VALUES (?, ?, ?, ?, ?)",
+        (
+            commit.seq,
+            commit.event.time,
+            STATE_VERSION,
+            codec.encode(commit.event),
+            codec.encode(commit.actions) if commit.actions else None,
+        ),
+    )
+    if not commit.is_quiet:
+        db.execute(
+            "INSERT INTO state VALUES (1, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+            "seq = excluded.seq, state = excluded.state, params = excluded.params",
+            (commit.seq, codec.encode(commit.state), params),
+        )
+        rows.write(db, commit)
+
+
+def _prune(db: sqlite3.Connection, horizon: float) -> None:
+    """Delete old snapshots, and a bounded number of journal rows no proof can begin from."""
+    db.execute(
+        """
+        DELETE FROM snapshots WHERE seq NOT IN (
+            SELECT seq FROM snapshots ORDER BY seq DESC LIMIT ?
+        ) AND seq NOT IN (
+            SELECT max(seq) FROM snapshots WHERE time >= ? GROUP BY CAST(time / ? AS INTEGER)
+        )
+        """,
+        (SNAPSHOTS_KEPT, horizon, DAY_SEC),
+    )
+    db.execute(
+        """
+        DELETE FROM journal WHERE time < ? AND seq <= min(
+            (SELECT min(seq) FROM snapshots), (SELECT min(seq) FROM journal) + ?
+        )
+        """,
+        (horizon, PRUNE_ROWS - 1),
+    )
+
+
+def _loaded(row: tuple[Any, ...]) -> Loaded:
+    seq, state, params = row
+    return Loaded(
+        seq=seq,
+        state=codec.decode_state(state, f"the state at {seq}"),
+        params=codec.decode_params(params, f"the parameters at {seq}"),
+    )
+
+
+def _plain_chain(text: str) -> list[dict[str, str]]:
+    steps: list[dict[str, str]] = msgspec.json.decode(text)
+    return [{**step, "amount_usd": plain(Decimal(step["amount_usd"]))} for step in steps]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong in plain words."""
+    code = getattr(error, "sqlite_errorcode", None)
+    words = _REASONS.get(code & 0xFF) if isinstance(code, int) else None
+    return f"{words} ({error})" if words else str(error)

@@ -1,18 +1,26 @@
 """The configuration: every bad value named, all at once, and the generated files up to date."""
 
+import os
 import re
+import stat
+import subprocess
+import sys
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import config
+from core.domain import FeeRates, Instrument
+from core.params import Params, PausePolicy, RiskBasis
 from core.ports import ConfigError
 
 ROOT = Path(__file__).parent.parent
 NOWHERE = Path("/nonexistent/.env")
+TOKEN = "Zx81-qwerty-ASDFGH-0123456789-token"
 
 
 def problems(env: dict[str, str], dotenv: Path = NOWHERE) -> str:
@@ -22,116 +30,332 @@ def problems(env: dict[str, str], dotenv: Path = NOWHERE) -> str:
     return "\n".join(caught.value.problems)
 
 
+def file_of(folder: Path, text: str, *, mode: int = 0o600) -> Path:
+    """Return a file that holds `text`."""
+    path = folder / "some.file"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
 def test_defaults_are_valid_and_safe() -> None:
     """Without any setting: paper on the synthetic market, page on loopback."""
     made = config.load({}, NOWHERE)
     assert (made.mode, made.market_data, made.host, made.port) == (
         "paper", "synthetic", "127.0.0.1", 8080,
     )  # fmt: skip
-    assert made.params.open_order_limit == 225
     assert made.speed == 600.0
+    assert made.dashboard_token is None
+    assert made.warnings == ()
+    assert {source for _, _, source in made.describe()} == {"default"}
+
+
+def test_defaults_are_those_of_the_parameters() -> None:
+    """The table and the record of the decisions do not drift apart."""
+    assert config.load({}, NOWHERE).params == Params()
+    assert config.BY_NAME["PAIR"].default == Instrument().pair
+
+
+def test_every_variable_sets_one_field_of_its_own() -> None:
+    """No two variables share a name or a target, and numbers have both bounds."""
+    targets = [v.target for v in config.VARIABLES]
+    assert len(set(targets)) == len(targets) == len(config.BY_NAME)
+    for v in config.VARIABLES:
+        is_number = v.kind in ("decimal", "integer", "float", "seconds")
+        assert is_number == (v.low is not None) == (v.high is not None), v.name
+        assert (v.kind == "choice") == bool(v.choices), v.name
+        assert v.meaning
+        assert v.name.isupper()
 
 
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
         ({"PORT": "x"}, "PORT='x': must be a whole number from 0 to 65535"),
-        ({"PORT": "80.5"}, "PORT"),
+        ({"PORT": "80.5"}, "PORT='80.5'"),
+        ({"PORT": "65536"}, "from 0 to 65535"),
         ({"PAIR_ENTRY_PCT": "nan"}, "PAIR_ENTRY_PCT='nan'"),
+        ({"PAIR_ENTRY_PCT": "Infinity"}, "PAIR_ENTRY_PCT='Infinity'"),
         ({"PAIR_ENTRY_PCT": "-1"}, "from 0.05 to 20"),
+        ({"PAIR_ENTRY_PCT": "0,5"}, "a number from 0.05 to 20"),
+        ({"PAIR_ENTRY_PCT": "0.5" + "1" * 50}, "a number from 0.05 to 20"),
+        ({"PAIR_ENTRY_PCT": "٢"}, "a number from 0.05 to 20"),
+        ({"LOSS_REST_SEC": "15m"}, "seconds from 0 to 604800"),
         ({"MARKET_DATA": "moon"}, "one of synthetic, replay"),
-        ({"MARKET_DATA": "replay"}, "REPLAY_FILE"),
-        ({"REPLAY_SPEED": "fast"}, "or max"),
+        ({"MARKET_DATA": "replay"}, "REPLAY_FILE: MARKET_DATA=replay needs a file"),
+        ({"MARKET_DATA": "replay", "REPLAY_FILE": "/nonexistent.csv"}, "there is no such file"),
+        ({"REPLAY_SPEED": "fast"}, "a number from 0.01 to 1000000, or max"),
+        ({"REPLAY_SPEED": "0"}, "or max"),
         ({"DAILY_LOSS_LIMIT_USD": "0"}, "or off"),
+        ({"DAILY_LOSS_LIMIT_USD": "none"}, "or off"),
         ({"REBALANCE_ENABLED": "maybe"}, "true or false"),
-        ({"PAIR_PROFIT_PCT": "0.5"}, "must be at least 0.903"),
+        ({"PAIR": "XBT/USD"}, "PAIR='XBT/USD': must be one of DOGE/USD"),
+        ({"SLOT_ALIAS_POOL": "a, b, a"}, "distinct names"),
+        ({"SLOT_ALIAS_POOL": "x" * 65}, "at most 64 characters"),
+        ({"BOT_NAME": "a\nb"}, "plain text on one line"),
+        ({"BOT_NAME": "<name of your bot>"}, "not a placeholder"),
+        ({"STATE_DB": "/"}, "the name of a file, not a folder"),
+        ({"STATE_DB": "."}, "the name of a file, not a folder"),
+        ({"STATE_DB": "data/.."}, "the name of a file, not a folder"),
+        ({"PAIR_PROFIT_PCT": "0.5"}, "must be above 0.903: break-even at 0.40 % maker is 0.803 %"),
         ({"PAPER_MAKER_FEE_PCT": "0.1"}, "set both or neither"),
+        ({"PAPER_TAKER_FEE_PCT": "0.1"}, "set both or neither"),
+        ({"PAPER_START_QUOTE": "0", "PAPER_START_BASE_USD": "0.0"}, "nothing to trade with"),
         ({"SLOT_COUNT": "20", "KRAKEN_TIER": "starter"}, "carries at most 8"),
+        ({"SLOT_COUNT": "13", "KRAKEN_TIER": "intermediate"}, "carries at most 12"),
         ({"HOST": "0.0.0.0"}, "DASHBOARD_TOKEN"),
-        ({"DASHBOARD_TOKEN": "short"}, "at least 32 characters"),
+        ({"HOST": "here and there"}, "an address or a host name"),
+        ({"DASHBOARD_ALLOWED_HOSTS": "good.example, http://bad"}, "'http://bad' is no host name"),
+        ({"DASHBOARD_TOKEN": "short"}, "at least 32 visible ASCII characters"),
         ({"DASHBOARD_TOKEN": "x" * 40}, "placeholder"),
-        ({"MODE": "live"}, "Kraken adapter"),
-        ({"ORDER_SIZE_USD": "500"}, "MAX_ORDER_USD"),
+        ({"DASHBOARD_TOKEN": "change-me-0123456789-abcdefghijklm"}, "placeholder"),
+        ({"DASHBOARD_TOKEN": "<your token of 32 characters here>"}, "placeholder"),
+        ({"DASHBOARD_TOKEN": "ümlaut" + TOKEN}, "visible ASCII characters"),
+        ({"DASHBOARD_TOKEN": TOKEN, "DASHBOARD_TOKEN_FILE": "x"}, "both are set; set one"),
+        ({"DASHBOARD_TOKEN_FILE": "/nonexistent/token"}, "cannot be read"),
+        ({"DASHBOARD_TOKEN_FILE": "a\0b"}, "cannot be read"),
+        ({"DASHBOARD_TOKEN_FILE": "/dev/null"}, "is empty"),
+        ({"MODE": "live"}, "live trading comes with the Kraken adapter"),
+        ({"ORDER_SIZE_USD": "500"}, "MAX_ORDER_USD=200: must not be below ORDER_SIZE_USD 500"),
     ],
 )
 def test_bad_values_say_what_is_wrong_and_allowed(env: dict[str, str], expected: str) -> None:
     """Each problem names its variable and what would do."""
-    assert expected in problems(env)
+    text = problems(env)
+    assert expected in text
+    assert any(name in text for name in env)
+    assert len(text.splitlines()) == 1
 
 
-def test_all_problems_are_reported_at_once() -> None:
-    """Three mistakes, three lines."""
-    text = problems({"PORT": "x", "SEED": "-1", "LOG_LEVEL": "LOUD"})
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    """Bad values, bad combinations, unknown names and unreadable lines, in one go."""
+    dotenv = file_of(tmp_path, "PAIR_PROFT_PCT=3\nnot a setting\n")
+    env = {"PORT": "x", "SEED": "-1", "LOG_LEVEL": "LOUD", "MODE": "live", "HOST": "0.0.0.0"}
+    text = problems(env, dotenv)
+    assert len(text.splitlines()) == 7
+    for part in (*env, "PAIR_PROFT_PCT", "line 2"):
+        assert part in text
+
+
+def test_a_check_on_what_could_not_be_read_is_left_out() -> None:
+    """A value with a problem of its own does not cause another one."""
+    text = problems({"ORDER_SIZE_USD": "many", "SLOT_COUNT": "x", "PAIR_PROFIT_PCT": "y"})
     assert len(text.splitlines()) == 3
+
+
+def test_the_profit_target_is_measured_against_the_fee_in_force() -> None:
+    """A flat fee of 0.1 % admits a target that the first tier does not."""
+    fees = {"PAPER_MAKER_FEE_PCT": "0.1", "PAPER_TAKER_FEE_PCT": "0.2"}
+    made = config.load({"PAIR_PROFIT_PCT": "0.5", **fees}, NOWHERE)
+    assert made.paper_fees == FeeRates(maker=Decimal("0.001"), taker=Decimal("0.002"))
+    free = {"PAPER_MAKER_FEE_PCT": "0", "PAPER_TAKER_FEE_PCT": "0"}
+    assert "must be above 0.100" in problems({"PAIR_PROFIT_PCT": "0.10", **free})
+    assert config.load({"PAIR_PROFIT_PCT": "0.11", **free}, NOWHERE).params.profit_pct
+
+
+def test_words_and_units_reach_the_parameters() -> None:
+    """Percent stays percent, shares become fractions, words their values."""
+    env = {
+        "DAILY_LOSS_LIMIT_USD": "OFF", "SYNTHETIC_SPEED": "max", "REBALANCE_TARGET_PCT": "60",
+        "REBALANCE_ENABLED": "True", "PAUSE_POLICY": "Stay", "RISK_BASIS": "account",
+        "KRAKEN_TIER": "starter", "SLOT_ALIAS_POOL": "ada, bob,,", "IMBALANCE_ALERT_MIN": "5",
+    }  # fmt: skip
+    made = config.load(env, NOWHERE)
+    assert made.speed is None
+    assert made.params.daily_loss_limit_usd == 0
+    assert made.params.rebalance_target == Decimal("0.6")
+    assert made.params.rebalance_enabled is True
+    assert made.params.pause_policy is PausePolicy.STAY
+    assert made.params.risk_basis is RiskBasis.ACCOUNT
+    assert made.params.open_order_limit == 60
+    assert made.params.slot_aliases == ("ada", "bob")
+    assert isinstance(made.params.imbalance_alert_min, float)
+    assert config.load({"DAILY_LOSS_LIMIT_USD": "25"}, NOWHERE).params.daily_loss_limit_usd == 25
+
+
+def test_a_replay_has_a_speed_of_its_own(tmp_path: Path) -> None:
+    """REPLAY_SPEED counts with MARKET_DATA=replay, SYNTHETIC_SPEED else."""
+    path = tmp_path / "candles.csv"
+    path.write_text("")
+    env = {"MARKET_DATA": "replay", "REPLAY_FILE": str(path), "REPLAY_SYMBOL": "XDGUSD"}
+    made = config.load(env, NOWHERE)
+    assert (made.speed, made.replay_file, made.replay_symbol) == (60.0, path, "XDGUSD")
+
+
+def test_prices_grow_stale_with_the_interval_of_the_market() -> None:
+    """Unset: 60 s for trades, twice the interval for candles; a set age is a least age."""
+    made = config.load({}, NOWHERE)
+    assert made.stale_price_max_age_sec is None
+    assert (made.stale_after(1.0), made.stale_after(300.0)) == (60.0, 600.0)
+    made = config.load({"STALE_PRICE_MAX_AGE_SEC": "90"}, NOWHERE)
+    assert (made.stale_after(1.0), made.stale_after(300.0)) == (90.0, 600.0)
 
 
 def test_unknown_names_are_errors_in_the_file_and_warnings_outside(tmp_path: Path) -> None:
     """A typo in .env stops the start with a suggestion; in the environment it is a warning."""
-    dotenv = tmp_path / ".env"
-    dotenv.write_text("PAIR_PROFT_PCT=3\n")
-    assert "did you mean PAIR_PROFIT_PCT?" in problems({}, dotenv)
-    made = config.load({"PAIR_PROFT_PCT": "3", "UNRELATED": "1"}, NOWHERE)
+    for typo in ("PAIR_PROFT_PCT", "pair_profit_pct"):
+        text = problems({}, file_of(tmp_path, f"{typo}=3\n"))
+        assert "did you mean PAIR_PROFIT_PCT?" in text
+    assert "did you mean" not in problems({}, file_of(tmp_path, "COLOUR=red\n"))
+    made = config.load({"PAIR_PROFT_PCT": "3", "UNRELATED": "1", "PATH": "/bin"}, NOWHERE)
     assert [w.split(":")[0] for w in made.warnings] == ["PAIR_PROFT_PCT"]
+    assert "did you mean PAIR_PROFIT_PCT?" in made.warnings[0]
 
 
 def test_the_environment_wins_over_the_file_and_white_space_is_stripped(tmp_path: Path) -> None:
-    """Sources are recorded."""
+    """Sources are recorded; an empty value counts as unset."""
+    dotenv = file_of(tmp_path, "SEED= 5 \nPORT=9000\nBOT_NAME=\n")
+    made = config.load({"SEED": " 7\n", "PORT": " "}, dotenv)
+    assert (made.seed, made.port, made.bot_name) == (7, 9000, "grid")
+    shown = {name: (value, source) for name, value, source in made.describe()}
+    assert shown["SEED"] == ("7", "environment")
+    assert shown["PORT"] == ("9000", ".env")
+    assert shown["BOT_NAME"] == ("grid", "default")
+    assert list(shown) == [v.name for v in config.VARIABLES]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"SEED 5\n", "line 1: cannot be read; write NAME=value"),
+        (b"PORT=9000\nSEED\n", "line 2: cannot be read"),
+        (b"SEED=5\nSEED=6\n", "SEED: given twice"),
+        (b"BOT_NAME='open\n", "line 1: cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_line_of_the_file_is_never_skipped_in_silence(
+    tmp_path: Path, raw: bytes, expected: str
+) -> None:
+    """What cannot be read in .env stops the start."""
+    path = tmp_path / ".env"
+    path.write_bytes(raw)
+    assert expected in problems({}, path)
+
+
+def test_a_folder_is_no_env_file(tmp_path: Path) -> None:
+    """A folder in its place (a container's mistaken mount) is a problem, a missing file is not."""
+    assert "cannot be read" in problems({}, tmp_path)
+    assert config.load({}, tmp_path / "missing").seed == 1
+
+
+def test_the_file_is_read_as_it_is_written(tmp_path: Path) -> None:
+    """A byte-order mark, quotes, comments and `export` are understood; `${…}` is not expanded."""
+    path = tmp_path / ".env"
+    path.write_bytes(b"\xef\xbb\xbfSEED=3 # three\nexport PORT='81'\nBOT_NAME=${HOME}\n")
+    made = config.load({}, path)
+    assert (made.seed, made.port, made.bot_name) == (3, 81, "${HOME}")
+
+
+def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
+    """Not in what is described, printed or complained about."""
+    made = config.load({"DASHBOARD_TOKEN": TOKEN, "HOST": "0.0.0.0"}, NOWHERE)
+    assert made.dashboard_token == TOKEN
+    assert ("DASHBOARD_TOKEN", "***", "environment") in made.describe()
+    for text in (repr(made), str(made), f"{made}", repr(made.effective), repr(made.describe())):
+        assert TOKEN not in text
+    for bad in ("shortie", TOKEN + " " + TOKEN):
+        assert bad not in problems({"DASHBOARD_TOKEN": bad})
+        assert bad not in problems({"DASHBOARD_TOKEN_FILE": str(file_of(tmp_path, bad))})
+
+
+def test_secrets_come_from_files(tmp_path: Path) -> None:
+    """A token file is read; the environment's file wins over the value in .env."""
+    path = file_of(tmp_path, f" {TOKEN}\n")
+    made = config.load({"DASHBOARD_TOKEN_FILE": str(path)}, NOWHERE)
+    assert made.dashboard_token == TOKEN
+    assert made.warnings == ()
+    assert ("DASHBOARD_TOKEN", "***", "file") in made.describe()
     dotenv = tmp_path / ".env"
-    dotenv.write_text("SEED= 5 \nPORT=9000\n")
-    made = config.load({"SEED": " 7\n"}, dotenv)
-    assert (made.seed, made.port) == (7, 9000)
-    sources = {x.name: x.source for x in made.effective}
-    assert (sources["SEED"], sources["PORT"], sources["HOST"]) == ("environment", ".env", "default")
+    dotenv.write_text(f"DASHBOARD_TOKEN={TOKEN[::-1]}\n")
+    dotenv.chmod(0o600)
+    assert config.load({"DASHBOARD_TOKEN_FILE": str(path)}, dotenv).dashboard_token == TOKEN
 
 
-def test_secrets_come_from_files_and_are_masked(tmp_path: Path) -> None:
-    """A token file is read, a loose mode is a warning, the value is never shown."""
-    token = "Zx81-qwerty-ASDFGH-0123456789-token"
-    path = tmp_path / "token"
-    path.write_text(token + "\n")
-    path.chmod(0o644)
-    made = config.load({"DASHBOARD_TOKEN_FILE": str(path), "HOST": "0.0.0.0"}, NOWHERE)
-    assert made.dashboard_token == token
-    assert "chmod 600" in made.warnings[0]
-    assert token not in repr(made.effective)
-    assert "shortie" not in problems({"DASHBOARD_TOKEN": "shortie"})
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_files_open_to_others_are_a_warning_on_paper_and_refused_live(
+    tmp_path: Path, mode: int
+) -> None:
+    """The same for a token file and for a .env that holds the token."""
+    path = file_of(tmp_path, TOKEN, mode=mode)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    env = {"DASHBOARD_TOKEN_FILE": str(path)}
+    assert "chmod 600" in config.load(env, NOWHERE).warnings[0]
+    assert "chmod 600" in problems({**env, "MODE": "live"})
+    dotenv = file_of(tmp_path, f"DASHBOARD_TOKEN={TOKEN}\n", mode=mode)
+    assert "chmod 600" in config.load({}, dotenv).warnings[0]
+    assert "chmod 600" in problems({"MODE": "live"}, dotenv)
+    harmless = file_of(tmp_path, "SEED=2\n", mode=mode)
+    assert config.load({}, harmless).warnings == ()
 
 
-names = st.sampled_from([v.name for v in config.VARIABLES])
-values = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
+names = st.sampled_from(
+    [v.name for v in config.VARIABLES] + ["DASHBOARD_TOKEN_FILE", "PAIR_X", "ANY"]
+)
+texts = st.text(max_size=40) | st.decimals().map(str) | st.integers().map(str)
+files = st.binary(max_size=200) | st.dictionaries(names, texts, max_size=4).map(
+    lambda found: "\n".join(f"{k}={v}" for k, v in found.items()).encode("utf-8", "replace")
+)
 
 
-@given(st.dictionaries(names, values, max_size=4))
-@settings(max_examples=300, deadline=None)
-def test_load_is_total(env: dict[str, str]) -> None:
-    """Whatever the text, load returns settings or raises ConfigError."""
+@given(st.dictionaries(names, texts, max_size=4), files)
+@example({"DASHBOARD_TOKEN_FILE": "\0"}, b"")
+@example({"STATE_DB": "\ud800"}, b"")
+@example({"STATE_DB": "a/" * 300 + "x" * 300, "REPLAY_FILE": "x" * 900}, b"")
+@example({"PAIR_ENTRY_PCT": "sNaN", "SEED": "1" * 5000}, b"")
+@settings(max_examples=400, deadline=None)
+def test_load_is_total(
+    tmp_path_factory: pytest.TempPathFactory, env: dict[str, str], raw: bytes
+) -> None:
+    """Whatever the text, load returns usable settings or raises ConfigError."""
+    path = tmp_path_factory.getbasetemp() / "fuzz.env"
+    path.write_bytes(raw)
     with suppress(ConfigError):
-        assert config.load(env, NOWHERE).params.slot_count >= 1
+        made = config.load(env, path)
+        assert made.params.slot_count >= 1
+        assert made.paper_db() != made.state_db
+        assert made.stale_after(60.0) >= 60.0
+
+
+@pytest.mark.parametrize("variable", config.VARIABLES, ids=lambda v: v.name)
+def test_documented_bounds_are_the_real_ones(variable: config.Variable) -> None:
+    """The outer values pass the parser, one beyond does not."""
+    if variable.low is None or variable.high is None:
+        return
+    for text, beyond in ((variable.low, -1), (variable.high, 1)):
+        own = problem_of(variable, text)
+        assert own == "", own
+        assert f"from {variable.low} to {variable.high}" in problem_of(
+            variable, format(Decimal(text) + beyond, "f")
+        )
+
+
+def problem_of(variable: config.Variable, text: str) -> str:
+    """Return what is wrong with the text of one variable alone, cross-checks aside."""
+    try:
+        config.load({variable.name: text}, NOWHERE)
+    except ConfigError as error:
+        return "\n".join(p for p in error.problems if f"{variable.name}={text!r}: must be " in p)
+    return ""
 
 
 def test_generated_files_are_up_to_date() -> None:
     """`.env.example` and the documentation follow the table; run config.py --write."""
-    assert (ROOT / ".env.example").read_text() == config.env_example()
-    assert (ROOT / "docs" / "CONFIGURATION.md").read_text() == config.markdown()
+    assert (ROOT / ".env.example").read_text() == config.generate_env_example()
+    assert (ROOT / "docs" / "CONFIGURATION.md").read_text() == config.generate_markdown()
 
 
-def test_every_setting_is_consumed() -> None:
-    """Each field that a variable sets is read somewhere outside config.py."""
-    text = "\n".join(
-        path.read_text()
-        for path in ROOT.rglob("*.py")
-        if ".venv" not in path.parts and "tests" not in path.parts
-        if path.name not in ("config.py", "params.py")
-    )
-    derived = {
-        "replay_speed": "speed", "synthetic_speed": "speed", "paper_maker_fee_pct": "paper_fees",
-        "paper_taker_fee_pct": "paper_fees", "rebalance_target_pct": "rebalance_target",
-        "rebalance_band_pct": "rebalance_band", "daily_loss_limit": "daily_loss_limit_usd",
-        "stale_price_max_age_sec": "stale_after", "mode": "exchange_mode",
-    }  # fmt: skip
-    unread = [
-        v.name
-        for v in config.VARIABLES
-        if not re.search(rf"\.?{derived.get(v.target, v.target.removeprefix('params.'))}\b", text)
-    ]
-    assert unread == []
+def test_the_example_file_is_a_valid_env_file(tmp_path: Path) -> None:
+    """Uncommented as it stands, it is the default configuration."""
+    text = re.sub(r"(?m)^#(?=[A-Z])", "", config.generate_env_example())
+    made = config.load({}, file_of(tmp_path, text))
+    assert made.params == Params()
+    assert "#PORT=8080" in config.generate_env_example()
+
+
+def test_the_module_prints_its_documentation() -> None:
+    """`python config.py` shows the table."""
+    command = [sys.executable, str(ROOT / "config.py")]
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+    assert shown == config.generate_markdown()
