@@ -30,11 +30,11 @@ from engine.publish import Publisher
 from engine.runtime import Runtime
 from engine.status_view import Facts
 from engine.summary import BannerFacts, banner, summary
+from engine.version import VERSION
 from engine.wiring import Parts, exchange_mode, open_parts
 
 EXIT_OK, EXIT_CONFIG, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 4, 5, 70
 ANSWER_SEC = 2.0
-VERSION = "0.1.0"
 
 logger = logging.getLogger("bot")
 
@@ -101,7 +101,6 @@ class Daemon:
             params,
             now=max(parts.exchange.now(), runtime.state.now),
             bot_tag=bot_tag(self.settings.bot_name, venue.instrument.pair),
-            code_version=VERSION,
         )
         logger.info("started from %s journal=%s", "disk" if is_old else "nothing", runtime.seq)
         self.publisher.start()

@@ -26,7 +26,7 @@ from grid.upkeep import retry_owed, upkeep
 from grid_strategy import mid
 from leg import apply_fill
 
-__all__ = ["check_invariants", "quiet_bounds", "reduce"]
+__all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
 
 
 def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, tuple[Action, ...]]:
@@ -38,7 +38,7 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     if type(event) is e.PriceTick and is_quiet(
         state, bid=event.bid, ask=event.ask, time=event.time, params=params
     ):
-        return _quiet(state, event), ()
+        return take_note(state, event), ()
     cursor = max(state.exchange_cursor, event.message)
     r = Reduction(replace(state, now=max(state.now, event.time), exchange_cursor=cursor), params)
     if _is_news(r, event):
@@ -63,6 +63,7 @@ def _is_news(r: Reduction, event: e.Event) -> bool:
         is_same = (
             bool(r.state.started_at)
             and event.params == r.params
+            and event.code_version == r.state.code_version
             and event.instrument == r.state.instrument
             and event.fees == r.state.fees
             and not r.state.market_ended
@@ -71,15 +72,17 @@ def _is_news(r: Reduction, event: e.Event) -> bool:
     return True
 
 
-def _quiet(state: BotState, event: e.PriceTick) -> BotState:
+def take_note(state: BotState, event: e.Event) -> BotState:
+    """Return what a quiet event leaves behind: time, cursor and, of a tick, the price."""
+    now, cursor = max(state.now, event.time), event.message or state.exchange_cursor
     market = state.market
-    if market is None:
-        raise AssertionError("a quiet tick needs a market")
+    if not isinstance(event, e.PriceTick) or market is None:
+        return replace(state, now=now, exchange_cursor=cursor)
     bid = event.bid
     return replace(
         state,
-        now=event.time,
-        exchange_cursor=event.message or state.exchange_cursor,
+        now=now,
+        exchange_cursor=cursor,
         market=Market(
             bid=bid,
             ask=event.ask,
@@ -184,6 +187,7 @@ def _started(r: Reduction, event: e.Started) -> None:
     r.update(
         instrument=event.instrument,
         fees=event.fees,
+        code_version=event.code_version,
         bot_tag=event.bot_tag,
         store_epoch=event.store_epoch,
         started_at=r.state.started_at or event.time,

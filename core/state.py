@@ -269,6 +269,7 @@ class BotState(Record, frozen=True, kw_only=True):
     """Everything the bot knows that a decision may depend on."""
 
     version: int = STATE_VERSION
+    code_version: str = ""  # of the program that wrote this state
     bot_tag: int = 0
     store_epoch: int = 0
     now: float = 0.0

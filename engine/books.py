@@ -11,11 +11,13 @@ from decimal import Decimal
 from typing import Any
 
 from accounting import breakdown, trial_balance
+from core import events as e
 from core.params import Params
 from core.ports import Loaded, Store, StoreError
 from core.record import Record, plain
 from core.state import BotState
 from engine.runtime import comparable, fold, initial_state
+from engine.version import code_version
 from grid.invariants import check_invariants
 
 # Fields that equal runs may differ in: how often something was told twice, and when it was asked.
@@ -39,35 +41,63 @@ class ExchangeBooks(Record, frozen=True, kw_only=True):
     executions: int
 
 
-def refold(
-    store: Store, progress: Callable[[int], None] = lambda _: None
-) -> tuple[Loaded | None, int, list[str]]:
-    """Fold the kept journal anew from the oldest snapshot.
+class Folded(Record, frozen=True, kw_only=True):
+    """What folding the kept journal gave; `state` None when none of it could be judged."""
 
-    Returns the state reached, the number of rows folded, and every row whose actions differ from
-    the recorded ones (at most ten).
+    seq: int = 0
+    state: BotState | None = None
+    count: int = 0
+    differences: tuple[str, ...] = ()  # at most ten
+    foreign: int = 0  # rows in segments of other programs, which have other rules
+    programs: tuple[str, ...] = ()
+
+
+def refold(
+    store: Store, progress: Callable[[int], None] = lambda _: None, *, code: str | None = None
+) -> Folded:
+    """Fold the kept journal anew by the rules of this program (`code`: another's, for tests).
+
+    Begins at the first event, or at the oldest snapshot where that is gone. Segments from one
+    `Started` to the next that another program wrote are counted, not judged; folding goes on at
+    the next snapshot of our own. Every snapshot passed must equal the state folded so far.
     """
-    start = next(iter(store.snapshots()), None)
-    state, params, seq = initial_state(), Params(), 0
-    if start is not None and next(iter(store.journal(after=0)), None) is not None:
-        first = next(iter(store.journal(after=0)))
-        if first.seq != 1:
-            state, params, seq = start.state, start.params, start.seq
+    own = code or code_version()
+    seats = {snapshot.seq: snapshot for snapshot in store.snapshots()}
+    state: BotState | None = initial_state()
+    params, seq, count, foreign = Params(), 0, 0, 0
     differences: list[str] = []
-    count = 0
-    for row in store.journal(after=seq):
-        if row.seq != seq + 1:
+    programs: set[str] = set()
+    program = own
+    for row in store.journal(after=0):
+        seat = seats.get(row.seq - 1)
+        if seq and row.seq != seq + 1:
             raise StoreError(f"the journal jumps from {seq} to {row.seq}")
-        state, params, actions = fold(state, params, row.event)
-        if actions != row.actions and len(differences) < 10:
-            differences.append(f"row {row.seq} ({type(row.event).__name__})")
+        if not seq and row.seq != 1:
+            state = None
+            program = seat.state.code_version if seat else ""
         seq = row.seq
+        if isinstance(row.event, e.Started):
+            program = row.event.code_version
+        if program != own:
+            state = None
+        elif state is None and seat is not None:
+            state, params = seat.state, seat.params
+        elif state is not None and seat is not None and comparable(state) != comparable(seat.state):
+            differences.append(f"the snapshot at {seat.seq}")
+        if state is None:
+            foreign += 1
+            programs.add(program or "a program that is not known")
+            continue
+        state, params, actions = fold(state, params, row.event)
+        if actions != row.actions:
+            differences.append(f"row {row.seq} ({type(row.event).__name__})")
         count += 1
         if count % 1000 == 0:
             progress(count)
-    if not seq:
-        return None, 0, differences
-    return Loaded(seq=seq, state=state, params=params), count, differences
+    return Folded(
+        seq=seq, state=state if count else None, count=count, differences=tuple(differences[:10]),
+        foreign=foreign, programs=tuple(sorted(programs)),
+    )  # fmt: skip
 
 
 def verify(
@@ -105,17 +135,28 @@ def verify(
 
 
 def _refolded(store: Store, current: Loaded, progress: Callable[[int], None]) -> Check:
-    folded, count, differences = refold(store, progress)
+    folded = refold(store, progress)
     name = "journal folds to the stored state"
-    if folded is None:
+    if not folded.seq:
         return Check(name=name, is_ok=True, detail="the journal is empty")
-    is_same = comparable(folded.state) == comparable(current.state) and folded.seq == current.seq
-    detail = f"{count} events"
-    if differences:
-        detail += f"; actions differ at {', '.join(differences)}"
-    if not is_same:
-        detail += "; the state differs"
-    return Check(name=name, is_ok=is_same and not differences, detail=detail)
+    is_same = folded.seq == current.seq and (
+        folded.state is None or comparable(folded.state) == comparable(current.state)
+    )
+    detail = describe(folded) + ("" if is_same else "; the state differs")
+    return Check(name=name, is_ok=is_same and not folded.differences, detail=detail)
+
+
+def describe(folded: Folded) -> str:
+    """Return what folding has shown, in plain words."""
+    text = f"{folded.count:,} events, to journal number {folded.seq:,}"
+    if folded.foreign:
+        text += (
+            f"; {folded.foreign:,} more were written by {', '.join(folded.programs)} and are not "
+            "judged by the rules of this program"
+        )
+    if folded.differences:
+        text += f"; it differs at {', '.join(folded.differences)}"
+    return text
 
 
 def _executions(store: Store, state: BotState) -> Check:
@@ -144,6 +185,7 @@ def _conserved(store: Store, state: BotState, exchange: ExchangeBooks) -> Check:
 def canonical(store: Store, state: BotState) -> Mapping[str, Any]:
     """Return history and final state in canonical form: no wall times, no host facts."""
     final = comparable(state).to_dict()
+    del final["code_version"]
     final["counters"] = {
         name: count for name, count in final["counters"].items() if name not in _VOLATILE_COUNTERS
     }

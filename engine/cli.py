@@ -15,7 +15,7 @@ import requests
 import config
 from core.domain import HUNDRED
 from core.ports import Loaded, StoreError
-from engine.books import ExchangeBooks, canonical, canonical_text, digest, refold, verify
+from engine.books import ExchangeBooks, canonical, canonical_text, describe, digest, refold, verify
 from engine.runtime import Runtime
 from engine.wiring import Parts, exchange_books, open_parts, open_store
 from grid_strategy import break_even_pct
@@ -177,13 +177,8 @@ def _export(args: argparse.Namespace, settings: config.Settings) -> int:
 def _refold(_args: argparse.Namespace, settings: config.Settings) -> int:
     store = open_store(settings, must_exist=True)
     try:
-        loaded, count, differences = refold(store, _progress)
+        folded = refold(store, _progress)
     finally:
         store.close()
-    if loaded is None:
-        _out("the journal is empty")
-        return EXIT_OK
-    for text in differences:
-        _out(f"FAILED actions differ at {text}")
-    _out(f"{count:,} events folded to journal number {loaded.seq:,}")
-    return EXIT_FAILED if differences else EXIT_OK
+    _out(f"{'FAILED' if folded.differences else 'ok    '} {describe(folded)}")
+    return EXIT_FAILED if folded.differences else EXIT_OK

@@ -14,7 +14,8 @@ from core.params import Params
 from core.ports import Commit, Exchange, Loaded, Notifier, Store, StoreError, Venue
 from core.record import replace
 from core.state import BotState
-from state_machine import reduce
+from engine.version import code_version
+from state_machine import reduce, take_note
 
 log = logging.getLogger("runtime")
 
@@ -44,7 +45,15 @@ def initial_state() -> BotState:
 class Runtime:
     """Owns the state; steps it one event at a time."""
 
-    def __init__(self, store: Store, exchange: Exchange | None, notifier: Notifier | None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        exchange: Exchange | None,
+        notifier: Notifier | None,
+        *,
+        code: str | None = None,
+    ) -> None:
+        self.code = code or code_version()
         self.store = store
         self.exchange = exchange
         self.notifier = notifier
@@ -131,7 +140,11 @@ class Runtime:
     # ---- start and stop -----------------------------------------------------------------------
 
     def restore(self) -> bool:
-        """Load the stored state and fold what was journaled after it; False for a new store."""
+        """Load the stored state and fold what was journaled after it; False for a new store.
+
+        Those rows are quiet. Where another program wrote them, its word is taken for it: they are
+        noted, not judged by rules they were not made with. Raises FoldError.
+        """
         loaded = self.store.load()
         if loaded is None:
             return False
@@ -139,16 +152,17 @@ class Runtime:
         for row in self.store.journal(after=loaded.seq):
             if row.seq != self.seq + 1:
                 raise FoldError(f"the journal jumps from {self.seq} to {row.seq}")
-            self.state, self.params, actions = fold(self.state, self.params, row.event)
-            if actions != row.actions:
-                raise FoldError(f"journal row {row.seq} does not fold to its recorded actions")
+            if loaded.state.code_version != self.code and not row.actions:
+                self.state = take_note(self.state, row.event)
+            else:
+                self.state, self.params, actions = fold(self.state, self.params, row.event)
+                if actions != row.actions:
+                    raise FoldError(f"journal row {row.seq} does not fold to its recorded actions")
             self.seq = row.seq
         self.state_seq = self.seq
         return True
 
-    def start(
-        self, venue: Venue, params: Params, *, now: float, bot_tag: int, code_version: str
-    ) -> None:
+    def start(self, venue: Venue, params: Params, *, now: float, bot_tag: int) -> None:
         """Begin to run, crash or not, by the same code; the loop then compares balances."""
         if self.seq:
             self.snapshot()
@@ -160,7 +174,7 @@ class Runtime:
             fees=venue.fees,
             bot_tag=bot_tag,
             store_epoch=epoch,
-            code_version=code_version,
+            code_version=self.code,
         )
         self.step(started)
 

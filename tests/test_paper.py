@@ -132,7 +132,7 @@ def traded(tmp_path: Path, name: str) -> tuple[Runtime, PaperExchange]:
          "profit_pct": "1.2", "recon_interval_sec": 300.0, "stale_price_max_age_sec": 600.0}
     )  # fmt: skip
     loop = Loop(runtime, made, pacer=Pacer(None))
-    runtime.start(made.describe(), params, now=made.now(), bot_tag=1, code_version="test")
+    runtime.start(made.describe(), params, now=made.now(), bot_tag=1)
     assert loop.run() == "ended"
     return runtime, made
 
@@ -169,7 +169,7 @@ def test_first_cycle_on_the_default_market_within_twenty_hours() -> None:
     runtime = Runtime(MemoryStore(epoch=3), made, None)
     loop = Loop(runtime, made, pacer=Pacer(None))
     loop.on_iteration = lambda _: loop.stop() if runtime.state.counters.get("cycles") else None
-    runtime.start(made.describe(), settings.params, now=made.now(), bot_tag=1, code_version="x")
+    runtime.start(made.describe(), settings.params, now=made.now(), bot_tag=1)
     loop.run()
     assert runtime.state.counters.get("cycles", 0) >= 1
     assert runtime.state.now - source.start_time() < 20 * 3600

@@ -499,7 +499,7 @@ def test_started_in_the_same_circumstances_changes_no_decision() -> None:
     before = world.state
     started = e.Started(
         time=world.now, params=world.params, instrument=before.instrument, fees=before.fees,
-        bot_tag=1, store_epoch=2, code_version="other",
+        bot_tag=1, store_epoch=2, code_version="test",
     )  # fmt: skip
     own = before.balances
     world.step(started)

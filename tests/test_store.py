@@ -49,9 +49,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStor
     made.close()
 
 
-def trade(store: SqliteStore) -> Runtime:
+def trade(store: SqliteStore, code: str | None = None) -> Runtime:
     """Drive a runtime through a round trip and return it."""
-    runtime = Runtime(store, None, None)
+    runtime = Runtime(store, None, None, code=code)
     world = World()
 
     def step(event: e.Event) -> list[object]:
@@ -64,7 +64,7 @@ def trade(store: SqliteStore) -> Runtime:
 
     started = e.Started(
         time=world.now, params=GOLDEN_PARAMS, instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES,
-        bot_tag=1, store_epoch=7, code_version="test",
+        bot_tag=1, store_epoch=7, code_version=runtime.code,
     )  # fmt: skip
     world.step = step  # type: ignore[method-assign,assignment]  # the same drive, into the store
     step(started)

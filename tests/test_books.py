@@ -1,0 +1,75 @@
+"""Proofs over stores: what folding shows, and what it must not claim of another program's work."""
+
+from decimal import Decimal
+
+from core import events as e
+from core.domain import FeeRates
+from core.ports import Loaded, Venue
+from core.record import replace
+from engine.books import refold, verify
+from engine.runtime import Runtime
+from store.memory import MemoryStore
+from store.sqlite import SqliteStore
+from tests.test_store import trade
+from tests.world import GOLDEN_FEES, GOLDEN_INSTRUMENT, GOLDEN_PARAMS
+
+D = Decimal
+
+
+def started_again(store: SqliteStore, fees: FeeRates = GOLDEN_FEES) -> Runtime:
+    """Return a runtime of this program that goes on with a store."""
+    runtime = Runtime(store, None, None)
+    assert runtime.restore()
+    own = runtime.state.balances
+    venue = Venue(instrument=GOLDEN_INSTRUMENT, fees=fees, base=own.base, quote=own.quote)
+    runtime.start(venue, GOLDEN_PARAMS, now=runtime.state.now, bot_tag=1)
+    for n in range(1, 4):
+        runtime.step(e.TimerTick(time=runtime.state.now + n))
+    return runtime
+
+
+def test_a_journal_of_this_program_is_proved_from_its_first_event() -> None:
+    """Across a restart every row is folded, and every snapshot passed is compared."""
+    store = MemoryStore(epoch=7)
+    trade(store)
+    runtime = started_again(store)
+    folded = refold(store)
+    assert (folded.count, folded.foreign, folded.differences) == (runtime.seq, 0, ())
+    assert folded.state == runtime.state
+
+
+def test_an_upgrade_starts_and_only_own_segments_are_judged() -> None:
+    """What an older program journaled is reported with its version, never called proved."""
+    store = MemoryStore(epoch=7)
+    old = trade(store, "0.0.9+old")
+    price = e.PriceTick(time=old.state.now, bid=D("0.0999"), ask=D("0.1001"), last=D("0.1"))
+    old.step(replace(price, bid=D("0.09999"), ask=D("0.10003")))
+    before = old.seq
+    runtime = started_again(store)
+    assert runtime.state.slots[0].totals.cycles == 1
+    folded = refold(store)
+    assert folded.foreign == before
+    assert folded.count == runtime.seq - before
+    assert folded.programs == ("0.0.9+old",)
+    current = Loaded(seq=runtime.seq, state=runtime.state, params=runtime.params)
+    checks = verify(store, current, None)
+    assert all(check.is_ok for check in checks)
+    assert f"{before:,} more were written by 0.0.9+old and are not judged" in checks[0].detail
+
+
+def test_a_journal_of_another_program_alone_is_not_called_folded() -> None:
+    """Nothing is judged before the new program has started; the detail says so."""
+    store = MemoryStore(epoch=7)
+    old = trade(store, "0.0.9+old")
+    folded = refold(store)
+    assert (folded.state, folded.count, folded.foreign) == (None, 0, old.seq)
+
+
+def test_a_snapshot_that_differs_from_its_journal_is_found() -> None:
+    """A state that was changed behind the journal's back does not pass."""
+    store = MemoryStore(epoch=7)
+    runtime = trade(store)
+    runtime.state = replace(runtime.state, next_slot_id=99)
+    runtime.snapshot()
+    runtime.step(e.TimerTick(time=runtime.state.now + 1))
+    assert any("snapshot" in text for text in refold(store).differences)
