@@ -35,9 +35,7 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     `params` are those of the latest `Started` before `event` (its own for the first); operator
     overrides are part of the state.
     """
-    if type(event) is e.PriceTick and is_quiet(
-        state, bid=event.bid, ask=event.ask, time=event.time, params=params
-    ):
+    if type(event) is e.PriceTick and is_quiet(state, event, params):
         return take_note(state, event), ()
     cursor = max(state.exchange_cursor, event.message)
     r = Reduction(replace(state, now=max(state.now, event.time), exchange_cursor=cursor), params)

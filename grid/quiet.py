@@ -7,6 +7,7 @@ bounds must be sound: every rule that looks at price or time has a line here.
 from decimal import Decimal
 
 from core.domain import HUNDRED, ONE, ZERO
+from core.events import PriceTick
 from core.params import Params
 from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
@@ -123,12 +124,17 @@ def _risk_times(state: BotState, params: Params) -> list[float]:
     return times
 
 
-def is_quiet(state: BotState, *, bid: Decimal, ask: Decimal, time: float, params: Params) -> bool:
+def is_quiet(state: BotState, tick: PriceTick, params: Params) -> bool:
     """Tell whether a tick changes nothing but price and time."""
     quiet, market = state.quiet, state.market
+    bid, ask, time = tick.bid, tick.ask, tick.time
     return (
         quiet is not None
         and market is not None
+        and bid.is_finite()
+        and ask.is_finite()
+        and tick.last.is_finite()
+        and tick.last > ZERO
         and quiet.price_low < bid < quiet.price_high
         and time < quiet.next_due
         and ZERO < bid < ask
