@@ -64,7 +64,6 @@ def _is_news(r: Reduction, event: e.Event) -> bool:
             and event.code_version == r.state.code_version
             and event.instrument == r.state.instrument
             and event.fees == r.state.fees
-            and not r.state.market_ended
         )
         return not is_same or any(_unsettled(s.slot_id, r) for s in r.state.slots)
     return True
@@ -189,7 +188,6 @@ def _started(r: Reduction, event: e.Started) -> None:
         bot_tag=event.bot_tag,
         store_epoch=event.store_epoch,
         started_at=r.state.started_at or event.time,
-        market_ended=False,
     )
     if is_first:
         r.update(mode_since=event.time, entry_tokens_at=event.time)
@@ -236,7 +234,7 @@ def _price(r: Reduction, event: e.PriceTick) -> None:
             bid_high=max(event.bid, old.bid_high),
             bid_low=min(event.bid, old.bid_low),
         )
-    r.update(market=market, pass_due=r.now)
+    r.update(market=market, pass_due=r.now, market_ended=False)
     watch.open_books(r)
 
 

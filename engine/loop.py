@@ -98,8 +98,6 @@ class Loop:
         self._take_up()
         while not self.stopping.is_set():
             had_command = self._commands()
-            if self.runtime.state.market_ended:
-                return "ended"
             at, is_exchange = self._next()
             if at is None:
                 return "ended"
@@ -127,17 +125,16 @@ class Loop:
         self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
 
     def _next(self) -> tuple[float | None, bool]:
-        """Return the next instant and whether it is the exchange's; ties are the exchange's."""
+        """Return the next instant and whether it is the exchange's; ties are the exchange's.
+
+        None once the exchange has nothing to come: its market has ended and told so.
+        """
         exchange_at = self.exchange.next_time()
         state = self.runtime.state
         timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
-        if exchange_at is None and state.market_ended:
-            return None, False
-        if timer_at is None:
+        if exchange_at is None or timer_at is None:
             return exchange_at, True
         timer_at = max(timer_at, state.now)
-        if exchange_at is None:
-            return timer_at, False
         return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
 
     def _deliver(self, seq: int, event: e.Event) -> None:

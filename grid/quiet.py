@@ -38,7 +38,12 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
     Valid as long as no other event arrives. `next_due` is when a TimerTick is next worth sending.
     """
     market = state.market
-    if market is None or market.candidate is not None or not state.balances.start_mark:
+    if (
+        market is None
+        or market.candidate is not None
+        or state.market_ended
+        or not state.balances.start_mark
+    ):
         return None
     r = Reduction(state, params)
     bid = market.bid

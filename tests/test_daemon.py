@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.helpers import write_candles
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -189,3 +191,20 @@ def test_commands_are_idempotent_by_id_even_across_a_restart(
         assert json.loads(again.get("/api/commands/once").text)
     finally:
         again.stop()
+
+
+def test_a_replay_that_has_ended_ends_again_at_once_and_unchanged(tmp_path: Path) -> None:
+    """Started on a finished run, the bot says its summary and leaves; history is the same."""
+    write_candles(tmp_path / "candles.csv", bars=600, seed=5)
+    env = environment(
+        tmp_path, MARKET_DATA="replay", REPLAY_FILE=str(tmp_path / "candles.csv"),
+        REPLAY_SPEED="max",
+    )  # fmt: skip
+    exports = []
+    for _ in range(2):
+        result = run_bot(env)
+        assert result.returncode == 0, result.stderr
+        assert "against half and half" in result.stdout
+        exports.append(run_bot(env, "export", "--canonical").stdout)
+    assert exports[0] == exports[1] != ""
+    assert run_bot(env, "verify").returncode == 0
