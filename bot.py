@@ -103,6 +103,12 @@ class Daemon:
             bot_tag=bot_tag(self.settings.bot_name, venue.instrument.pair),
         )
         logger.info("started from %s journal=%s", "disk" if is_old else "nothing", runtime.seq)
+        if len(runtime.state.slots) != params.slot_count:
+            logger.warning(
+                "the run has %s slots, SLOT_COUNT=%s is for a new one: use add_slot or remove_slot",
+                len(runtime.state.slots),
+                params.slot_count,
+            )
         self.publisher.start()
         progress = ProgressLine(
             sys.stderr,

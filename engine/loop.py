@@ -19,6 +19,7 @@ from engine.clock import Pacer
 from engine.runtime import Runtime
 
 INBOX_SIZE = 256
+TIMER_SEC = 1.0  # timers are at least this far apart, so simulated time always moves on
 WAKE_SEC = 0.25  # the longest the loop sleeps without looking at its inbox and flags
 
 
@@ -134,7 +135,7 @@ class Loop:
         timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
         if exchange_at is None or timer_at is None:
             return exchange_at, True
-        timer_at = max(timer_at, state.now)
+        timer_at = max(timer_at, state.now, state.timer_at + TIMER_SEC)
         return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
 
     def _deliver(self, seq: int, event: e.Event) -> None:

@@ -148,6 +148,16 @@ def test_books_of_bot_and_exchange_agree_exactly(tmp_path: Path) -> None:
     assert runtime.state.counters.get("violations", 0) == 0
 
 
+def test_timers_are_a_second_apart_so_that_time_moves_on(tmp_path: Path) -> None:
+    """However often something is due, no instant is looked at twice by a timer."""
+    runtime, made = traded(tmp_path, "paper.db")
+    made.close()
+    rows = runtime.store.journal(after=0)
+    times = [row.event.time for row in rows if isinstance(row.event, e.TimerTick)]
+    assert len(times) > 50
+    assert all(b - a >= 1.0 for a, b in pairwise(times))
+
+
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
     """Two runs over the same candles give the same canonical export."""
 
