@@ -63,21 +63,22 @@ def refold(
     """
     own = code or code_version()
     seats = {snapshot.seq: snapshot for snapshot in store.snapshots()}
-    state: BotState | None = initial_state()
-    params, seq, count, foreign = Params(), 0, 0, 0
+    first = next(iter(store.journal(after=0)), None)
+    is_whole = first is None or first.seq == 1
+    state: BotState | None = initial_state() if is_whole else None
+    params, count, foreign = Params(), 0, 0
+    seq = 0 if is_whole else min(seats, default=0)
     differences: list[str] = []
     programs: set[str] = set()
     program = own
-    for row in store.journal(after=0):
-        seat = seats.get(row.seq - 1)
-        if seq and row.seq != seq + 1:
+    for row in store.journal(after=seq):
+        if row.seq != seq + 1:
             raise StoreError(f"the journal jumps from {seq} to {row.seq}")
-        if not seq and row.seq != 1:
-            state = None
-            program = seat.state.code_version if seat else ""
-        seq = row.seq
+        seq, seat = row.seq, seats.get(row.seq - 1)
         if isinstance(row.event, e.Started):
             program = row.event.code_version
+        elif seat is not None:
+            program = seat.state.code_version
         if program != own:
             state = None
         elif state is None and seat is not None:
@@ -86,7 +87,7 @@ def refold(
             differences.append(f"the snapshot at {seat.seq}")
         if state is None:
             foreign += 1
-            programs.add(program or "a program that is not known")
+            programs.add(program)
             continue
         state, params, actions = fold(state, params, row.event)
         if actions != row.actions:

@@ -65,6 +65,19 @@ def test_a_journal_of_another_program_alone_is_not_called_folded() -> None:
     assert (folded.state, folded.count, folded.foreign) == (None, 0, old.seq)
 
 
+def test_a_journal_without_its_beginning_is_proved_from_the_oldest_snapshot() -> None:
+    """What was pruned is gone; all that is kept is folded."""
+    store = MemoryStore(epoch=7, retention_days=0)
+    runtime = trade(store)
+    for n in range(1, 200):
+        runtime.step(e.TimerTick(time=runtime.state.now + 1_000 + n))
+    first = next(iter(store.journal(after=0))).seq
+    assert first > 1
+    folded = refold(store)
+    assert (folded.count, folded.foreign) == (runtime.seq - next(iter(store.snapshots())).seq, 0)
+    assert folded.state == runtime.state
+
+
 def test_a_snapshot_that_differs_from_its_journal_is_found() -> None:
     """A state that was changed behind the journal's back does not pass."""
     store = MemoryStore(epoch=7)
