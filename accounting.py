@@ -94,6 +94,23 @@ def held(state: BotState) -> Funds:
     return Funds(base=base, quote=quote)
 
 
+def is_short(state: BotState) -> bool:
+    """Tell whether our orders hold more than we own less foreign holds, fees not counted.
+
+    Fees are left out because they may rise while orders rest; free funds do count them.
+    """
+    own = state.balances
+    base = quote = ZERO
+    for order in orders(state):
+        if order.closed_executed is not None:
+            continue
+        if order.side is Side.SELL:
+            base += order.remaining
+        else:
+            quote += order.remaining * order.price
+    return base > own.base - own.foreign_base or quote > own.quote - own.foreign_quote
+
+
 def claims(state: BotState) -> Funds:
     """Return what owed exits and the executed part of unfinished entries will still need."""
     base = quote = ZERO

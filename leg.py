@@ -5,18 +5,10 @@ Reduction; it never decides whether a leg may enter (`risk.entry_allowed` does) 
 Exits are emitted here, by the event that creates or re-owes them.
 """
 
-from decimal import Decimal
-
 from accounting import closed_share, sign
-from core.actions import (
-    BookCycleAction,
-    PlaceOrderAction,
-    RecordExecution,
-)
+from core.actions import PlaceOrderAction, RecordExecution
 from core.domain import (
-    ONE,
     ZERO,
-    CycleRecord,
     OrderState,
     OrderStatus,
     Owed,
@@ -28,18 +20,21 @@ from core.domain import (
     TradeId,
 )
 from core.events import FillEvent
-from core.order_id import OrderPlace
+from core.order_id import LIMITS, OrderPlace
 from core.record import replace
-from core.state import AntiChase, Entering, Exiting, Idle, Leg, LegTotals
+from core.state import AntiChase, Exiting, Idle, Leg
+from grid.booking import book_cycle, keep_residual, leave, release
 from grid.reduction import Duty, Found, Reduction
-from grid_strategy import entry_distance_pct, exit_price
-from risk import Approved, Draft, Refused, review
+from grid_strategy import exit_price
+from risk import Approved, Draft, Refused, VetoReason, review
 
 DEADLINE_SEC = 10.0
 RETRY_AFTER_SEC = (1.0, 5.0, 15.0, 60.0)
 OWED_ALERT_SEC = 120.0
 FILL_SECS_KEPT = 100
+ATTEMPTS_MAX = LIMITS["attempt"] - 1
 MARKET_AWAY = (RejectReason.POST_ONLY, RejectReason.SELF_TRADE)
+IMPROVEMENTS_MAX = 3  # so often a refused exit moves farther from the market
 PAIR_OFF = "pair_off"
 
 
@@ -56,6 +51,10 @@ def apply_fill(r: Reduction, event: FillEvent) -> None:
     if event.execution_id in order.execution_ids:
         r.count("duplicate_fills")
         return
+    first = order.first_execution_at
+    if found.duty is Duty.ENTRY and (first is None or event.executed_at < first):
+        # Reports may come out of order: the tag is that of the first execution.
+        order = replace(order, regime_at_entry=_regime_tag(r, event.executed_at))
     order = replace(
         order,
         txid=event.txid,
@@ -66,7 +65,8 @@ def apply_fill(r: Reduction, event: FillEvent) -> None:
         filled_cost=order.filled_cost + event.cost,
         fees=order.fees + event.fee,
         execution_ids=(*order.execution_ids, event.execution_id),
-        first_execution_at=order.first_execution_at or event.executed_at,
+        first_execution_at=min(first or event.executed_at, event.executed_at),
+        last_execution_at=max(order.last_execution_at or event.executed_at, event.executed_at),
     )
     r.count("fills")
     if order.remaining > 0:
@@ -115,16 +115,16 @@ def _record(r: Reduction, found: Found, event: FillEvent) -> None:
 
 def _entry_executed(r: Reduction, found: Found, event: FillEvent) -> None:
     order = found.order
-    if len(order.execution_ids) == 1:
-        order = replace(order, regime_at_entry=_regime_tag(r, event.executed_at))
     leg = r.leg(found.slot_id, found.trade_id)
     totals = replace(
         leg.totals,
         entered_volume=leg.totals.entered_volume + event.volume,
         entered_cost=leg.totals.entered_cost + event.cost,
     )
-    leg = replace(leg, totals=totals, anti_chase=AntiChase(), state=Entering(order=order))
+    leg = replace(leg, totals=totals, anti_chase=AntiChase(), refusals=0)
     r.put_leg(found.slot_id, leg)
+    r.put_order(found, order)
+    leg = r.leg(found.slot_id, found.trade_id)
     cost = r.set_off(found.trade_id, event.cost)
     r.post("entry execution", cash=-cost - event.fee, positions=cost, fees=event.fee)
     if order.remaining <= 0 or order.closed_executed == order.filled_volume:
@@ -132,10 +132,11 @@ def _entry_executed(r: Reduction, found: Found, event: FillEvent) -> None:
 
 
 def _regime_tag(r: Reduction, executed_at: float) -> int | None:
-    regime = r.state.regime
-    if regime is None or not 0 <= executed_at - regime.time <= 2 * regime.interval_sec:
-        return None
-    return regime.regime
+    for estimate in (r.state.regime, r.state.regime_before):
+        if estimate is not None and estimate.time <= executed_at:
+            is_fresh = executed_at - estimate.time <= 2 * estimate.interval_sec
+            return estimate.regime if is_fresh else None
+    return None
 
 
 def finish_entry(r: Reduction, slot_id: int, leg: Leg, order: OrderState) -> None:
@@ -149,7 +150,8 @@ def finish_entry(r: Reduction, slot_id: int, leg: Leg, order: OrderState) -> Non
         cost=order.filled_cost,
         fees=order.fees,
         entered_at=order.first_execution_at or r.now,
-        filled_at=r.now,
+        filled_at=order.last_execution_at or r.now,
+        owed_since=r.now,
         regime_at_entry=order.regime_at_entry,
     )
     if leg.residual is not None:
@@ -171,7 +173,7 @@ def finish_entry(r: Reduction, slot_id: int, leg: Leg, order: OrderState) -> Non
         r.put_leg(slot_id, replace(leg, residual=residual, state=Idle(since=r.now)))
         return
     r.count("entries_filled")
-    owed = Owed(since=r.now, reason="new", retry_at=r.now)
+    owed = Owed(reason="new", retry_at=r.now)
     r.put_leg(slot_id, replace(leg, state=Exiting(position=position, exit=owed)))
     place_exit(r, slot_id, leg.trade_id, None)
     _tell_entry(r, slot_id, leg.trade_id, position)
@@ -209,7 +211,7 @@ def to_residual(r: Reduction, slot_id: int, trade_id: TradeId) -> bool:
     if not r.state.instrument.is_below_minimum(volume=position.volume, price=price):
         return False
     found = holding(r, slot_id, trade_id)
-    _keep_residual(r, found, position, position.fees)
+    keep_residual(r, found, position, position.fees)
     leg = r.leg(slot_id, trade_id)
     r.put_leg(slot_id, replace(leg, state=Idle(since=r.now), cycle=leg.cycle + 1))
     return True
@@ -230,12 +232,16 @@ def _joined(position: Position, residual: Residual) -> Position:
 
 
 def place_exit(r: Reduction, slot_id: int, trade_id: TradeId, recovery_id: str | None) -> None:
-    """Place the exit that a leg or recovery owes, or keep it owed with the reason."""
+    """Place the exit that a leg or recovery owes, or keep it owed with the reason.
+
+    A rest too small for an order of its own is booked with what was executed, and a recovery that
+    the operator gives up is released.
+    """
     found, position, owed, cycle = _owed(r, slot_id, trade_id, recovery_id)
-    slot, leg = r.known_slot(slot_id), r.leg(slot_id, trade_id)
+    if recovery_id is not None and r.recovery(found).releasing:
+        release(r, found)
+        return
     params = r.effective(slot_id)
-    own = replace(leg, loss_streak=0)
-    entry_pct = entry_distance_pct(r.state, slot, own, r.params)
     is_fresh = (
         r.state.market is not None and r.now - r.state.market.time <= params.stale_price_max_age_sec
     )
@@ -246,18 +252,26 @@ def place_exit(r: Reduction, slot_id: int, trade_id: TradeId, recovery_id: str |
             trade_id,
             r.state.market if is_fresh else None,
             profit_pct=params.profit_pct,
-            entry_pct=entry_pct,
-            rejections=owed.failures if owed.reason in MARKET_AWAY else 0,
+            entry_pct=params.entry_pct,
+            rejections=min(position.exit_failures, IMPROVEMENTS_MAX)
+            if owed.reason in MARKET_AWAY
+            else 0,
         )
     except ValueError:
-        keep_owed(r, found, position, owed, "price")
+        keep_owed(r, found, position, "price")
         return
     draft = Draft(trade_id=trade_id, price=price, volume=position.open_volume, is_entry=False)
     verdict = review(draft, r.state.instrument, params)
     if isinstance(verdict, Refused):
-        keep_owed(r, found, position, owed, verdict.reason)
+        if verdict.reason is VetoReason.BELOW_MINIMUM and position.closed_volume > 0:
+            book_cycle(r, found, "partial")
+        else:
+            keep_owed(r, found, position, verdict.reason)
         return
     attempt = position.exit_attempts + 1
+    if attempt > ATTEMPTS_MAX:
+        keep_owed(r, found, position, "its order numbers are used up")
+        return
     role = Role.EXIT if recovery_id is None else Role.RECOVERY
     place = OrderPlace(
         tag=0,
@@ -269,7 +283,7 @@ def place_exit(r: Reduction, slot_id: int, trade_id: TradeId, recovery_id: str |
         attempt=attempt,
     )
     order = _order(r, place, verdict, position.regime_at_entry)
-    r.put_holding(found, replace(position, exit_attempts=attempt), order)
+    r.put_holding(found, replace(position, exit_attempts=attempt, is_repricing=False), order)
     r.count("orders")
     r.act(PlaceOrderAction(slot_id=slot_id, order=order, chain=(), deadline=r.now + DEADLINE_SEC))
 
@@ -346,19 +360,26 @@ def entry_order(r: Reduction, slot_id: int, leg: Leg, approved: Approved) -> Ord
     return _order(r, place, approved, None)
 
 
-def keep_owed(r: Reduction, found: Found, position: Position, owed: Owed, reason: str) -> None:
+def keep_owed(r: Reduction, found: Found, position: Position, reason: str) -> None:
     """Keep an exit owed that could not be placed, with the reason and the time of the next try."""
-    wait = RETRY_AFTER_SEC[min(owed.failures, len(RETRY_AFTER_SEC) - 1)]
-    kept = Owed(since=owed.since, reason=reason, retry_at=r.now + wait, failures=owed.failures + 1)
-    r.put_holding(found, position, kept)
-    is_alert = kept.retry_at - owed.since > OWED_ALERT_SEC >= r.now - owed.since
-    if is_alert:
-        r.notify(
-            "error",
-            "owed_exit",
-            f"slot {found.slot_id} leg {found.trade_id}: its exit of {position.open_volume} "
-            f"{r.state.instrument.base} cannot be placed ({reason}); retried every 60 s",
-        )
+    wait = RETRY_AFTER_SEC[min(position.exit_failures, len(RETRY_AFTER_SEC) - 1)]
+    position = replace(
+        position,
+        owed_since=r.now if position.owed_since is None else position.owed_since,
+        exit_failures=position.exit_failures + 1,
+    )
+    r.put_holding(found, position, Owed(reason=reason, retry_at=r.now + wait))
+
+
+def acknowledge(r: Reduction, found: Found, order: OrderState) -> None:
+    """Put an order that the exchange surely has: its debt is paid, its refusals are forgotten."""
+    r.put_order(found, order)
+    if found.duty is Duty.ENTRY:
+        leg = r.leg(found.slot_id, found.trade_id)
+        r.put_leg(found.slot_id, replace(leg, refusals=0))
+        return
+    position = replace(r.position(found), owed_since=None, exit_failures=0)
+    r.put_holding(found, position, order)
 
 
 def _exit_executed(r: Reduction, found: Found, event: FillEvent) -> None:
@@ -370,6 +391,9 @@ def _exit_executed(r: Reduction, found: Found, event: FillEvent) -> None:
         closed_cost=position.closed_cost + share,
         exit_cost=position.exit_cost + event.cost,
         exit_fees=position.exit_fees + event.fee,
+        closed_at=max(position.closed_at or event.executed_at, event.executed_at),
+        owed_since=None,
+        exit_failures=0,
     )
     r.put_holding(found, position, found.order)
     leave(r, found.slot_id, found.trade_id, volume=event.volume, cost=share)
@@ -387,17 +411,6 @@ def _exit_executed(r: Reduction, found: Found, event: FillEvent) -> None:
         end_exit(r, found)
 
 
-def leave(r: Reduction, slot_id: int, trade_id: TradeId, *, volume: Decimal, cost: Decimal) -> None:
-    """Add to what the leg has exited in all."""
-    leg = r.leg(slot_id, trade_id)
-    totals = replace(
-        leg.totals,
-        exited_volume=leg.totals.exited_volume + volume,
-        exited_cost=leg.totals.exited_cost + cost,
-    )
-    r.put_leg(slot_id, replace(leg, totals=totals))
-
-
 def end_exit(r: Reduction, found: Found) -> None:
     """Go on after an exit order has ended: book, place the rest again, or keep a residual."""
     position = r.position(found)
@@ -408,181 +421,11 @@ def end_exit(r: Reduction, found: Found) -> None:
     if recovery is not None and recovery.releasing:
         release(r, found)
         return
-    owed = Owed(since=r.now, reason="rest", retry_at=r.now)
+    position = replace(position, owed_since=r.now, exit_failures=0)
+    owed = Owed(reason="rest", retry_at=r.now)
     if r.known_slot(found.slot_id).pairing and recovery is None:
         owed = replace(owed, reason=PAIR_OFF)
         r.put_holding(found, position, owed)
         return
-    price = position.average_price
-    is_small = r.state.instrument.is_below_minimum(volume=position.open_volume, price=price)
-    if is_small and position.closed_volume > 0:
-        book_cycle(r, found, "partial")
-        return
     r.put_holding(found, position, owed)
     place_exit(r, found.slot_id, found.trade_id, found.recovery_id)
-
-
-def book_cycle(
-    r: Reduction, found: Found, resolution: str, *, set_off_gross: Decimal = ZERO
-) -> None:
-    """Book the cycle for what was executed; a rest becomes the leg's residual.
-
-    `set_off_gross` is the part of the gross that a pair-off has booked to the ledger already.
-    """
-    position, trade_id = r.position(found), found.trade_id
-    is_recovery = found.duty is Duty.RECOVERY
-    entry_fee = position.fees
-    rest = position.open_volume
-    if rest > 0:
-        share = position.fees * position.closed_volume / position.volume
-        entry_fee = share.quantize(ONE.scaleb(-r.state.instrument.fee_decimals))
-    gross = sign(trade_id) * (position.exit_cost - position.closed_cost)
-    fees = entry_fee + position.exit_fees
-    record = CycleRecord(
-        trade_id=trade_id,
-        cycle=r.cycle(found),
-        entry_price=position.closed_cost / position.closed_volume,
-        exit_price=position.exit_cost / position.closed_volume,
-        volume=position.closed_volume,
-        gross_profit=gross,
-        entry_fee=entry_fee,
-        exit_fee=position.exit_fees,
-        fees=fees,
-        net_profit=gross - fees,
-        entry_time=position.entered_at,
-        exit_time=r.now,
-        from_recovery=is_recovery,
-        regime_at_entry=position.regime_at_entry,
-    )
-    orphaned_at = r.recovery(found).orphaned_at if is_recovery else None
-    unbooked = gross - set_off_gross
-    r.post("cycle booked", unbooked=unbooked, grid_profit=-unbooked)
-    if rest > 0:
-        _keep_residual(r, found, position, position.fees - entry_fee)
-    _end_holding(r, found, is_loss=record.net_profit < 0)
-    _count_cycle(r, found.slot_id, record)
-    r.act(
-        BookCycleAction(
-            slot_id=found.slot_id, record=record, orphaned_at=orphaned_at, resolution=resolution
-        )
-    )
-
-
-def _keep_residual(r: Reduction, found: Found, position: Position, fees: Decimal) -> None:
-    leg = r.leg(found.slot_id, found.trade_id)
-    residual = Residual(
-        volume=position.open_volume,
-        cost=position.open_cost,
-        fees=fees,
-        regime_at_entry=position.regime_at_entry,
-    )
-    if (old := leg.residual) is not None:
-        is_larger = old.volume > residual.volume
-        residual = Residual(
-            volume=residual.volume + old.volume,
-            cost=residual.cost + old.cost,
-            fees=residual.fees + old.fees,
-            regime_at_entry=old.regime_at_entry if is_larger else residual.regime_at_entry,
-        )
-    r.put_leg(found.slot_id, replace(leg, residual=residual))
-    cost = r.set_off(found.trade_id, position.open_cost)
-    r.post("residual", positions=-cost, residuals=cost)
-
-
-def _count_cycle(r: Reduction, slot_id: int, record: CycleRecord) -> None:
-    slot = r.known_slot(slot_id)
-    old = slot.totals
-    is_loss = record.net_profit < 0
-    totals = replace(
-        old,
-        cycles=old.cycles + 1,
-        gross=old.gross + record.gross_profit,
-        fees=old.fees + record.fees,
-        net=old.net + record.net_profit,
-        losses=old.losses + is_loss,
-    )
-    r.put_slot(replace(slot, totals=totals))
-    r.count("cycles")
-    r.count("losses" if is_loss else "wins")
-    base, quote = r.state.instrument.base, r.state.instrument.quote
-    r.notify(
-        "info",
-        "cycle",
-        f"slot {slot_id} leg {record.trade_id} closed cycle {record.cycle}: {record.volume:f} "
-        f"{base}, entry {record.entry_price:.7f}, exit {record.exit_price:.7f}, "
-        f"net {record.net_profit:+.4f} {quote} after {record.fees:.4f} fees",
-    )
-
-
-def _end_holding(r: Reduction, found: Found, *, is_loss: bool) -> None:
-    if found.duty is Duty.RECOVERY:
-        r.drop_recovery(found.slot_id, found.recovery_id or "")
-        return
-    leg = r.leg(found.slot_id, found.trade_id)
-    r.put_leg(found.slot_id, next_cycle(r, leg, is_loss=is_loss))
-
-
-def next_cycle(r: Reduction, leg: Leg, *, is_loss: bool) -> Leg:
-    """Return the leg idle in its next cycle, with loss streak and rest applied."""
-    streak = leg.loss_streak + 1 if is_loss else 0
-    wait = r.params.reentry_cooldown_sec
-    if is_loss and streak >= r.params.loss_streak_rest_at:
-        wait = max(wait, r.params.loss_rest_sec)
-    return replace(
-        leg,
-        state=Idle(since=r.now, resume_at=r.now + wait if wait else None),
-        cycle=leg.cycle + 1,
-        entry_attempts=0,
-        loss_streak=streak,
-        anti_chase=AntiChase(),
-    )
-
-
-def release(r: Reduction, found: Found) -> None:
-    """Give up what a recovery still holds: it becomes inventory, at cost, without P&L."""
-    position = r.position(found)
-    if position.closed_volume > 0:
-        volume, cost = position.open_volume, position.open_cost
-        fees = position.fees * position.closed_volume / position.volume
-        kept = replace(
-            position,
-            volume=position.closed_volume,
-            cost=position.closed_cost,
-            fees=fees.quantize(ONE.scaleb(-r.state.instrument.fee_decimals)),
-        )
-        r.put_holding(found, kept, found.order)
-        write_off(r, found.slot_id, found.trade_id, volume=volume, cost=cost)
-        book_cycle(r, found, "partial")
-        return
-    volume, cost = position.open_volume, position.open_cost
-    write_off(r, found.slot_id, found.trade_id, volume=volume, cost=cost)
-    r.drop_recovery(found.slot_id, found.recovery_id or "")
-    r.notify(
-        "warning",
-        "released",
-        f"slot {found.slot_id} leg {found.trade_id}: {position.open_volume:f} "
-        f"{r.state.instrument.base} released to inventory",
-    )
-
-
-def write_off(
-    r: Reduction,
-    slot_id: int,
-    trade_id: TradeId,
-    *,
-    volume: Decimal,
-    cost: Decimal,
-    account: str = "positions",
-) -> None:
-    """Move volume at cost from a leg to the inventory pool."""
-    leg = r.leg(slot_id, trade_id)
-    old: LegTotals = leg.totals
-    totals = replace(
-        old,
-        written_off_volume=old.written_off_volume + volume,
-        written_off_cost=old.written_off_cost + cost,
-    )
-    r.put_leg(slot_id, replace(leg, totals=totals))
-    signed = r.set_off(trade_id, cost)
-    r.post("released to inventory", **{account: -signed, "inventory": signed})
-    r.move_inventory(sign(trade_id) * volume)

@@ -192,19 +192,25 @@ def is_wide(bid: Decimal, ask: Decimal, params: Params) -> bool:
     return (ask - bid) * HUNDRED > params.max_spread_pct * bid
 
 
-def review(draft: Draft, instrument: Instrument, params: Params) -> Approved | Refused:
+def review(
+    draft: Draft, instrument: Instrument, params: Params, *, room: Decimal | None = None
+) -> Approved | Refused:
     """Approve an order, with the largest admissible volume, or refuse it with the reason.
 
-    Exits pass whatever their size: an exit owed is placed. Raises nothing.
+    `room` is what the portfolio still allows to be committed, in quote (None: no limit). Exits pass
+    whatever their size: an exit owed is placed. Raises nothing.
     """
     if draft.price <= 0 or not draft.price.is_finite():
         return Refused(reason=VetoReason.INSANE_PRICE, detail=f"price {draft.price}")
-    volume = draft.volume
-    if draft.is_entry and volume * draft.price > params.max_order_usd:
-        volume = instrument.volume_down(params.max_order_usd / draft.price)
+    volume, reason = draft.volume, VetoReason.BELOW_MINIMUM
+    most = params.max_order_usd if room is None else min(params.max_order_usd, room)
+    if draft.is_entry and volume * draft.price > most:
+        volume = max(ZERO, instrument.volume_down(most / draft.price))
+        if most < params.max_order_usd:
+            reason = VetoReason.PORTFOLIO
     if instrument.is_below_minimum(volume=volume, price=draft.price):
         return Refused(
-            reason=VetoReason.BELOW_MINIMUM,
+            reason=reason,
             detail=f"{volume} at {draft.price}; the least is "
             f"{instrument.least_volume(draft.price)} {instrument.base}",
         )

@@ -15,7 +15,7 @@ from core.params import Params
 from core.record import replace
 from core.state import BotState, LockName, Market, PolicyRegime
 from grid import watch
-from grid.endings import close_order, reject_order
+from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
 from grid.invariants import check_invariants
 from grid.operations import carry_out, new_slot
@@ -24,7 +24,8 @@ from grid.quiet import is_quiet, quiet_bounds
 from grid.reduction import Reduction
 from grid.upkeep import retry_owed, upkeep
 from grid_strategy import mid
-from leg import apply_fill
+from leg import acknowledge, apply_fill
+from risk import daily_loss_limit
 
 __all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
 
@@ -64,6 +65,8 @@ def _is_news(r: Reduction, event: e.Event) -> bool:
             and event.code_version == r.state.code_version
             and event.instrument == r.state.instrument
             and event.fees == r.state.fees
+            and event.bot_tag == r.state.bot_tag
+            and event.store_epoch == r.state.store_epoch
         )
         return not is_same or any(_unsettled(s.slot_id, r) for s in r.state.slots)
     return True
@@ -112,8 +115,9 @@ def _apply(r: Reduction, event: e.Event) -> None:
             _order_news(r, event)
             _after_order_news(r)
         case e.BalancesReported():
+            known = (r.state.balances.reported_base, r.state.balances.reported_quote)
             watch.report_balances(r, event)
-            retry_owed(r, at_once=True)
+            retry_owed(r, at_once=(event.base, event.quote) != known)
             if r.state.pass_due is not None:
                 r.update(pass_due=min(r.state.pass_due, r.now + 1.0))
         case e.CommandReceived():
@@ -165,7 +169,7 @@ def _facts(
             regime = PolicyRegime(
                 regime=event.regime, time=event.time, interval_sec=event.interval_sec
             )
-            r.update(regime=regime)
+            r.update(regime=regime, regime_before=r.state.regime)
         case _:
             assert_never(event)
     if not isinstance(event, e.MarketEnded | e.RegimeEstimated | e.Started):
@@ -180,7 +184,9 @@ def _started(r: Reduction, event: e.Started) -> None:
         or event.instrument != r.state.instrument
         or event.fees != r.state.fees
     )
+    old_limit = daily_loss_limit(r.state, r.params)
     r.params = event.params
+    watch.daily_limit_changed(r, old_limit)
     r.update(
         instrument=event.instrument,
         fees=event.fees,
@@ -203,8 +209,11 @@ def _started(r: Reduction, event: e.Started) -> None:
 def _unsettled(slot_id: int, r: Reduction) -> list[str]:
     """Return the ids of the slot's orders whose fate the last run may not have learned."""
     slot = r.known_slot(slot_id)
-    unsure = (OrderStatus.PENDING, OrderStatus.UNCERTAIN, OrderStatus.CANCELLING)
-    return [order.client_order_id for order in slot_orders(slot) if order.status in unsure]
+    return [
+        order.client_order_id
+        for order in slot_orders(slot)
+        if order.status is not OrderStatus.OPEN or order.closed_executed is not None
+    ]
 
 
 def _price(r: Reduction, event: e.PriceTick) -> None:
@@ -270,19 +279,17 @@ def _order_news(
     match event:
         case e.OrderAccepted() | e.OrderFound():
             status = OrderStatus.OPEN if is_new else order.status
-            r.put_order(found, replace(order, status=status, txid=event.txid))
+            acknowledge(r, found, replace(order, status=status, txid=event.txid))
         case e.OrderUncertain():
             if order.status is OrderStatus.PENDING:
-                r.put_order(found, replace(order, status=OrderStatus.UNCERTAIN))
                 r.count("uncertain")
-                ids = (order.client_order_id,)
-                r.act(RequestReconcile(reason="uncertain", client_order_ids=ids))
+                doubtful = replace(found, order=replace(order, status=OrderStatus.UNCERTAIN))
+                ask_about(r, doubtful, "uncertain")
         case e.OrderClosed():
             r.count(f"closed:{event.reason}")
             close_order(r, found, event.executed)
         case e.CancelRefused():
-            ids = (order.client_order_id,)
-            r.act(RequestReconcile(reason="cancel refused", client_order_ids=ids))
+            ask_about(r, found, "cancel refused")
         case _:
             assert_never(event)
 

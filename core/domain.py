@@ -161,8 +161,10 @@ class OrderState(Record, frozen=True, kw_only=True, tag="order"):
     fees: Decimal = ZERO
     execution_ids: tuple[str, ...] = ()
     first_execution_at: float | None = None
+    last_execution_at: float | None = None
     regime_at_entry: int | None = None
     cancel_requested_at: float | None = None
+    asked_at: float | None = None  # when the exchange was last asked what became of it
     # The exchange's last word: the order is over, with this much executed. It leaves the state only
     # when the executions we know add up to it.
     closed_executed: Decimal | None = None
@@ -187,6 +189,8 @@ class Position(Record, frozen=True, kw_only=True, gc=False):
 
     `cost` and `fees` are the entry's; `closed_cost` is the part of `cost` that belongs to the
     volume already closed; `exit_cost` and `exit_fees` are what the closing executions were worth.
+    `entered_at`, `filled_at` and `closed_at` are execution times: first and last of the entry,
+    last of the exit.
     """
 
     volume: Decimal
@@ -199,8 +203,12 @@ class Position(Record, frozen=True, kw_only=True, gc=False):
     closed_cost: Decimal = ZERO
     exit_cost: Decimal = ZERO
     exit_fees: Decimal = ZERO
+    closed_at: float | None = None
     exit_attempts: int = 0
+    owed_since: float | None = None  # None while an exit rests at the exchange
+    exit_failures: int = 0  # refusals in a row since then
     soft_limit: Decimal | None = None  # soft close: near the market, but never beyond this price
+    is_repricing: bool = False  # its resting exit is to be withdrawn and placed anew
 
     @property
     def open_volume(self) -> Decimal:
@@ -219,12 +227,10 @@ class Position(Record, frozen=True, kw_only=True, gc=False):
 
 
 class Owed(Record, frozen=True, kw_only=True, tag="owed"):
-    """An exit that must be placed and is not: since when, why, and when it is tried again."""
+    """An exit that must be placed and is not: why, and when it is tried again."""
 
-    since: float
     reason: str
     retry_at: float
-    failures: int = 0
 
 
 class RecoveryOrder(Record, frozen=True, kw_only=True):

@@ -28,7 +28,10 @@ STATE_VERSION = 1
 
 
 class Idle(Record, frozen=True, kw_only=True, tag="idle", gc=False):
-    """The leg has no order and no position; it wants an entry from `resume_at` on."""
+    """The leg has no order and no position; it wants an entry from `resume_at` on.
+
+    `since` is when it was last without need of one: a refused entry does not reset it.
+    """
 
     since: float
     resume_at: float | None = None
@@ -37,9 +40,10 @@ class Idle(Record, frozen=True, kw_only=True, tag="idle", gc=False):
 
 
 class Entering(Record, frozen=True, kw_only=True, tag="entering"):
-    """The leg's entry order exists or may exist."""
+    """The leg's entry order exists or may exist; the leg was idle since `idle_since`."""
 
     order: OrderState
+    idle_since: float = 0.0
 
 
 class Exiting(Record, frozen=True, kw_only=True, tag="exiting"):
@@ -77,7 +81,8 @@ class Leg(Record, frozen=True, kw_only=True):
     entry_attempts: int = 0  # within this cycle
     loss_streak: int = 0
     anti_chase: AntiChase = AntiChase()
-    rejected_at: tuple[float, ...] = ()  # post-only and self-trade rejections of the last minute
+    rejected_at: tuple[float, ...] = ()  # when its last entries were refused as crossing
+    refusals: int = 0  # entries in a row that never reached the exchange
     residual: Residual | None = None
     totals: LegTotals = LegTotals()
     last_chain: tuple[SizeStep, ...] = ()
@@ -289,6 +294,7 @@ class BotState(Record, frozen=True, kw_only=True):
     risk: RiskState = RiskState()
     health: Health = Health()
     regime: PolicyRegime | None = None
+    regime_before: PolicyRegime | None = None  # the estimate before it: reports may come late
     overrides: tuple[Override, ...] = ()
     entry_tokens: float = 0.0
     entry_tokens_at: float = 0.0
@@ -297,7 +303,6 @@ class BotState(Record, frozen=True, kw_only=True):
     hour: int = -1  # hours since the epoch of the last equity point
     exchange_cursor: int = 0  # the last exchange message that is part of this state
     market_ended: bool = False
-    retired_base: Decimal = ZERO  # signed base volume that legs of removed slots left behind
     fill_secs: tuple[float, ...] = ()  # from placing to complete fill, of the last 100 orders
     counters: dict[str, int] = msgspec.field(default_factory=dict)  # never mutated: copied
     stints: dict[str, Stint] = msgspec.field(default_factory=dict)

@@ -362,7 +362,7 @@ def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
                 reason=clean_text(recovery.reason),
                 order=_exit_order(state, recovery.exit),
                 position=_position(state, recovery.position, recovery.trade_id, recovery.exit),
-                missing=_missing_exit(recovery.exit),
+                missing=_missing_exit(recovery.position, recovery.exit),
             )
             for recovery in slot.recovery_orders
         ),
@@ -383,7 +383,7 @@ def _leg(state: BotState, leg: Leg) -> s.LegBlock:
         case Exiting(position=held, exit=exit_):
             name = "exiting"
             position = _position(state, held, leg.trade_id, exit_)
-            missing = _missing_exit(exit_)
+            missing = _missing_exit(held, exit_)
             order = exit_ if isinstance(exit_, OrderState) else None
     return s.LegBlock(
         leg=leg.trade_id,
@@ -404,11 +404,12 @@ def _missing_entry(idle: Idle) -> s.MissingBlock:
     return s.MissingBlock(why=why, veto=idle.veto, since=idle.since, until=idle.resume_at)
 
 
-def _missing_exit(exit_: OrderState | Owed) -> s.MissingBlock | None:
+def _missing_exit(position: Position, exit_: OrderState | Owed) -> s.MissingBlock | None:
     if isinstance(exit_, OrderState):
         return None
     why = f"its exit is owed and could not be placed: {clean_text(_words(exit_.reason))}"
-    return s.MissingBlock(why=why, veto=None, since=exit_.since, until=exit_.retry_at)
+    since = position.filled_at if position.owed_since is None else position.owed_since
+    return s.MissingBlock(why=why, veto=None, since=since, until=exit_.retry_at)
 
 
 def _order(state: BotState, order: OrderState) -> s.OrderBlock:

@@ -20,10 +20,11 @@ from core.domain import (
 )
 from core.events import OrderRejected
 from core.record import replace
-from core.state import Exiting, Idle
+from core.state import Entering, Exiting, Idle
+from grid.booking import next_cycle, release
 from grid.reduction import Duty, Found, Reduction
 from grid_strategy import mid
-from leg import MARKET_AWAY, PAIR_OFF, end_exit, finish_entry, keep_owed, next_cycle, place_exit
+from leg import MARKET_AWAY, PAIR_OFF, RETRY_AFTER_SEC, end_exit, finish_entry, keep_owed
 
 REJECTION_WINDOW_SEC = 60.0
 REJECTIONS_MAX = 3
@@ -39,8 +40,7 @@ def close_order(r: Reduction, found: Found, executed: Decimal) -> None:
     found = replace(found, order=order)
     r.put_order(found, order)
     if order.filled_volume < executed:
-        ids = (order.client_order_id,)
-        r.act(RequestReconcile(reason="executions missing", client_order_ids=ids))
+        ask_about(r, found, "executions missing")
         return
     if found.duty is Duty.ENTRY:
         leg = r.leg(found.slot_id, found.trade_id)
@@ -50,13 +50,20 @@ def close_order(r: Reduction, found: Found, executed: Decimal) -> None:
 
 
 def reject_order(r: Reduction, event: OrderRejected) -> None:
-    """Take an order out that does not exist at the exchange, and say when to try again."""
+    """Take an order out that does not exist at the exchange, and say when to try again.
+
+    A refusal that contradicts what is known (the order was acknowledged, or an order of that id is
+    open) is no proof: the exchange is asked, and nothing takes the order's place before it answers.
+    """
     found = r.find(event.client_order_id)
     if found is None:
         return
     r.count(f"rejected:{event.reason}")
     if found.order.filled_volume > 0:  # it has executed, so it existed: the end, not a refusal
         close_order(r, found, found.order.filled_volume)
+        return
+    if found.order.txid is not None or event.reason is RejectReason.DUPLICATE_ID:
+        _doubt(r, found, event.reason)
         return
     if event.reason not in (*MARKET_AWAY, *NEVER_WAS):
         text = f"slot {found.slot_id} leg {found.trade_id}: {found.order.role} order refused: "
@@ -69,8 +76,32 @@ def reject_order(r: Reduction, event: OrderRejected) -> None:
         _exit_rejected(r, found, event.reason)
 
 
+def _doubt(r: Reduction, found: Found, reason: RejectReason) -> None:
+    """Hold an order uncertain whose refusal contradicts what is known of it."""
+    order = found.order
+    if order.status is OrderStatus.UNCERTAIN:
+        return  # asked already, and asked again from time to time
+    found = replace(found, order=replace(order, status=OrderStatus.UNCERTAIN))
+    r.count("uncertain")
+    ask_about(r, found, f"refused as {reason}, but it may be open")
+    r.notify(
+        "error",
+        "uncertain",
+        f"slot {found.slot_id} leg {found.trade_id}: {order.role} order {order.client_order_id} "
+        f"was refused as {reason} although it may be open; the exchange is asked",
+    )
+
+
+def ask_about(r: Reduction, found: Found, reason: str) -> None:
+    """Ask the exchange what became of an order; upkeep asks again until it is known."""
+    order = replace(found.order, asked_at=r.now)
+    r.put_order(found, order)
+    r.act(RequestReconcile(reason=reason, client_order_ids=(order.client_order_id,)))
+
+
 def _entry_rejected(r: Reduction, found: Found, reason: RejectReason) -> None:
     leg = r.leg(found.slot_id, found.trade_id)
+    since = leg.state.idle_since if isinstance(leg.state, Entering) else r.now
     resume_at: float | None = None
     if reason in MARKET_AWAY:
         recent = (*(t for t in leg.rejected_at if t > r.now - REJECTION_WINDOW_SEC), r.now)
@@ -80,24 +111,23 @@ def _entry_rejected(r: Reduction, found: Found, reason: RejectReason) -> None:
         leg = replace(leg, rejected_at=recent)
     elif reason in (RejectReason.ORDER_MINIMUM, RejectReason.COST_MINIMUM, RejectReason.TICK_SIZE):
         resume_at = r.now + REST_AFTER_REFUSAL_SEC
-    elif reason not in NEVER_WAS:
+    elif reason in NEVER_WAS:
+        resume_at = r.now + RETRY_AFTER_SEC[min(leg.refusals, len(RETRY_AFTER_SEC) - 1)]
+        leg = replace(leg, refusals=leg.refusals + 1)
+    else:
         resume_at = r.now + REST_AFTER_REJECTION_SEC
-    r.put_leg(found.slot_id, replace(leg, state=Idle(since=r.now, resume_at=resume_at)))
+    r.put_leg(found.slot_id, replace(leg, state=Idle(since=since, resume_at=resume_at)))
 
 
 def _exit_rejected(r: Reduction, found: Found, reason: RejectReason) -> None:
     position = r.position(found)
     holder = r.known_slot(found.slot_id)
-    owed = Owed(since=r.now, reason=reason, retry_at=r.now)
-    if holder.pairing and found.duty is Duty.EXIT:
-        r.put_holding(found, position, replace(owed, reason=PAIR_OFF))
-        return
-    if reason in NEVER_WAS:
-        r.put_holding(found, position, owed)
-        place_exit(r, found.slot_id, found.trade_id, found.recovery_id)
-        return
-    failures = found.order.attempt - 1
-    keep_owed(r, found, position, replace(owed, failures=min(failures, 3)), reason)
+    if found.duty is Duty.EXIT and holder.pairing:
+        r.put_holding(found, position, Owed(reason=PAIR_OFF, retry_at=r.now))
+    elif found.duty is Duty.RECOVERY and r.recovery(found).releasing:
+        release(r, found)
+    else:
+        keep_owed(r, found, position, reason)
 
 
 def request_cancel(r: Reduction, found: Found, reason: str) -> None:
@@ -119,7 +149,7 @@ def orphan(r: Reduction, slot_id: int, trade_id: TradeId, reason: str, *, is_los
         recovery_id=recovery_id,
         trade_id=trade_id,
         cycle=leg.cycle,
-        position=leg.state.position,
+        position=replace(leg.state.position, exit_attempts=0),  # recoveries count their own
         exit=leg.state.exit,
         orphaned_at=r.now,
         reason=reason,

@@ -12,6 +12,7 @@ from core.domain import SizeStep, TradeId
 from core.params import Params
 from core.record import replace
 from core.state import Entering, Idle, Leg, SlotState
+from grid.endings import REJECTION_WINDOW_SEC
 from grid.reduction import Reduction
 from grid_strategy import (
     Size,
@@ -22,7 +23,7 @@ from grid_strategy import (
     entry_size,
     slot_profit,
 )
-from leg import DEADLINE_SEC, entry_order
+from leg import ATTEMPTS_MAX, DEADLINE_SEC, entry_order
 from risk import (
     Approved,
     Draft,
@@ -97,18 +98,15 @@ def _try_entry(r: Reduction, slot_id: int, trade_id: TradeId) -> float | None:
             r.put_leg(slot_id, waiting)
             until = since + FULL_SIZE_WAIT_SEC
             return _veto(r, slot_id, waiting, VetoReason.FUNDS, again=until, chain=size.chain)
-    if trade_id is TradeId.B and size.usd > portfolio_room(r.state, r.params):
-        return _veto(
-            r, slot_id, leg, VetoReason.PORTFOLIO, again=r.now + RECHECK_SEC, chain=size.chain
-        )
+    draft = Draft(trade_id=trade_id, price=price, volume=size.volume, is_entry=True)
+    room = portfolio_room(r.state, r.params) if trade_id is TradeId.B else None
+    approved = review(draft, r.state.instrument, params, room=room)
+    if not isinstance(approved, Approved):
+        return _veto(r, slot_id, leg, approved.reason, again=r.now + RECHECK_SEC, chain=size.chain)
     if r.state.entry_tokens < 1:
         rate = entries_per_second(r) or 1
         wait = (1 - r.state.entry_tokens) / rate
         return _veto(r, slot_id, leg, VetoReason.THROTTLE, again=r.now + wait, chain=size.chain)
-    draft = Draft(trade_id=trade_id, price=price, volume=size.volume, is_entry=True)
-    approved = review(draft, r.state.instrument, params)
-    if not isinstance(approved, Approved):
-        return _veto(r, slot_id, leg, approved.reason, again=r.now + RECHECK_SEC, chain=size.chain)
     _place(r, slot_id, leg, approved, size.chain)
     return None
 
@@ -123,7 +121,7 @@ def _sized(r: Reduction, slot: SlotState, leg: Leg, params: Params) -> tuple[Dec
         market,
         leg.trade_id,
         distance_pct=distance,
-        rejections=len(leg.rejected_at),
+        rejections=sum(1 for at in leg.rejected_at if at > r.now - REJECTION_WINDOW_SEC),
     )
     funds = free(r.state)
     facts = SizeFacts(
@@ -144,15 +142,20 @@ def _sized(r: Reduction, slot: SlotState, leg: Leg, params: Params) -> tuple[Dec
 def _place(
     r: Reduction, slot_id: int, leg: Leg, approved: Approved, chain: tuple[SizeStep, ...]
 ) -> None:
+    if leg.entry_attempts >= ATTEMPTS_MAX:  # the order numbers of this cycle are used up
+        leg = replace(leg, cycle=leg.cycle + 1, entry_attempts=0)
     order = entry_order(r, slot_id, leg, approved)
     if approved.was_reduced:
         reduced = SizeStep(
-            stage="review", amount_usd=order.volume * order.price, reason="was_reduced to the cap"
+            stage="review",
+            amount_usd=order.volume * order.price,
+            reason="was_reduced to MAX_ORDER_USD or MAX_EQUITY_SHARE",
         )
         chain = (*chain, reduced)
+    since = leg.state.since if isinstance(leg.state, Idle) else r.now
     entering = replace(
         leg,
-        state=Entering(order=order),
+        state=Entering(order=order, idle_since=since),
         entry_attempts=leg.entry_attempts + 1,
         last_chain=chain,
     )

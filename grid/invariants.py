@@ -6,14 +6,15 @@ A safety violation halts new risk; liveness is reported and never halts. Checked
 from accounting import (
     conservation,
     held,
-    positions,
+    is_short,
     signed_open_volume,
     slot_orders,
     trial_balance,
 )
-from core.domain import ZERO, OrderState, OrderStatus, Owed
+from core.domain import ZERO, OrderStatus
 from core.params import Params
-from core.state import BotState, Entering, Exiting, Idle, Leg, SlotState
+from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, SlotState
+from grid.upkeep import owed_since
 from grid.watch import imbalance
 from leg import OWED_ALERT_SEC
 
@@ -81,9 +82,10 @@ def _books(state: BotState, broken: list[str]) -> None:
         broken.append(f"inventory and positions hold {volume} base, we own {own.base}")
     if own.base < 0 or own.quote < 0:
         broken.append(f"negative balance: {own.base} base, {own.quote} quote")
-    has_foreign = own.foreign_base or own.foreign_quote or own.flow_base or own.flow_quote
-    mine = held(state)
-    if not has_foreign and (mine.base > own.base or mine.quote > own.quote):
+    # A shortfall that strangers caused is the lock `funds`, set by the same event.
+    is_known = any(lock.name is LockName.FUNDS for lock in state.risk.locks)
+    if is_short(state) and not is_known:
+        mine = held(state)
         broken.append(
             f"our orders hold {mine.base} base and {mine.quote} quote of {own.base} and {own.quote}"
         )
@@ -99,13 +101,13 @@ def liveness(state: BotState, params: Params) -> list[str]:
                 age = state.now - leg.state.since
                 if age >= MISSING_ENTRY_SEC:
                     missing.append(f"{name} has no entry for {age:.0f} s: {leg.state.veto}")
-    for trade_id, position, exit_ in positions(state):
-        if isinstance(exit_, Owed) and state.now - exit_.since >= OWED_ALERT_SEC:
-            missing.append(
-                f"leg {trade_id} owes an exit of {position.open_volume} for "
-                f"{state.now - exit_.since:.0f} s: {exit_.reason}"
-            )
-        elif isinstance(exit_, OrderState) and exit_.status is OrderStatus.UNCERTAIN:
-            missing.append(f"exit {exit_.client_order_id} is uncertain")
+        for what, since, why in owed_since(slot):
+            if state.now - since >= OWED_ALERT_SEC:
+                missing.append(f"{what} is owed for {state.now - since:.0f} s: {why}")
+        missing.extend(
+            f"order {order.client_order_id} is uncertain"
+            for order in slot_orders(slot)
+            if order.status is OrderStatus.UNCERTAIN
+        )
     missing.extend(imbalance(state, params))
     return missing

@@ -16,6 +16,7 @@ from core.order_id import LIMITS
 from core.record import replace
 from core.state import Exiting, Idle, Leg, LockName, Mode, Override, SlotState
 from grid import watch
+from grid.booking import release
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -99,16 +100,27 @@ def _mode(r: Reduction, command: c.Pause | c.Resume | c.Halt) -> str:
     if wanted is r.state.mode and not (wanted is Mode.RUNNING and _clearable(r)):
         raise _Refusal(f"the bot is {wanted} already")
     if wanted is Mode.RUNNING:
-        for name in (LockName.API_ERRORS, LockName.SAFETY):
+        for name in _clearable(r):
             watch.clear_lock(r, name, "resumed by the operator")
     r.update(mode=wanted, mode_since=r.now, mode_reason="operator")
     r.transition("mode", wanted, "operator")
     return text
 
 
-def _clearable(r: Reduction) -> bool:
-    names = (LockName.API_ERRORS, LockName.SAFETY)
-    return any(lock.name in names for lock in r.state.risk.locks)
+def _clearable(r: Reduction) -> list[LockName]:
+    """Return the locks that hold and that the operator's resume clears."""
+    names = [LockName.API_ERRORS, LockName.SAFETY]
+    if _is_day_over(r):
+        names.append(LockName.DAILY_LOSS)
+    return [lock.name for lock in r.state.risk.locks if lock.name in names]
+
+
+def _is_day_over(r: Reduction) -> bool:
+    """Tell whether the daily loss lock holds since an earlier day and not for today's loss."""
+    held = [x for x in r.state.risk.locks if x.name is LockName.DAILY_LOSS]
+    limit = daily_loss_limit(r.state, r.params)
+    is_lost = limit is not None and daily_loss(r.state, r.params) > limit
+    return bool(held) and held[0].since // watch.DAY_SEC < r.now // watch.DAY_SEC and not is_lost
 
 
 def new_slot(r: Reduction) -> SlotState:
@@ -275,12 +287,11 @@ def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
     slack = command.max_loss_pct / HUNDRED
     limit = average * (ONE - slack if way > 0 else ONE + slack)
     limit = min(limit, near) if way > 0 else max(limit, near)
-    r.put_holding(found, replace(position, soft_limit=limit), exit_)
-    if isinstance(exit_, OrderState):
-        if exit_.status is OrderStatus.OPEN:
-            request_cancel(r, found, "soft_close")
-    else:
+    r.put_holding(found, replace(position, soft_limit=limit, is_repricing=True), exit_)
+    if isinstance(exit_, Owed):
         place_exit(r, found.slot_id, found.trade_id, found.recovery_id)
+    elif exit_.status is OrderStatus.OPEN:
+        request_cancel(r, found, "soft_close")  # else upkeep does, once it is known to rest
     return f"soft close: {outcome}"
 
 
@@ -379,7 +390,9 @@ def _cancel_stale(r: Reduction, command: c.CancelStaleRecoveries) -> str:
         found, _, exit_ = _holder(
             slot, recovery.trade_id, recovery.position, recovery.exit, recovery.recovery_id
         )
-        if isinstance(exit_, OrderState) and exit_.status is OrderStatus.OPEN:
+        if isinstance(exit_, Owed):
+            release(r, found)
+        elif exit_.status is OrderStatus.OPEN:
             request_cancel(r, found, "released by the operator")
     return f"cancelling {len(stale)}: {listed}"
 
@@ -406,11 +419,11 @@ def _reset_daily_lock(r: Reduction) -> str:
     held = next((x for x in r.state.risk.locks if x.name is LockName.DAILY_LOSS), None)
     if held is None:
         raise _Refusal("the daily loss lock does not hold")
-    loss, limit = daily_loss(r.state, r.params), daily_loss_limit(r.state, r.params)
-    if limit is not None and loss > limit:
+    if not _is_day_over(r):
+        loss, limit = daily_loss(r.state, r.params), daily_loss_limit(r.state, r.params) or ZERO
         raise _Refusal(
-            f"still {loss:.2f} USD down today, the limit is {limit:.2f}: wait for UTC midnight or "
-            "raise DAILY_LOSS_LIMIT_USD"
+            f"{loss:.2f} USD down today, the limit is {limit:.2f}: the lock holds until UTC "
+            "midnight, or until a restart with a higher DAILY_LOSS_LIMIT_USD"
         )
     watch.clear_lock(r, LockName.DAILY_LOSS, "reset by the operator")
     return "daily loss lock cleared"

@@ -9,9 +9,10 @@ from decimal import Decimal
 from core.domain import ONE, ZERO, OrderState, OrderStatus, Owed, Position, TradeId
 from core.record import Record, replace
 from core.state import Exiting, SlotState
+from grid.booking import book_cycle, leave, next_cycle
 from grid.endings import request_cancel
 from grid.reduction import Duty, Found, Reduction
-from leg import PAIR_OFF, book_cycle, holding, leave, next_cycle, place_exit, to_residual
+from leg import PAIR_OFF, holding, place_exit, to_residual
 
 
 class PairOffPreview(Record, frozen=True, kw_only=True):
@@ -110,8 +111,8 @@ def pair_when_ready(r: Reduction, slot_id: int) -> None:
             if len(exits) == 2 and to_residual(r, slot_id, trade_id):
                 continue
             owed = replace(state.exit, reason="rest", retry_at=r.now)
-            leg = r.leg(slot_id, trade_id)
-            r.put_leg(slot_id, replace(leg, state=replace(state, exit=owed)))
+            leg, position = r.leg(slot_id, trade_id), replace(state.position, owed_since=r.now)
+            r.put_leg(slot_id, replace(leg, state=Exiting(position=position, exit=owed)))
             place_exit(r, slot_id, trade_id, None)
 
 
@@ -164,9 +165,10 @@ def _close_a(
         closed_cost=position.closed_cost + cost,
         exit_cost=position.exit_cost + exit_part[0],
         exit_fees=position.exit_fees + exit_part[1],
+        closed_at=r.now,
     )
     leg = r.leg(slot_id, TradeId.A)
-    owed = Owed(since=r.now, reason="rest", retry_at=r.now)
+    owed = Owed(reason="rest", retry_at=r.now)
     r.put_leg(slot_id, replace(leg, state=Exiting(position=done, exit=owed)))
     # The part set off went straight to grid_profit; booking moves only what was unbooked.
     book_cycle(r, holding(r, slot_id, TradeId.A), PAIR_OFF, set_off_gross=cost - exit_part[0])
@@ -195,7 +197,7 @@ def _close_b(
         cost=position.cost - cost,
         fees=position.fees - fees,
     )
-    owed = Owed(since=r.now, reason="rest", retry_at=r.now)
+    owed = Owed(reason="rest", retry_at=r.now)
     r.put_leg(slot_id, replace(leg, state=Exiting(position=rest, exit=owed)))
     if rest.open_volume > 0:
         return

@@ -4,6 +4,7 @@ A Reduction lives inside one call and is the only mutable thing in the pure core
 replace parts of the state, count, post to the ledger and find orders; it decides nothing.
 """
 
+from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
 
@@ -33,6 +34,31 @@ class Found(Record, frozen=True, kw_only=True):
     duty: Duty
     order: OrderState
     recovery_id: str | None = None
+
+
+def live_orders(slot: SlotState) -> Iterator[Found]:
+    """Yield every order of the slot that the exchange holds or may hold, and where it stands."""
+    for leg in slot.legs:
+        match leg.state:
+            case Entering(order=order):
+                yield Found(
+                    slot_id=slot.slot_id, trade_id=leg.trade_id, duty=Duty.ENTRY, order=order
+                )
+            case Exiting(exit=OrderState() as order):
+                yield Found(
+                    slot_id=slot.slot_id, trade_id=leg.trade_id, duty=Duty.EXIT, order=order
+                )
+            case _:
+                pass
+    for recovery in slot.recovery_orders:
+        if isinstance(recovery.exit, OrderState):
+            yield Found(
+                slot_id=slot.slot_id,
+                trade_id=recovery.trade_id,
+                duty=Duty.RECOVERY,
+                order=recovery.exit,
+                recovery_id=recovery.recovery_id,
+            )
 
 
 class Reduction:
@@ -125,36 +151,9 @@ class Reduction:
     def find(self, client_order_id: str) -> Found | None:
         """Return where the order stands, or None if no order of that id is alive."""
         for slot in self.state.slots:
-            for leg in slot.legs:
-                match leg.state:
-                    case Entering(order=order) if order.client_order_id == client_order_id:
-                        return Found(
-                            slot_id=slot.slot_id,
-                            trade_id=leg.trade_id,
-                            duty=Duty.ENTRY,
-                            order=order,
-                        )
-                    case Exiting(exit=OrderState() as order) if (
-                        order.client_order_id == client_order_id
-                    ):
-                        return Found(
-                            slot_id=slot.slot_id,
-                            trade_id=leg.trade_id,
-                            duty=Duty.EXIT,
-                            order=order,
-                        )
-                    case _:
-                        pass
-            for recovery in slot.recovery_orders:
-                order_ = recovery.exit
-                if isinstance(order_, OrderState) and order_.client_order_id == client_order_id:
-                    return Found(
-                        slot_id=slot.slot_id,
-                        trade_id=recovery.trade_id,
-                        duty=Duty.RECOVERY,
-                        order=order_,
-                        recovery_id=recovery.recovery_id,
-                    )
+            for found in live_orders(slot):
+                if found.order.client_order_id == client_order_id:
+                    return found
         return None
 
     def put_order(self, found: Found, order: OrderState) -> None:
@@ -165,8 +164,8 @@ class Reduction:
             return
         leg = self.leg(found.slot_id, found.trade_id)
         match leg.state:
-            case Entering():
-                self.put_leg(found.slot_id, replace(leg, state=Entering(order=order)))
+            case Entering() as entering:
+                self.put_leg(found.slot_id, replace(leg, state=replace(entering, order=order)))
             case Exiting(position=position):
                 exiting = Exiting(position=position, exit=order)
                 self.put_leg(found.slot_id, replace(leg, state=exiting))

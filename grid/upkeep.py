@@ -7,18 +7,21 @@ Level-triggered: every rule looks at the state as it is and is safe to run again
 from collections.abc import Iterator
 from decimal import Decimal
 
-from core.domain import HUNDRED, ONE, OrderState, OrderStatus, Owed, TradeId
+from core.actions import RequestReconcile
+from core.domain import HUNDRED, ONE, OrderState, OrderStatus, Owed, RecoveryOrder, TradeId
 from core.params import PausePolicy
 from core.record import replace
 from core.state import AntiChase, Entering, Exiting, Idle, Leg, SlotState
+from grid.booking import write_off
 from grid.endings import adverse_pct, orphan, request_cancel
 from grid.pairing import pair_when_ready
-from grid.reduction import Duty, Found, Reduction
+from grid.reduction import Duty, Found, Reduction, live_orders
 from grid_strategy import effective, entry_distance_pct, entry_price, mid
-from leg import PAIR_OFF, place_exit, write_off
-from risk import WITHDRAWING, VetoReason, standing_veto
+from leg import OWED_ALERT_SEC, PAIR_OFF, place_exit
+from risk import WITHDRAWING, Allow, VetoReason, entry_allowed, standing_veto
 
 CANCEL_REPEAT_SEC = 10.0
+ASK_AGAIN_SEC = 30.0
 ANTI_CHASE_REFRESHES = 2
 ANTI_CHASE_SEC = 300.0
 
@@ -26,6 +29,8 @@ ANTI_CHASE_SEC = 300.0
 def upkeep(r: Reduction) -> None:
     """Do everything that is due on existing orders and positions."""
     retry_owed(r, at_once=False)
+    _alert_owed(r)
+    _ask_again(r)
     for slot in r.state.slots:
         for leg in slot.legs:
             match leg.state:
@@ -33,7 +38,8 @@ def upkeep(r: Reduction) -> None:
                     _keep_entry(r, slot, leg, order)
                 case Exiting() | Idle():
                     pass
-        _repeat_cancels(r, slot)
+        _withdraw_exits(r, slot.slot_id)
+        _repeat_cancels(r, slot.slot_id)
         _orphans(r, slot.slot_id)
         pair_when_ready(r, slot.slot_id)
     _close_slots(r)
@@ -56,15 +62,54 @@ def _is_due(r: Reduction, exit_: OrderState | Owed, at_once: bool) -> bool:
     return at_once or exit_.retry_at <= r.now
 
 
-def _found(slot: SlotState, leg: Leg, order: OrderState) -> Found:
-    duty = Duty.ENTRY if isinstance(leg.state, Entering) else Duty.EXIT
-    return Found(slot_id=slot.slot_id, trade_id=leg.trade_id, duty=duty, order=order)
+def owed_since(slot: SlotState) -> Iterator[tuple[str, float, str]]:
+    """Yield what is owed, since when and why, of each exit of the slot that does not rest yet."""
+    holders = [
+        (f"slot {slot.slot_id} leg {leg.trade_id}", leg.state.position, leg.state.exit)
+        for leg in slot.legs
+        if isinstance(leg.state, Exiting)
+    ]
+    holders += [(f"recovery {x.recovery_id}", x.position, x.exit) for x in slot.recovery_orders]
+    for name, position, exit_ in holders:
+        if position.owed_since is not None:
+            why = exit_.reason if isinstance(exit_, Owed) else f"its order is {exit_.status}"
+            yield f"{name}: its exit of {position.open_volume:f}", position.owed_since, why
+
+
+def _alert_owed(r: Reduction) -> None:
+    """Tell the operator, once, of an exit that has been owed for OWED_ALERT_SEC."""
+    for slot in r.state.slots:
+        for what, since, why in owed_since(slot):
+            if r.state.timer_at < since + OWED_ALERT_SEC <= r.now:
+                text = f"{what} {r.state.instrument.base} is not at the exchange ({why}); tried on"
+                r.notify("error", "owed_exit", text)
+
+
+def _asked_at(order: OrderState) -> float | None:
+    """Return when the exchange was last asked about, or sent, an order whose fate is unknown."""
+    unsure = (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
+    if order.status not in unsure and order.closed_executed is None:
+        return None
+    return order.placed_at if order.asked_at is None else order.asked_at
+
+
+def _ask_again(r: Reduction) -> None:
+    """Ask the exchange, from time to time, about orders whose fate is not known."""
+    ids = []
+    for slot in r.state.slots:
+        for found in live_orders(slot):
+            asked = _asked_at(found.order)
+            if asked is not None and r.now - asked >= ASK_AGAIN_SEC:
+                r.put_order(found, replace(found.order, asked_at=r.now))
+                ids.append(found.order.client_order_id)
+    if ids:
+        r.act(RequestReconcile(reason="still unknown", client_order_ids=tuple(ids)))
 
 
 def _keep_entry(r: Reduction, slot: SlotState, leg: Leg, order: OrderState) -> None:
     if order.status is not OrderStatus.OPEN or order.closed_executed is not None:
         return
-    found = _found(slot, leg, order)
+    found = Found(slot_id=slot.slot_id, trade_id=leg.trade_id, duty=Duty.ENTRY, order=order)
     veto = standing_veto(r.state, slot, leg, r.params)
     stays = veto is VetoReason.PAUSED and r.params.pause_policy is PausePolicy.STAY
     if veto in WITHDRAWING and not stays:
@@ -73,7 +118,9 @@ def _keep_entry(r: Reduction, slot: SlotState, leg: Leg, order: OrderState) -> N
         is_old = r.now - order.first_execution_at >= r.params.partial_entry_max_sec
         if is_old or _is_far(r, slot, leg, order):
             request_cancel(r, found, "partial entry too old" if is_old else "partial entry too far")
-    elif _is_far(r, slot, leg, order):
+    elif _is_far(r, slot, leg, order) and isinstance(
+        entry_allowed(r.state, slot, leg, r.params), Allow
+    ):  # where no entry may be placed now, none is withdrawn to be placed anew
         _refresh(r, slot, leg, found)
 
 
@@ -110,31 +157,32 @@ def _refresh(r: Reduction, slot: SlotState, leg: Leg, found: Found) -> None:
     request_cancel(r, found, "refresh")
 
 
-def _cancelling(slot: SlotState) -> Iterator[Found]:
-    for leg in slot.legs:
-        match leg.state:
-            case Entering(order=order) | Exiting(exit=OrderState() as order):
-                if order.status is OrderStatus.CANCELLING:
-                    yield _found(slot, leg, order)
-            case _:
-                pass
-    for recovery in slot.recovery_orders:
-        order_ = recovery.exit
-        if isinstance(order_, OrderState) and order_.status is OrderStatus.CANCELLING:
-            yield Found(
-                slot_id=slot.slot_id,
-                trade_id=recovery.trade_id,
-                duty=Duty.RECOVERY,
-                order=order_,
-                recovery_id=recovery.recovery_id,
-            )
+def _withdraw_exits(r: Reduction, slot_id: int) -> None:
+    """Withdraw resting exits that are to be priced anew or given up."""
+    for found in live_orders(r.known_slot(slot_id)):
+        order = found.order
+        if found.duty is Duty.ENTRY or order.status is not OrderStatus.OPEN:
+            continue
+        if order.closed_executed is not None:
+            continue
+        if r.position(found).is_repricing:
+            request_cancel(r, found, "soft_close")
+        elif found.duty is Duty.RECOVERY and r.recovery(found).releasing:
+            request_cancel(r, found, "released by the operator")
 
 
-def _repeat_cancels(r: Reduction, slot: SlotState) -> None:
-    for found in _cancelling(r.known_slot(slot.slot_id)):
-        asked = found.order.cancel_requested_at
-        is_over = found.order.closed_executed is not None
-        if not is_over and asked is not None and r.now - asked >= CANCEL_REPEAT_SEC:
+def _cancel_repeated_at(order: OrderState) -> float | None:
+    """Return when the cancel of an order is to be repeated, or None."""
+    is_waiting = order.status is OrderStatus.CANCELLING and order.closed_executed is None
+    if not is_waiting or order.cancel_requested_at is None:
+        return None
+    return order.cancel_requested_at + CANCEL_REPEAT_SEC
+
+
+def _repeat_cancels(r: Reduction, slot_id: int) -> None:
+    for found in live_orders(r.known_slot(slot_id)):
+        at = _cancel_repeated_at(found.order)
+        if at is not None and r.now >= at:
             request_cancel(r, found, "repeated")
 
 
@@ -177,7 +225,9 @@ def orphan_candidate(r: Reduction, slot: SlotState) -> tuple[Leg, float, float, 
             for leg in holding
             if isinstance(leg.state, Exiting) and isinstance(leg.state.exit, OrderState)
         ]
-        if len(gaps) == 2 and gaps[0] > gaps[1]:
+        if len(gaps) < 2:
+            return None  # an owed exit has no price to compare
+        if gaps[0] > gaps[1]:
             far = holding[0]
     return far, max(filled), r.params.s2_orphan_after_sec, "S2 timeout"
 
@@ -204,12 +254,7 @@ def _close_slots(r: Reduction) -> None:
 
 def _retire(r: Reduction, slot_id: int) -> None:
     slot = r.known_slot(slot_id)
-    base = r.state.retired_base
-    for leg in slot.legs:
-        net = leg.totals.entered_volume - leg.totals.exited_volume
-        base += r.set_off(leg.trade_id, net)
-    kept = tuple(s for s in r.state.slots if s.slot_id != slot_id)
-    r.update(slots=kept, retired_base=base)
+    r.update(slots=tuple(s for s in r.state.slots if s.slot_id != slot_id))
     r.notify("info", "slot_removed", f"slot {slot_id} ({slot.alias}) is closed")
 
 
@@ -220,23 +265,23 @@ def due_times(r: Reduction) -> Iterator[float]:
     """Yield the times at which a rule of this module may next do something."""
     for slot in r.state.slots:
         for leg in slot.legs:
-            match leg.state:
-                case Entering(order=order):
-                    if order.first_execution_at is not None:
-                        yield order.first_execution_at + r.params.partial_entry_max_sec
-                    yield leg.anti_chase.last_at + ANTI_CHASE_SEC
-                case Exiting(position=position, exit=Owed() as owed):
-                    del position
-                    if owed.reason != PAIR_OFF:
-                        yield owed.retry_at
-                case _:
-                    pass
-        for recovery in slot.recovery_orders:
-            if isinstance(recovery.exit, Owed):
-                yield recovery.exit.retry_at
-        for found in _cancelling(slot):
-            if found.order.cancel_requested_at is not None:
-                yield found.order.cancel_requested_at + CANCEL_REPEAT_SEC
+            if isinstance(leg.state, Entering):
+                if leg.state.order.first_execution_at is not None:
+                    yield leg.state.order.first_execution_at + r.params.partial_entry_max_sec
+                yield leg.anti_chase.last_at + ANTI_CHASE_SEC
+        holders: list[Exiting | RecoveryOrder] = [*slot.recovery_orders]
+        holders += [leg.state for leg in slot.legs if isinstance(leg.state, Exiting)]
+        for holder in holders:
+            if isinstance(holder.exit, Owed) and holder.exit.reason != PAIR_OFF:
+                yield holder.exit.retry_at
+        for _, since, _ in owed_since(slot):
+            yield since + OWED_ALERT_SEC
+        for found in live_orders(slot):
+            repeated, asked = _cancel_repeated_at(found.order), _asked_at(found.order)
+            if repeated is not None:
+                yield repeated
+            if asked is not None:
+                yield asked + ASK_AGAIN_SEC
         candidate = orphan_candidate(r, slot)
         if candidate is not None:
             yield candidate[1] + candidate[2]

@@ -11,11 +11,12 @@ from accounting import (
     equity,
     first_benchmarks,
     held,
+    is_short,
     rebalanced,
     with_flow,
 )
 from core.actions import RecordEquity, RequestReconcile
-from core.domain import ZERO
+from core.domain import ZERO, OrderStatus
 from core.events import BalancesReported, ExternalFlow
 from core.params import Params
 from core.record import replace
@@ -25,6 +26,7 @@ from risk import (
     EMERGENCY_RESET_SEC,
     LEVEL_DWELL_SEC,
     LEVEL_RANK,
+    VetoReason,
     capacity,
     daily_loss,
     daily_loss_limit,
@@ -38,6 +40,7 @@ from risk import (
 
 DAY_SEC = 86_400
 HOUR_SEC = 3_600
+RESTING = (OrderStatus.OPEN, OrderStatus.CANCELLING)
 DRIFT_SHARE = Decimal("0.02")
 DRIFT_CONFIRM_SEC = 30.0
 EQUITY_STEP = Decimal("1e-8")
@@ -49,12 +52,15 @@ def open_books(r: Reduction) -> None:
     if own.start_mark or own.reported_at is None or market is None:
         return
     mark = market.bid
-    value = own.quote + own.base * mark
+    # What was recorded as a deposit before is a flow, not a starting balance.
+    base, quote = own.base - own.flow_base, own.quote - own.flow_quote
+    value, flow = quote + base * mark, own.flow_quote + own.flow_base * mark
     r.update(
-        balances=replace(own, start_base=own.base, start_quote=own.quote, start_mark=mark),
-        benchmarks=first_benchmarks(value, mark),
+        balances=replace(own, start_base=base, start_quote=quote, start_mark=mark),
+        benchmarks=first_benchmarks(value + flow, mark),
     )
-    r.post("opening balances", cash=own.quote, inventory=own.base * mark, capital=-value)
+    inventory = own.base * mark
+    r.post("opening", cash=own.quote, inventory=inventory, capital=-value, flows=-flow)
     r.move_inventory(own.base)
 
 
@@ -83,6 +89,7 @@ def watch(r: Reduction) -> None:
     _daily_loss(r)
     _equity_stop(r)
     _api_errors(r)
+    _shortfall(r)
     _level(r)
 
 
@@ -132,19 +139,33 @@ def _turn_day(r: Reduction, day: int) -> None:
             day_start_equity=equity(r.state) or ZERO,
         )
     )
+    _tell_of_the_day(r)
+
+
+def _tell_of_the_day(r: Reduction) -> None:
+    """Repeat, once a day, what goes on waiting for the operator: sizes that are too small."""
+    for slot in r.state.slots:
+        for leg in slot.legs:
+            if isinstance(leg.state, Idle) and leg.state.veto == VetoReason.BELOW_MINIMUM:
+                least = leg.last_chain[-1].reason if leg.last_chain else "see the size chain"
+                r.notify(
+                    "warning", "below_minimum", f"slot {slot.slot_id} leg {leg.trade_id}: {least}"
+                )
 
 
 def imbalance(state: BotState, params: Params) -> list[str]:
     """Return the sides without a resting entry for IMBALANCE_ALERT_MIN, with the reasons."""
     found: list[str] = []
+    limit = params.imbalance_alert_min * 60
     for side, name in ((0, "sell"), (1, "buy")):
-        legs = [slot.legs[side] for slot in state.slots]
-        if any(isinstance(leg.state, Entering) for leg in legs):
+        legs = [slot.legs[side].state for slot in state.slots]
+        if any(isinstance(x, Entering) and x.order.status in RESTING for x in legs):
             continue
-        idle = [leg.state for leg in legs if isinstance(leg.state, Idle)]
-        limit = params.imbalance_alert_min * 60
-        if idle and state.now - min(x.since for x in idle) >= limit:
-            reasons = ", ".join(sorted({x.veto or "unknown" for x in idle}))
+        waiting = [x for x in legs if isinstance(x, Idle | Entering)]
+        since = [x.since if isinstance(x, Idle) else x.idle_since for x in waiting]
+        if waiting and state.now - min(since) >= limit:
+            vetoes = {x.veto or "unknown" for x in waiting if isinstance(x, Idle)}
+            reasons = ", ".join(sorted(vetoes)) or "its order is not acknowledged"
             found.append(f"no {name} entry has rested for {limit / 60:g} min or longer: {reasons}")
     return found
 
@@ -180,6 +201,15 @@ def _daily_loss(r: Reduction) -> None:
         set_lock(r, LockName.DAILY_LOSS, f"lost {loss:.2f} USD today, the limit is {limit:.2f}")
 
 
+def daily_limit_changed(r: Reduction, old: Decimal | None) -> None:
+    """Clear the daily loss lock when its limit was raised, by a restart, above today's loss."""
+    new = daily_loss_limit(r.state, r.params)
+    is_raised = new is None or (old is not None and new > old)
+    if is_raised and (new is None or daily_loss(r.state, r.params) <= new):
+        text = "off" if new is None else f"{new:.2f} USD"
+        clear_lock(r, LockName.DAILY_LOSS, f"DAILY_LOSS_LIMIT_USD is now {text}")
+
+
 def _equity_stop(r: Reduction) -> None:
     stop, value = r.params.equity_stop_usd, equity(r.state)
     if value is None or not stop:
@@ -209,7 +239,9 @@ def _level(r: Reduction) -> None:
     elif risk.below_since is None:
         r.update(risk=replace(risk, below_since=r.now))
     elif r.now - risk.below_since >= LEVEL_DWELL_SEC:
-        _enter_level(r, lower, f"drawdown {fall * 100:.2f} % for an hour")
+        # One level an hour: how low the drawdown was at the beginning of the hour is not known.
+        lower = next(x for x in RiskLevel if LEVEL_RANK[x] == LEVEL_RANK[risk.level] - 1)
+        _enter_level(r, lower, f"drawdown {fall * 100:.2f} %, below its threshold for an hour")
     since = r.state.risk.emergency_since
     if since is not None and r.now - since >= EMERGENCY_RESET_SEC and r.params.is_simulated:
         reset_peak(r, "EMERGENCY for 24 h: reset as an operator would")
@@ -311,12 +343,11 @@ def _is_drifting(r: Reduction, own: Balances) -> bool:
 
 
 def _shortfall(r: Reduction) -> None:
-    own, mine = r.state.balances, held(r.state)
-    is_short = mine.base > own.base - own.foreign_base or mine.quote > own.quote - own.foreign_quote
-    if is_short and (own.foreign_base or own.foreign_quote or own.flow_base or own.flow_quote):
-        set_lock(r, LockName.FUNDS, "our orders hold more than is left after foreign claims")
-    elif not is_short:
+    own = r.state.balances
+    if not is_short(r.state):
         clear_lock(r, LockName.FUNDS, "funds suffice again")
+    elif own.foreign_base or own.foreign_quote or own.flow_base or own.flow_quote:
+        set_lock(r, LockName.FUNDS, "our orders hold more than is left after foreign claims")
 
 
 def external_flow(r: Reduction, event: ExternalFlow) -> None:

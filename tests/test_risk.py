@@ -27,7 +27,7 @@ from risk import (
     review,
     slots_max,
 )
-from tests.world import GOLDEN_PARAMS, START, World
+from tests.world import GOLDEN_INSTRUMENT, GOLDEN_PARAMS, START, World
 
 D = Decimal
 
@@ -228,10 +228,18 @@ def test_wide_spread_vetoes_entries() -> None:
 
 
 def test_portfolio_share_bounds_what_is_committed_to_buying() -> None:
-    """A buy that would commit more than MAX_EQUITY_SHARE of equity is vetoed."""
+    """A buy beyond MAX_EQUITY_SHARE of equity is cut to what is left, or vetoed below minimum."""
     world = World(replace(GOLDEN_PARAMS, max_equity_share=D("0.0005")))
     world.timer()
+    order = world.order("1B.entry")
+    assert order.volume * order.price <= 1 < (order.volume + 1) * order.price
+    chain = world.leg("1B").last_chain
+    assert chain[-1].reason == "was_reduced to MAX_ORDER_USD or MAX_EQUITY_SHARE"
+    least = replace(GOLDEN_INSTRUMENT, order_min=D(11))
+    world = World(replace(GOLDEN_PARAMS, max_equity_share=D("0.0005")), instrument=least)
+    world.timer()
     assert world.state.counters["veto:portfolio"] == 1
+    assert isinstance(world.leg("1A").state, Entering)
 
 
 def test_review_reduces_to_the_cap_and_says_so() -> None:

@@ -210,24 +210,6 @@ def test_regime_tag_is_that_of_the_first_execution(
     assert record.regime_at_entry == expected
 
 
-def test_owed_exit_is_retried_after_1_5_15_60_seconds_and_alerts() -> None:
-    """A refused exit stays owed, is retried on schedule, and after 120 s the operator is told."""
-    world = entered()
-    world.fill("1B.entry")
-    waits = []
-    for _ in range(6):
-        rejected_at = world.now
-        world.reject("1B.exit", RejectReason.INSUFFICIENT_FUNDS)
-        state = world.leg("1B").state
-        assert isinstance(state, Exiting)
-        assert isinstance(state.exit, Owed)
-        waits.append(state.exit.retry_at - rejected_at)
-        world.advance(waits[-1] - 1)
-        world.timer()
-    assert waits[:4] == [1, 5, 15, 60]
-    assert waits[4:] == [60, 60]
-
-
 def test_owed_exit_is_retried_at_once_when_the_instrument_changes() -> None:
     """A raised minimum keeps the exit owed; lowering it places the exit at once."""
     world = entered()

@@ -384,13 +384,14 @@ def test_status_explains_missing_sides_and_parked_slots() -> None:
     assert waits.recoveries[0].order is not None
     assert working.legs[0].order is not None
     assert working.legs[0].order.distance_pct == "1.75"
-    owed = Owed(since=NOW - 30.0, reason="insufficient_funds", retry_at=NOW + 5.0)
-    leg = replace(working_slot().legs[1], state=Exiting(position=position("0.1", "9"), exit=owed))
+    owed = Owed(reason="insufficient_funds", retry_at=NOW + 5.0)
+    owing = replace(position("0.1", "9"), owed_since=NOW - 30.0)
+    leg = replace(working_slot().legs[1], state=Exiting(position=owing, exit=owed))
     slot = replace(working_slot(), legs=(working_slot().legs[0], leg))
     state = replace(sample_state(), slots=(slot,))
     shown = build_status(state, Params(), sample_facts()).slots[0].legs[1]
     assert shown.missing is not None
-    assert shown.missing.until == NOW + 5.0
+    assert (shown.missing.since, shown.missing.until) == (NOW - 30.0, NOW + 5.0)
     assert shown.missing.why == "its exit is owed and could not be placed: insufficient funds"
 
 
