@@ -14,12 +14,12 @@ from accounting import breakdown, orders, trial_balance
 from core import actions as a
 from core import commands as c
 from core import events as e
-from core.domain import OrderState, OrderStatus, Owed, RejectReason, TradeId
+from core.domain import Instrument, OrderState, OrderStatus, RejectReason, TradeId
 from core.record import Record, replace
 from core.state import BotState, Exiting, Idle
 from grid.invariants import check_invariants
 from state_machine import reduce
-from tests.world import GOLDEN_PARAMS, World
+from tests.world import GOLDEN_INSTRUMENT, GOLDEN_PARAMS, World
 
 D = Decimal
 PARAMS = replace(
@@ -156,17 +156,30 @@ def act(exchange: ModelExchange, kind: int, pick: int, share: int) -> None:
     exchange.collect()
 
 
+def answer(exchange: ModelExchange, order: OrderState) -> None:
+    """Say what has become of an order whose fate the bot does not know, or end a cancelled one."""
+    world, known = exchange.world, exchange.known[order.client_order_id]
+    facts = {"time": world.now, "client_order_id": order.client_order_id}
+    if order.status is OrderStatus.CANCELLING and not known.is_over:
+        exchange.close(known, "cancelled")
+    elif known.is_over and (known.executed or order.txid is not None):
+        world.step(e.OrderClosed(**facts, reason="closed", executed=known.executed))
+    elif known.is_over:
+        world.step(e.OrderRejected(**facts, reason=RejectReason.NEVER_ARRIVED))
+    elif order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN):
+        world.step(e.OrderFound(**facts, txid="T", executed=known.executed))
+
+
 def settle(exchange: ModelExchange) -> None:
-    """Deliver everything outstanding and let the bot rest."""
+    """Deliver everything outstanding, answer every question and let the bot rest."""
     world = exchange.world
     while exchange.undelivered:
         exchange.deliver(exchange.undelivered.pop(0))
     exchange.collect()
-    for _ in range(3):
+    for _ in range(8):
         for order in list(orders(world.state)):
-            known = exchange.known[order.client_order_id]
-            if order.status is OrderStatus.CANCELLING and not known.is_over:
-                exchange.close(known, "cancelled")
+            answer(exchange, order)
+            exchange.collect()
         world.timer(61)
         exchange.collect()
 
@@ -188,9 +201,11 @@ def check_against(exchange: ModelExchange) -> None:
     assert len(executed) == len(set(executed)) == exchange.executions
 
 
-def run_steps(plan: list[tuple[int, int, int]]) -> ModelExchange:
+def run_steps(
+    plan: list[tuple[int, int, int]], instrument: Instrument = GOLDEN_INSTRUMENT
+) -> ModelExchange:
     """Run a plan from a fresh world to rest."""
-    exchange = ModelExchange(World(PARAMS))
+    exchange = ModelExchange(World(PARAMS, instrument=instrument))
     exchange.world.enter()
     exchange.collect()
     for kind, pick, share in plan:
@@ -205,7 +220,18 @@ def test_any_interleaving_keeps_the_books_of_the_exchange(plan: list[tuple[int, 
     """Whatever the order of events, every execution is booked once and the books agree exactly."""
     exchange = run_steps(plan)
     check_against(exchange)
-    _check_exits(exchange.world.state)
+    _check_rest(exchange)
+
+
+@given(steps)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_interleaving_with_a_minimum_that_rests_fall_below(
+    plan: list[tuple[int, int, int]],
+) -> None:
+    """Rests too small for an order of their own are booked or kept, never owed for ever."""
+    exchange = run_steps(plan, replace(GOLDEN_INSTRUMENT, order_min=D(5)))
+    check_against(exchange)
+    _check_rest(exchange)
 
 
 @pytest.mark.slow
@@ -213,17 +239,24 @@ def test_any_interleaving_keeps_the_books_of_the_exchange(plan: list[tuple[int, 
 @settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_interleaving_at_length(plan: list[tuple[int, int, int]]) -> None:
     """The same with many more examples."""
-    exchange = run_steps(plan)
-    check_against(exchange)
-    _check_exits(exchange.world.state)
+    for least in (D(1), D(5)):
+        exchange = run_steps(plan, replace(GOLDEN_INSTRUMENT, order_min=least))
+        check_against(exchange)
+        _check_rest(exchange)
 
 
-def _check_exits(state: BotState) -> None:
-    """Every position has an exit that rests or is owed with a time for the next try."""
+def _check_rest(exchange: ModelExchange) -> None:
+    """At rest nothing hangs: no ghost, no unfinished wish, and every exit rests."""
+    state = exchange.world.state
+    for order in orders(state):
+        assert not exchange.known[order.client_order_id].is_over
     for slot in state.slots:
-        for leg in slot.legs:
-            if isinstance(leg.state, Exiting) and isinstance(leg.state.exit, Owed):
-                assert leg.state.exit.retry_at <= state.now + 60
+        assert not slot.pairing
+        assert not any(x.releasing for x in slot.recovery_orders)
+        holders = [leg.state for leg in slot.legs if isinstance(leg.state, Exiting)]
+        for holder in (*holders, *slot.recovery_orders):
+            assert isinstance(holder.exit, OrderState)
+            assert not holder.position.is_repricing
 
 
 @given(steps)
