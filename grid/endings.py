@@ -21,7 +21,7 @@ from core.domain import (
 from core.events import OrderRejected
 from core.record import replace
 from core.state import Entering, Exiting, Idle
-from grid.booking import next_cycle, release
+from grid.booking import next_cycle
 from grid.reduction import Duty, Found, Reduction
 from grid_strategy import mid
 from leg import MARKET_AWAY, PAIR_OFF, RETRY_AFTER_SEC, end_exit, finish_entry, keep_owed
@@ -124,8 +124,6 @@ def _exit_rejected(r: Reduction, found: Found, reason: RejectReason) -> None:
     holder = r.known_slot(found.slot_id)
     if found.duty is Duty.EXIT and holder.pairing:
         r.put_holding(found, position, Owed(reason=PAIR_OFF, retry_at=r.now))
-    elif found.duty is Duty.RECOVERY and r.recovery(found).releasing:
-        release(r, found)
     else:
         keep_owed(r, found, position, reason)
 

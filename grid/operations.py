@@ -16,7 +16,6 @@ from core.order_id import LIMITS
 from core.record import replace
 from core.state import Exiting, Idle, Leg, LockName, Mode, Override, SlotState
 from grid import watch
-from grid.booking import release
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -391,7 +390,7 @@ def _cancel_stale(r: Reduction, command: c.CancelStaleRecoveries) -> str:
             slot, recovery.trade_id, recovery.position, recovery.exit, recovery.recovery_id
         )
         if isinstance(exit_, Owed):
-            release(r, found)
+            place_exit(r, slot.slot_id, recovery.trade_id, recovery.recovery_id)
         elif exit_.status is OrderStatus.OPEN:
             request_cancel(r, found, "released by the operator")
     return f"cancelling {len(stale)}: {listed}"

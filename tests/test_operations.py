@@ -2,10 +2,12 @@
 
 from decimal import Decimal
 
+import pytest
+
 from core import actions as a
 from core import commands as c
 from core import events as e
-from core.domain import OrderStatus, TradeId
+from core.domain import OrderStatus, RejectReason, TradeId
 from core.record import replace
 from core.state import Idle, LockName
 from risk import parked
@@ -156,3 +158,70 @@ def test_parked_slot_says_the_two_prices_that_would_free_it() -> None:
         world.order("1B.exit").price,
     )
     assert world.state.stints["parked:1"].since is not None
+
+
+def lonely_exit(state: str) -> World:
+    """Return a world whose leg B holds a position, with its exit in that state."""
+    world = entered()
+    world.fill("1B.entry")
+    order = world.order("1B.exit")
+    if state == "owed":
+        world.reject("1B.exit", RejectReason.INSUFFICIENT_FUNDS)
+    elif state == "uncertain":
+        world.step(e.OrderUncertain(time=world.now, client_order_id=order.client_order_id))
+    elif state == "cancelling":
+        world.accept("1B.exit")
+        assert world.command(c.SoftClose(slot=1, leg=TradeId.B, confirm=True)).is_accepted
+        assert world.order("1B.exit").status is OrderStatus.CANCELLING
+    return world
+
+
+EXIT_STATES = ["owed", "pending", "uncertain", "cancelling"]
+
+
+@pytest.mark.parametrize("state", EXIT_STATES)
+def test_soft_close_reaches_an_exit_in_any_state(state: str) -> None:
+    """Owed: placed near the market at once. Else: withdrawn as soon as it is known to rest."""
+    world = lonely_exit(state)
+    world.price("0.102")
+    close = c.SoftClose(slot=1, leg=TradeId.B, max_loss_pct=D(1), confirm=True)
+    assert world.command(close).is_accepted
+    if state in ("pending", "uncertain"):
+        world.accept("1B.exit")
+        assert [x for x in world.timer() if isinstance(x, a.CancelOrderAction)]
+    if state != "owed":
+        world.close("1B.exit", executed=0)
+    market = world.state.market
+    assert market is not None
+    assert world.order("1B.exit").price == world.state.instrument.price_up(market.ask)
+    world.accept("1B.exit")
+    world.timer()
+    assert world.order("1B.exit").status is OrderStatus.OPEN
+
+
+@pytest.mark.parametrize("state", EXIT_STATES)
+def test_cancel_stale_recoveries_reaches_an_exit_in_any_state(state: str) -> None:
+    """The removed slot's recovery is given up whatever its exit is doing, and the slot closes."""
+    world = lonely_exit(state)
+    assert world.command(c.RemoveSlot(slot=1, disposition="keep_recoveries")).is_accepted
+    assert world.command(c.CancelStaleRecoveries(older_than_sec=0, confirm=True)).is_accepted
+    if state in ("pending", "uncertain"):
+        world.accept("1B.recovery")
+        assert [x for x in world.timer() if isinstance(x, a.CancelOrderAction)]
+    if state != "owed":
+        world.close("1B.recovery", executed=0)
+    world.timer()
+    world.close("1A.entry", executed=0)
+    world.timer()
+    assert world.state.slots == ()
+    assert world.state.accounts.grid_profit == 0
+
+
+def test_refused_recovery_that_is_given_up_is_released_not_retried() -> None:
+    """What the operator gives up is not placed again after a refusal."""
+    world = lonely_exit("pending")
+    assert world.command(c.RemoveSlot(slot=1, disposition="keep_recoveries")).is_accepted
+    assert world.command(c.CancelStaleRecoveries(older_than_sec=0, confirm=True)).is_accepted
+    world.reject("1B.recovery", RejectReason.INSUFFICIENT_FUNDS)
+    world.timer()
+    assert world.slot().recovery_orders == ()
