@@ -171,7 +171,8 @@ def lonely_exit(state: str) -> World:
         world.step(e.OrderUncertain(time=world.now, client_order_id=order.client_order_id))
     elif state == "cancelling":
         world.accept("1B.exit")
-        assert world.command(c.SoftClose(slot=1, leg=TradeId.B, confirm=True)).is_accepted
+        close = c.SoftClose(slot=1, leg=TradeId.B, max_loss_pct=D(5), confirm=True)
+        assert world.command(close).is_accepted
         assert world.order("1B.exit").status is OrderStatus.CANCELLING
     return world
 
