@@ -21,6 +21,8 @@ from core.params import Params
 from core.record import Record, replace
 from core.state import BotState, Exiting, Leg, Market, RiskLevel, SlotState
 
+# Left free beside what a buy needs: covers what rounding adds to 1,000 partial executions.
+ROUNDING_ROOM = Decimal("0.00001")
 IMPROVE_PCT = Decimal("0.02")  # how much farther an order is put after a post-only rejection
 OVERRIDABLE = {
     "entry_pct": "PAIR_ENTRY_PCT",
@@ -317,5 +319,5 @@ def _risk(facts: SizeFacts, amount: Decimal, least: Decimal) -> SizeStep:
 
 def _free_usd(facts: SizeFacts) -> Decimal:
     if facts.side is Side.BUY:
-        return max(ZERO, facts.free_quote / (ONE + facts.maker_fee))
+        return max(ZERO, (facts.free_quote - ROUNDING_ROOM) / (ONE + facts.maker_fee))
     return max(ZERO, facts.free_base * facts.price)

@@ -6,9 +6,7 @@ consumed. Its records are in `exchange/venue.py`, queue models in `exchange/queu
 and counters in `exchange/rates.py`. Look next at `exchange/paper.py`.
 """
 
-from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 import msgspec
 
@@ -18,7 +16,6 @@ from core.record import replace
 from exchange.queue import fill_probability, queue_after_depth_change
 from exchange.rates import (
     ENGINE_LIMITS,
-    FEE_TIERS,
     REST_LIMITS,
     VOLUME_DAYS,
     cancel_cost,
@@ -35,6 +32,7 @@ from exchange.venue import (
     Quote,
     VenueExecution,
     VenueOrder,
+    affordable,
     buy_hold,
     displayed_size,
     gone_beyond,
@@ -88,14 +86,6 @@ class MatchingEngine:
             self._state, orders=tuple(self._orders.values()), quote_=self._quote, book=self._book
         )
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the whole state as plain dictionaries, lists, texts and numbers."""
-        return self.state().to_dict()
-
-    def restore(self, data: Mapping[str, Any]) -> None:
-        """Take over the state that `snapshot` gave. Raises msgspec.ValidationError."""
-        self._load(EngineState.from_dict(data))
-
     def restore_market(self, quote: Quote | None, book: Book | None) -> None:
         """Show this quote and book: those the venue displayed last."""
         self._quote, self._book = quote, book
@@ -138,7 +128,7 @@ class MatchingEngine:
         """Return what resting orders hold of base and quote."""
         base = sum((o.hold for o in self._orders.values() if o.side is Side.SELL), ZERO)
         quote = sum((o.hold for o in self._orders.values() if o.side is Side.BUY), ZERO)
-        return base, quote
+        return base, min(quote, self._state.quote)
 
     def fees(self, at: float) -> FeeRates:
         """Return the fee rates at `at`: flat ones, or the tier of the last 30 days' volume."""
@@ -156,7 +146,7 @@ class MatchingEngine:
         """Take an order that arrives at `at`, or say why not. A taking part executes at once."""
         if not self._charge(1.0, at):
             return RejectReason.RATE_LIMIT
-        reason = self._refusal(order)
+        reason = self._refusal(order, at)
         if reason is not None:
             return reason
         number = self._state.orders_made + 1
@@ -171,7 +161,7 @@ class MatchingEngine:
             number=number,
             ahead=ahead,
             is_ahead_known=is_known,
-            hold_rate=self._hold_rate(post_only=order.post_only),
+            hold_rate=self._rate(at, is_maker=order.post_only),
             decided_at=at,
         )
         self._set(orders_made=number)
@@ -209,12 +199,11 @@ class MatchingEngine:
         self._set(counter=self._state.counter.add(cost, at, decay))
         return True
 
-    def _hold_rate(self, *, post_only: bool) -> Decimal:
-        """Return the highest rate an order can meet: a tier may fall while it rests."""
-        rates = self.config.flat_fees or FEE_TIERS[0][1]
-        return (rates.maker if post_only else rates.taker) * self.config.fee_factor
+    def _rate(self, at: float, *, is_maker: bool) -> Decimal:
+        rates = self.fees(at)
+        return rates.maker if is_maker else rates.taker
 
-    def _refusal(self, order: NewOrder) -> RejectReason | None:
+    def _refusal(self, order: NewOrder, at: float) -> RejectReason | None:
         instrument, state = self.instrument, self._state
         side, price, volume = order.side, order.price, order.volume
         crosses = self._crosses(side, price)
@@ -234,17 +223,17 @@ class MatchingEngine:
             return RejectReason.OTHER
         if price * volume < instrument.cost_min:
             return RejectReason.COST_MINIMUM
-        if not self._has_funds(order):
+        if not self._has_funds(order, at):
             return RejectReason.INSUFFICIENT_FUNDS
         if crosses and order.post_only:
             return RejectReason.POST_ONLY
         return RejectReason.SELF_TRADE if self._meets_own(side, price) else None
 
-    def _has_funds(self, order: NewOrder) -> bool:
+    def _has_funds(self, order: NewOrder, at: float) -> bool:
         base, quote = self.reserved()
         if order.side is Side.SELL:
             return self._state.base - base >= order.volume
-        rate = self._hold_rate(post_only=order.post_only)
+        rate = self._rate(at, is_maker=order.post_only)
         need = buy_hold(price=order.price, volume=order.volume, rate=rate)
         return self._state.quote - quote >= need
 
@@ -513,21 +502,26 @@ class MatchingEngine:
         """Execute as much of `order` (as it stands now) as `budget` allows; keep its new state."""
         if order != self._orders[order.txid]:
             self._put(order)
-        volume = self.instrument.volume_down(min(order.remaining, max(ZERO, budget)))
-        if volume <= 0:
-            return None
         state, is_maker = self._state, taker_price is None
         price = order.price if taker_price is None else taker_price
+        rate = self._rate(at, is_maker=is_maker)
+        most = min(order.remaining, max(ZERO, budget))
+        if order.side is Side.BUY and most > 0:
+            others = (o.hold for o in self._orders.values() if o.side is Side.BUY)
+            left = self._state.quote - sum(others, -order.hold)
+            most = min(most, affordable(left, price=price, rate=rate))
+        volume = self.instrument.volume_down(most)
+        if volume <= 0:
+            return None
         cost = self.instrument.cost(price, volume)
-        rates = self.fees(at)
-        fee = self.instrument.fee(cost, rates.maker if is_maker else rates.taker)
+        fee = self.instrument.fee(cost, rate)
         self._book_cash(order.side, volume=volume, cost=cost, fee=fee)
         number = state.executions_made + 1
         self._set(
             executions_made=number,
             daily_volume=with_volume(state.daily_volume, int(at // DAY_SEC), cost),
         )
-        done = replace(order, filled=order.filled + volume, paid=order.paid + cost + fee)
+        done = replace(order, filled=order.filled + volume)
         if done.remaining > 0:
             self._put(done)
         else:

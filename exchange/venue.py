@@ -11,14 +11,17 @@ from core.record import Record, replace
 from exchange.queue import QueueModel
 from exchange.rates import RateCounter
 
-# Held beside cost and fee of a buy: covers the rounding of about 1,800 partial fills.
-ROUNDING_ROOM = Decimal("0.00001")
 _CENT = Decimal("1e-8")
 
 
 def buy_hold(*, price: Decimal, volume: Decimal, rate: Decimal) -> Decimal:
-    """Return the quote a buy reserves: cost with the fee at `rate`, rounded up, and some room."""
-    return (volume * price * (ONE + rate)).quantize(_CENT, ROUND_UP) + ROUNDING_ROOM
+    """Return the quote a buy reserves: cost with the fee at `rate`, rounded up."""
+    return (volume * price * (ONE + rate)).quantize(_CENT, ROUND_UP)
+
+
+def affordable(quote: Decimal, *, price: Decimal, rate: Decimal) -> Decimal:
+    """Return the volume that `quote` pays for, fee at `rate` and rounding included."""
+    return max(ZERO, (quote - _CENT) / (price * (ONE + rate)))
 
 
 class MatchingConfig(Record, frozen=True, kw_only=True):
@@ -84,12 +87,11 @@ class VenueOrder(Record, frozen=True, kw_only=True):
     arrived_at: float
     number: int
     ahead: Decimal
-    hold_rate: Decimal  # highest fee rate it can be charged: what a buy reserves
+    hold_rate: Decimal  # the fee rate when it was placed: what a buy reserves
     decided_at: float  # of the last decision of the probabilistic model
     is_ahead_known: bool = True  # False: the level was not displayed yet
     printed: Decimal = ZERO  # prints at our price since the last book
     filled: Decimal = ZERO
-    paid: Decimal = ZERO  # cost and fees of what is filled
     has_passed: bool = False  # the market went through it and left a remainder
 
     @property
@@ -99,16 +101,10 @@ class VenueOrder(Record, frozen=True, kw_only=True):
 
     @property
     def hold(self) -> Decimal:
-        """Return what the order reserves: quote with fee for a buy, base for a sell.
-
-        What executions cost less than was held for them is free again; what rounding added to them
-        comes out of the room.
-        """
-        if self.side is Side.SELL or not self.remaining:
+        """Return what the order reserves: quote with fee for a buy, base for a sell."""
+        if self.side is Side.SELL:
             return self.remaining
-        at_first = buy_hold(price=self.price, volume=self.volume, rate=self.hold_rate)
-        at_most = buy_hold(price=self.price, volume=self.remaining, rate=self.hold_rate)
-        return max(at_most - ROUNDING_ROOM, min(at_first - self.paid, at_most))
+        return buy_hold(price=self.price, volume=self.remaining, rate=self.hold_rate)
 
 
 class VenueExecution(Record, frozen=True, kw_only=True):

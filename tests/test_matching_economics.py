@@ -13,6 +13,7 @@ from core.market import Book, Candle, Evidence, Trade
 from core.record import replace
 from exchange.matching import (
     Accepted,
+    EngineState,
     MatchingConfig,
     MatchingEngine,
     NewOrder,
@@ -107,9 +108,9 @@ def test_snapshot_is_lossless_and_plain(seed: int) -> None:
     """An engine restored from JSON goes on exactly like the one that was kept."""
     kept = engine(MatchingConfig(seed=seed))
     play(kept, seed, 15)
-    other = engine(MatchingConfig(seed=seed))
-    other.restore(json.loads(json.dumps(kept.snapshot())))
-    assert other.snapshot() == kept.snapshot()
+    stored = EngineState.from_dict(json.loads(json.dumps(kept.state().to_dict())))
+    other = MatchingEngine(kept.instrument, kept.config, stored)
+    assert other.state() == kept.state()
     assert play(other, seed + 1, 15) == play(kept, seed + 1, 15)
 
 
@@ -119,7 +120,7 @@ def test_same_seed_gives_the_same_bytes() -> None:
     for _ in range(2):
         e = engine(preset("optimistic", MatchingConfig(seed=7)))
         play(e, 7, 60)
-        runs.append(json.dumps(e.snapshot()))
+        runs.append(json.dumps(e.state().to_dict()))
     assert runs[0] == runs[1]
 
 
@@ -130,8 +131,8 @@ def overcharge(price: D, volume: D, rate: D) -> D:
     return cost + fine.fee(cost, rate) - price * volume * (1 + rate)
 
 
-def test_full_reservation_survives_many_rounded_fills() -> None:
-    """An order of all the money never overdraws, though every piece rounds against it."""
+def test_account_spent_to_the_last_cent_is_never_overdrawn() -> None:
+    """Though every piece rounds against it: what cannot be paid for goes on resting."""
     price, rate = D("0.1234567"), D("0.004")
     piece = max(
         (D("0.1") + D(n) / 10**5 for n in range(500)), key=lambda v: overcharge(price, v, rate)
@@ -143,8 +144,24 @@ def test_full_reservation_survives_many_rounded_fills() -> None:
     for n in range(1000):
         assert e.on_evidence(Trade(time=float(n), price=D("0.1"), volume=piece))
         assert identity(e) == quote
-    assert e.orders() == []
-    assert e.balances().quote >= 0
+    (rest,) = e.orders()
+    assert rest.remaining < piece / 100
+    assert 0 <= e.balances().quote < D("1e-5")
+
+
+def test_lost_fee_tier_fills_what_can_be_paid_for() -> None:
+    """An order placed at 0.30 % that fills at 0.40 % takes no more than the account has."""
+    tiered = replace(FEES, flat_fees=None)
+    e = engine(tiered, instrument=Instrument(), base=0, quote=D("100.3"))
+    e = MatchingEngine(e.instrument, tiered, replace(e.state(), daily_volume=((0, D(2500)),)))
+    assert e.fees(0.0).maker == D("0.003")
+    accepted(e.submit(buy("0.1", 1000), 0.0))
+    later = 40 * 86_400.0
+    (fill,) = e.on_evidence(trade("0.09", 1000, later))
+    assert fill.fee / fill.cost == pytest.approx(D("0.004"))
+    assert 998 < fill.volume < 1000
+    assert 0 <= e.balances().quote < D("1e-7")
+    identity(e)
 
 
 # ---- economic invariants --------------------------------------------------------------------

@@ -395,9 +395,9 @@ def test_reopened_exchange_stands_at_the_same_instant(tmp_path: Path) -> None:
     x.place(place("a", Side.BUY, "0.0995", 400))
     x.advance(12.3)
     x.reconcile(read("a"))
-    before = (x.now(), x.next_time(), x.describe(), x.engine.snapshot(), x.pending())
+    before = (x.now(), x.next_time(), x.describe(), x.engine.state(), x.pending())
     y = paper(items, SCRIPT, path=tmp_path / "p.db")
-    assert before == (y.now(), y.next_time(), y.describe(), y.engine.snapshot(), y.pending())
+    assert before == (y.now(), y.next_time(), y.describe(), y.engine.state(), y.pending())
 
 
 def test_pending_returns_what_was_not_acknowledged(tmp_path: Path) -> None:
