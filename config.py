@@ -268,7 +268,7 @@ class Settings(Record, frozen=True, kw_only=True):
 
     def paper_db(self) -> Path:
         """Return the file of the paper exchange that belongs to the database."""
-        return self.state_db.with_name(self.state_db.stem + ".paper.db")
+        return paper_db(self.state_db)
 
     def stale_after(self, price_interval: float) -> float:
         """Return the age in seconds from which a price is stale, given the market's interval."""
@@ -280,6 +280,11 @@ class _Findings(NamedTuple):
 
     problems: list[str]
     warnings: list[str]
+
+
+def paper_db(state_db: Path) -> Path:
+    """Return the file of the paper exchange beside a database: bot.db has bot.paper.db."""
+    return state_db.with_name(state_db.name.removesuffix(".db") + ".paper.db")
 
 
 def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:

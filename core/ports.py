@@ -114,8 +114,11 @@ class SimulatedExchange(Exchange, Protocol):
         """Forget messages up to `seq`: the bot has them on disk."""
         ...
 
-    def pending(self) -> tuple[Message, ...]:
-        """Return messages delivered before but not acknowledged, in order (after a restart)."""
+    def pending(self, after: int) -> tuple[Message, ...]:
+        """Return messages delivered before with numbers above `after`, in order (after a restart).
+
+        Raises StoreError when some of them are forgotten already: the bot's state is older.
+        """
         ...
 
 
@@ -178,6 +181,10 @@ class Store(Protocol):
 
     def audit(self) -> Mapping[str, Decimal]:
         """Return sums over all executions: base and quote change, fees, and counts."""
+        ...
+
+    def execution_ids(self) -> Iterable[str]:
+        """Yield the exchange's ids of all executions."""
         ...
 
     def export(self) -> Mapping[str, Any]:

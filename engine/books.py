@@ -34,11 +34,16 @@ class Check(Record, frozen=True, kw_only=True):
 
 
 class ExchangeBooks(Record, frozen=True, kw_only=True):
-    """The exchange's own view of the account, to be compared with ours."""
+    """The exchange's own view of the account, to be compared with ours.
+
+    `effects` are what each execution did to base and quote; `untold` those whose message is still
+    on its way to the bot.
+    """
 
     base: Decimal
     quote: Decimal
-    executions: int
+    effects: Mapping[str, tuple[Decimal, Decimal]]
+    untold: frozenset[str]
 
 
 class Folded(Record, frozen=True, kw_only=True):
@@ -173,14 +178,26 @@ def _executions(store: Store, state: BotState) -> Check:
 
 
 def _conserved(store: Store, state: BotState, exchange: ExchangeBooks) -> Check:
-    own, count = state.balances, store.audit()["count"]
-    base, quote = exchange.base - own.base, exchange.quote - own.quote
-    return Check(
-        name="base and quote conserved against the exchange",
-        is_ok=base == 0 and quote == 0 and exchange.executions == count,
-        detail=f"difference {plain(base)} base, {plain(quote)} quote; "
-        f"{exchange.executions} executions there, {count} here",
+    """Compare balances and executions; what is still on its way to the bot is allowed for."""
+    known = frozenset(store.execution_ids())
+    untold = exchange.untold - known
+    lost = exchange.effects.keys() - known - untold
+    invented = known - exchange.effects.keys()
+    own = state.balances
+    base = exchange.base - sum(exchange.effects[x][0] for x in untold) - own.base
+    quote = exchange.quote - sum(exchange.effects[x][1] for x in untold) - own.quote
+    text = (
+        f"difference {plain(base)} base, {plain(quote)} quote; "
+        f"{len(exchange.effects)} executions there, {len(known)} here"
     )
+    if untold:
+        text += f", {len(untold)} on their way to the bot"
+    for what, ids in (("not booked here", lost), ("unknown there", invented)):
+        if ids:
+            text += f"; {what}: {', '.join(sorted(ids)[:5])}"
+    is_ok = base == 0 and quote == 0 and not lost and not invented
+    name = "base and quote conserved against the exchange"
+    return Check(name=name, is_ok=is_ok, detail=text)
 
 
 def canonical(store: Store, state: BotState) -> Mapping[str, Any]:

@@ -15,9 +15,10 @@ import requests
 import config
 from core.domain import HUNDRED
 from core.ports import Loaded, StoreError
-from engine.books import ExchangeBooks, canonical, canonical_text, describe, digest, refold, verify
+from engine.books import canonical, canonical_text, describe, digest, refold, verify
 from engine.runtime import Runtime
-from engine.wiring import Parts, exchange_books, open_parts, open_store
+from engine.wiring import exchange_books, open_parts, open_store, open_trial
+from exchange.paper import PaperExchange
 from grid_strategy import break_even_pct
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 3
@@ -84,22 +85,28 @@ def _progress(count: int) -> None:
 
 
 def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
+    if not settings.state_db.exists():
+        exchange = open_trial(settings)
+        try:
+            return _check_rows(exchange, settings, "will be created")
+        finally:
+            exchange.close()
     parts = open_parts(settings)
     try:
-        return _check_parts(parts, settings)
+        return _check_rows(parts.exchange, settings, "intact, not in use")
     finally:
         parts.close()
 
 
-def _check_parts(parts: Parts, settings: config.Settings) -> int:
-    venue, params = parts.exchange.describe(), settings.params
-    price = parts.source.first_price()
+def _check_rows(exchange: PaperExchange, settings: config.Settings, database: str) -> int:
+    venue, params = exchange.describe(), settings.params
+    price = exchange.source.first_price()
     least = venue.instrument.least_volume(price) * price
     needed = break_even_pct(venue.fees.maker) + params.min_net_profit_pct
     base_value: Decimal = venue.base * price
     rows = [
         ("configuration", True, f"{len(settings.effective)} settings, all valid"),
-        ("market", True, parts.source.name),
+        ("market", True, exchange.source.name),
         ("pair", venue.system_status == "online", f"{venue.instrument.pair} at {price}"),
         (
             "balances",
@@ -117,7 +124,7 @@ def _check_parts(parts: Parts, settings: config.Settings) -> int:
             params.order_size_usd >= least,
             f"{params.order_size_usd} USD; the least workable is {least:.2f} USD",
         ),
-        ("database", True, f"{settings.state_db}: intact, not in use"),
+        ("database", True, f"{settings.state_db}: {database}"),
     ]
     for name, is_ok, text in rows:
         _out(f"{'ok    ' if is_ok else 'FAILED'} {name:<16} {text}")
@@ -127,8 +134,9 @@ def _check_parts(parts: Parts, settings: config.Settings) -> int:
 def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:
     store = open_store(settings, must_exist=True)
     try:
-        books: ExchangeBooks | None = exchange_books(settings)
-        checks = verify(store, _current(store), books, _progress)
+        current = _current(store)
+        books = exchange_books(settings, told=current.state.exchange_cursor)
+        checks = verify(store, current, books, _progress)
     finally:
         store.close()
     for check in checks:
@@ -139,8 +147,12 @@ def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:
 def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
     from store.sqlite import backup  # noqa: PLC0415 - only this command needs it
 
-    backup(settings.state_db, args.file)
-    _out(f"{args.file}: {args.file.stat().st_size:,} bytes, integrity checked")
+    paper, copy = settings.paper_db(), config.paper_db(args.file)
+    backup(settings.state_db, args.file, {paper: copy} if paper.exists() else None)
+    for file in (args.file, copy):
+        if file.exists():
+            _out(f"{file}: {file.stat().st_size:,} bytes")
+    _out("integrity checked; the two belong together: restore both or none")
     return EXIT_OK
 
 

@@ -118,9 +118,8 @@ class Loop:
 
     def _take_up(self) -> None:
         """Go on where the last run left off: what was not heard of, then compare balances."""
-        for message in self.exchange.pending():
-            if message.seq > self.runtime.state.exchange_cursor:
-                self._deliver(message.seq, message.event)
+        for message in self.exchange.pending(self.runtime.state.exchange_cursor):
+            self._deliver(message.seq, message.event)
         venue = self.exchange.describe()
         now = max(self.exchange.now(), self.runtime.state.now)
         self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
@@ -139,7 +138,9 @@ class Loop:
         return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
 
     def _deliver(self, seq: int, event: e.Event) -> None:
-        self.runtime.step(replace(event, message=seq))
+        # After a power cut the exchange may tell again what is known: prices, never orders.
+        if seq > self.runtime.state.exchange_cursor:
+            self.runtime.step(replace(event, message=seq))
 
     def _sleep_until(self, at: float) -> bool:
         """Wait for the pace; False when something else has to be looked at first."""

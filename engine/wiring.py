@@ -3,6 +3,7 @@
 import hashlib
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import config
 from core.domain import ZERO, Instrument
@@ -77,6 +78,7 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
 def open_parts(settings: config.Settings) -> Parts:
     """Open everything a run needs. Raises MarketError, StoreError, StoreInUse."""
     source = open_source(settings)
+    _refuse_widow(settings)
     store = open_store(settings)
     try:
         paper = settings.paper_db()
@@ -85,7 +87,8 @@ def open_parts(settings: config.Settings) -> Parts:
                 f"{paper} is missing: the paper exchange of {settings.state_db}. Restore it, or "
                 "set STATE_DB to a new file"
             )
-        exchange = _open_exchange(settings, source)
+        exchange = _open_exchange(settings, source, paper, store.identity()[1]["run"])
+        _check_pair(store, exchange, settings)
     except BaseException:
         store.close()
         raise
@@ -93,21 +96,58 @@ def open_parts(settings: config.Settings) -> Parts:
     return Parts(store=store, exchange=exchange, source=source, history=history)
 
 
-def _open_exchange(settings: config.Settings, source: MarketSource) -> PaperExchange:
+def open_trial(settings: config.Settings) -> PaperExchange:
+    """Open the exchange of a run that is never begun, in memory: nothing is left on disk.
+
+    Raises MarketError, and StoreError where a run would find its files unusable.
+    """
+    _refuse_widow(settings)
+    return _open_exchange(settings, open_source(settings), ":memory:", "")
+
+
+def _refuse_widow(settings: config.Settings) -> None:
+    paper = settings.paper_db()
+    if paper.exists() and not settings.state_db.exists():
+        raise StoreError(
+            f"{paper} is there but its database {settings.state_db} is not: put that back beside "
+            "it, or move the file away to start anew"
+        )
+
+
+def _check_pair(store: SqliteStore, exchange: PaperExchange, settings: config.Settings) -> None:
+    """Refuse a paper file that is older than the database: it has forgotten executions."""
+    known, there = int(store.audit()["count"]), exchange.books().executions if store.load() else 0
+    if known > there:
+        exchange.close()
+        raise StoreError(
+            f"{settings.paper_db()} knows of {there} executions, {settings.state_db} of {known}: "
+            "the paper file is an older copy. Restore both files from one backup"
+        )
+
+
+def _open_exchange(
+    settings: config.Settings, source: MarketSource, path: Path | str, run: str
+) -> PaperExchange:
     instrument = Instrument()
     price = source.first_price()
     base = instrument.volume_down(settings.paper_start_base_usd / price) if price else ZERO
     return PaperExchange(
-        settings.paper_db(),
+        path,
         source,
         instrument,
         matching_config(settings),
         start_base=base,
         start_quote=settings.paper_start_quote,
+        run=run,
     )
 
 
-def exchange_books(settings: config.Settings) -> ExchangeBooks:
-    """Return the exchange's own books. Raises StoreError."""
-    books = read_books(settings.paper_db())
-    return ExchangeBooks(base=books.base, quote=books.quote, executions=books.executions)
+def exchange_books(settings: config.Settings, *, told: int) -> ExchangeBooks:
+    """Return the exchange's own books; the bot knows its messages up to `told`.
+
+    Raises StoreError.
+    """
+    books = read_books(settings.paper_db(), told=told)
+    return ExchangeBooks(
+        base=books.base, quote=books.quote, effects=books.effects, untold=books.untold
+    )

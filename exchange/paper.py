@@ -37,7 +37,8 @@ TICK_SEC = 1.0  # at most one quote a second reaches the bot
 class PaperExchange:
     """An exchange in simulated time, with its market, in one SQLite file (or ":memory:").
 
-    Raises StoreError when the file belongs to another market, instrument, setting or start.
+    `run` names the bot's database that it belongs to. Raises StoreError when the file belongs to
+    another run, market, instrument, setting or start.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class PaperExchange:
         start_base: Decimal,
         start_quote: Decimal,
         start_time: float | None = None,
+        run: str = "",
     ) -> None:
         self.source = source
         self.instrument = instrument
@@ -61,6 +63,7 @@ class PaperExchange:
             config=config,
             start_base=start_base,
             start_quote=start_quote,
+            run=run,
         )
         try:
             self._resume(start_base, start_quote, start_time)
@@ -172,9 +175,18 @@ class PaperExchange:
         """
         self._acknowledged = max(self._acknowledged, seq)
 
-    def pending(self) -> tuple[Message, ...]:
-        """Return messages delivered before but not acknowledged, in order."""
-        return self._file.pending(self._acknowledged)
+    def pending(self, after: int) -> tuple[Message, ...]:
+        """Return messages delivered before with numbers above `after`, in order.
+
+        Raises StoreError when some of them are forgotten already.
+        """
+        if self._acknowledged > after:
+            raise StoreError(
+                f"the paper exchange has told the bot {self._acknowledged} messages, the database "
+                f"knows of {after}: it is an older copy. Restore both files from one backup "
+                "(python bot.py backup FILE copies both)"
+            )
+        return self._file.pending(after)
 
     # ---- its own books ------------------------------------------------------------------------
 

@@ -95,7 +95,8 @@ class PaperBooks(Record, frozen=True, kw_only=True):
     fees: Decimal
     executions: int
     orders: int
-    undelivered: int  # executions whose message still travels
+    effects: dict[str, tuple[Decimal, Decimal]]  # of each execution on base and quote
+    untold: frozenset[str]  # executions that the bot need not know of yet
 
 
 class PaperFile:
@@ -110,12 +111,15 @@ class PaperFile:
         config: MatchingConfig,
         start_base: Decimal,
         start_quote: Decimal,
+        run: str,
     ) -> None:
         self._path = str(path)
         self._db = _open(path)
         self._statements: list[tuple[str, Sequence[Any]]] = []
         self._forgotten = 0
+        self._is_full = False
         facts = {
+            "run": run,
             "market": market,
             "start": f"{plain(start_base)} base and {plain(start_quote)} quote",
             **{f"instrument {k}": str(v) for k, v in instrument.to_dict().items()},
@@ -178,7 +182,7 @@ class PaperFile:
 
     def books(self) -> PaperBooks:
         """Return exact totals as of the last commit."""
-        return _books(self._db, self._path)
+        return _books(self._db, self._path, 0)
 
     # ---- writing, with the next commit --------------------------------------------------------
 
@@ -224,6 +228,7 @@ class PaperFile:
         if cursor.acknowledged >= self._forgotten + PRUNE_MESSAGES:
             self._add("DELETE FROM outbox WHERE seq <= ?", (cursor.acknowledged,))
             self._forgotten = cursor.acknowledged
+        self._sync(is_full=engine is not None or flight is not None)
         write = ("UPDATE cursor SET value = ? WHERE id = 1", (_encode(cursor).decode(),))
         if self._statements or self._db.in_transaction:
             self._add(*write)
@@ -235,6 +240,7 @@ class PaperFile:
     def flush(self) -> None:
         """Carry out what was added inside the open transaction, so that reads see it."""
         if self._statements and not self._db.in_transaction:
+            self._sync(is_full=True)
             self._execute("BEGIN IMMEDIATE")
         for sql, values in self._statements:
             self._execute(sql, values)
@@ -243,6 +249,12 @@ class PaperFile:
     def close(self) -> None:
         """Release the file; safe to call twice."""
         self._db.close()
+
+    def _sync(self, *, is_full: bool) -> None:
+        """Have what concerns orders survive a power cut; of prices the last ones may be lost."""
+        if is_full is not self._is_full and not self._db.in_transaction:
+            self._execute(f"PRAGMA synchronous={'FULL' if is_full else 'NORMAL'}")
+            self._is_full = is_full
 
     # ---- SQLite -------------------------------------------------------------------------------
 
@@ -280,6 +292,11 @@ class PaperFile:
             for fact in facts.items():
                 self._add("INSERT INTO facts VALUES (?, ?)", fact)
             return
+        if known.get("run") != facts["run"]:
+            raise StoreError(
+                f"the paper exchange's file {self._path} belongs to another database: put that "
+                "database back beside it, or move the file away to start anew"
+            )
         names = sorted(known.keys() | facts.keys())
         differences = [
             f"{name} was {known.get(name, 'unset')}, is now {facts.get(name, 'unset')}"
@@ -294,8 +311,11 @@ class PaperFile:
             )
 
 
-def read_books(path: Path | str) -> PaperBooks:
-    """Return the books of a paper exchange's file without changing it. Raises StoreError."""
+def read_books(path: Path | str, *, told: int = 0) -> PaperBooks:
+    """Return the books of a paper exchange's file without changing it.
+
+    `told` is the last message that the bot knows. Raises StoreError, also for a damaged file.
+    """
     if not Path(path).is_file():
         raise StoreError(f"{path} does not exist: the paper exchange of this run is missing")
     # Without a write-ahead log beside it nobody has the file open, and SQLite needs not lock it.
@@ -304,39 +324,44 @@ def read_books(path: Path | str) -> PaperBooks:
     try:
         db = sqlite3.connect(uri, uri=True, timeout=5.0)
         try:
-            return _books(db, str(path))
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise StoreError(f"{path} is damaged ({verdict}): restore a backup")
+            return _books(db, str(path), told)
         finally:
             db.close()
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
 
 
-def _books(db: sqlite3.Connection, path: str) -> PaperBooks:
+def _books(db: sqlite3.Connection, path: str, told: int) -> PaperBooks:
     parts = dict(db.execute("SELECT name, value FROM parts WHERE name IN ('engine', 'flight')"))
     if "engine" not in parts:
         raise StoreError(f"{path} holds no run yet")
     engine = msgspec.json.decode(parts["engine"], type=EngineState)
-    flight = msgspec.json.decode(parts.get("flight", "{}"), type=Flight)
     start = dict(db.execute("SELECT name, value FROM facts"))["start"].split()
-    base = quote = fees = ZERO
-    count = 0
+    effects: dict[str, tuple[Decimal, Decimal]] = {}
+    fees = ZERO
     for fill in _executions(db):
         way = 1 if fill.side is Side.BUY else -1
-        base += way * fill.volume
-        quote -= way * fill.cost + fill.fee
+        effects[fill.execution_id] = (way * fill.volume, -way * fill.cost - fill.fee)
         fees += fill.fee
-        count += 1
+    flight = msgspec.json.decode(parts.get("flight", "{}"), type=Flight)
+    coming: list[e.Event | None] = [item.event for item in flight.items]
+    sql = "SELECT event FROM outbox WHERE seq > ?"
+    coming += [msgspec.json.decode(text, type=e.Event) for (text,) in db.execute(sql, (told,))]
     return PaperBooks(
         start_base=Decimal(start[0]),
         start_quote=Decimal(start[3]),
         base=engine.base,
         quote=engine.quote,
-        base_change=base,
-        quote_change=quote,
+        base_change=sum((base for base, _ in effects.values()), ZERO),
+        quote_change=sum((quote for _, quote in effects.values()), ZERO),
         fees=fees,
-        executions=count,
+        executions=len(effects),
         orders=db.execute("SELECT count(*) FROM orders").fetchone()[0],
-        undelivered=sum(1 for item in flight.items if item.hides_base),
+        effects=effects,
+        untold=frozenset(x.execution_id for x in coming if isinstance(x, e.FillEvent)),
     )
 
 

@@ -161,6 +161,11 @@ class SqliteStore:
             count += 1
         return {"base": base, "quote": quote, "fees": fees, "count": Decimal(count)}
 
+    def execution_ids(self) -> Iterator[str]:
+        """Yield the exchange's ids of all executions."""
+        for (execution_id,) in self._rows("SELECT execution_id FROM executions"):
+            yield execution_id
+
     def export(self) -> Mapping[str, Any]:
         """Return history in canonical form: executions, orders, cycles, ledger, equity, …
 
@@ -181,10 +186,6 @@ class SqliteStore:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-
-    def backup(self, target: Path) -> None:
-        """Copy this store's file to the new file `target` while it is in use. Raises StoreError."""
-        backup(self._path, target)
 
     # ---- helpers ------------------------------------------------------------------------------
 
@@ -261,32 +262,52 @@ def check_file(path: Path, *, check: str = "quick_check") -> None:
         )
 
 
-def backup(source: Path, target: Path) -> None:
+def backup(source: Path, target: Path, companions: Mapping[Path, Path] | None = None) -> None:
     """Copy a database that may be in use to `target`, checked and synced. Raises StoreError.
 
     The copy is of one instant, however long it takes and whatever is written meanwhile.
+    `companions` (file to new file) are databases that belong to it: they are copied while nothing
+    can be committed here, so that the copies fit together as files after a crash do.
     """
-    if not source.exists():
-        raise StoreError(f"{source} does not exist")
-    if target.exists():
-        raise StoreError(f"{target} exists; name a new file")
-    part = target.with_name(target.name + ".part")
+    pairs = {source: target, **(companions or {})}
+    for old, new in pairs.items():
+        if not old.exists():
+            raise StoreError(f"{old} does not exist")
+        if new.exists():
+            raise StoreError(f"{new} exists; name a new file")
+    parts = {new: new.with_name(new.name + ".part") for new in pairs.values()}
     try:
-        os.close(os.open(part, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600))
+        check_file(source)
         with (
+            contextlib.closing(sqlite3.connect(source, isolation_level=None, timeout=5.0)) as gate,
             contextlib.closing(_read_only(source)) as db,
-            contextlib.closing(sqlite3.connect(part)) as copy,
         ):
-            db.backup(copy, pages=-1)  # in parts it would begin anew at every commit of the daemon
-            copy.execute("PRAGMA journal_mode=DELETE")
-        check_file(part, check="integrity_check")
-        _sync(part)
-        part.rename(target)
+            gate.execute("BEGIN IMMEDIATE")  # the daemon waits this moment with its next commit
+            db.execute("BEGIN")
+            db.execute("SELECT 1 FROM meta").fetchall()  # from here on `db` sees this instant
+            for old, new in (companions or {}).items():
+                with contextlib.closing(_read_only(old)) as companion:
+                    _copy(companion, parts[new])
+            gate.execute("ROLLBACK")
+            _copy(db, parts[target])
+        check_file(parts[target], check="integrity_check")
+        for new, part in parts.items():
+            _sync(part)
+            part.rename(new)
         _sync(target.parent)
     except (sqlite3.Error, OSError, StoreError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         raise StoreError(f"no backup of {source}: {_reason(error)}") from None
+
+
+def _copy(db: sqlite3.Connection, part: Path) -> None:
+    """Copy what `db` sees to the file `part`, readable by its owner alone."""
+    os.close(os.open(part, os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600))
+    with contextlib.closing(sqlite3.connect(part)) as copy:
+        db.backup(copy, pages=-1)  # in parts it would begin anew at every commit of the daemon
+        copy.execute("PRAGMA journal_mode=DELETE")
 
 
 def _locked(path: Path, owner: str, must_exist: bool) -> StoreLock:
@@ -345,7 +366,8 @@ def _migrate(db: sqlite3.Connection, epoch: int | None) -> None:
             except sqlite3.Error as error:
                 raise StoreError(f"migration {number} ({name}) failed: {_reason(error)}") from None
     chosen = secrets.randbits(24) if epoch is None else epoch
-    db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (str(chosen),))
+    for fact in (("epoch", str(chosen)), ("run", secrets.token_hex(16))):
+        db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", fact)
 
 
 def _make_private(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -208,3 +210,95 @@ def test_a_replay_that_has_ended_ends_again_at_once_and_unchanged(tmp_path: Path
         exports.append(run_bot(env, "export", "--canonical").stdout)
     assert exports[0] == exports[1] != ""
     assert run_bot(env, "verify").returncode == 0
+
+
+def replayed(folder: Path, name: str = "bot.db") -> dict[str, str]:
+    """Run a short replay to its end; return its environment."""
+    if not (folder / "c.csv").exists():
+        write_candles(folder / "c.csv", bars=1500, seed=4)
+    env = environment(
+        folder, MARKET_DATA="replay", REPLAY_FILE=str(folder / "c.csv"), REPLAY_SPEED="max",
+        PAIR_ENTRY_PCT="0.3", PAIR_PROFIT_PCT="1.2", STATE_DB=str(folder / name),
+    )  # fmt: skip
+    assert run_bot(env).returncode == 0
+    return env
+
+
+def test_backup_is_a_pair_that_can_be_started_and_verified(tmp_path: Path) -> None:
+    """Database and paper exchange are copied together; the copies are a run of their own."""
+    env = replayed(tmp_path)
+    assert run_bot(env, "backup", str(tmp_path / "copy.db")).returncode == 0
+    assert (tmp_path / "copy.paper.db").exists()
+    again = run_bot(env, "backup", str(tmp_path / "copy.db"))
+    assert again.returncode == 4
+    assert "copy.db exists; name a new file" in again.stderr
+    copy = {**env, "STATE_DB": str(tmp_path / "copy.db")}
+    assert run_bot(copy, "verify").returncode == 0
+    assert run_bot(copy).returncode == 0
+    assert run_bot(copy, "verify").returncode == 0
+
+
+def test_backup_of_a_running_daemon_is_of_one_instant(daemon: Running, tmp_path: Path) -> None:
+    """Whatever the daemon is doing, the pair of copies proves its books."""
+    env = environment(tmp_path)
+    time.sleep(2)
+    for n in range(3):
+        assert run_bot(env, "backup", str(tmp_path / f"{n}.db")).returncode == 0
+    for n in range(3):
+        done = run_bot({**env, "STATE_DB": str(tmp_path / f"{n}.db")}, "verify")
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert daemon.process.poll() is None
+
+
+@pytest.mark.parametrize("case", ["foreign", "emptied", "older", "alone", "database older"])
+def test_files_that_do_not_belong_together_are_refused(case: str, tmp_path: Path) -> None:
+    """A paper file of another run, another time or without content stops the start with code 4."""
+    env = replayed(tmp_path)
+    database, paper = tmp_path / "bot.db", tmp_path / "bot.paper.db"
+    if case == "foreign":
+        replayed(tmp_path, "other.db")
+        shutil.copy(tmp_path / "other.paper.db", paper)
+        words = "belongs to another database"
+    elif case == "emptied":
+        paper.write_bytes(b"")
+        words = "bot.paper.db"
+    elif case == "older":
+        with sqlite3.connect(paper) as db:
+            db.execute("DELETE FROM executions WHERE rowid = (SELECT max(rowid) FROM executions)")
+        words = "the paper file is an older copy"
+    elif case == "alone":
+        database.unlink()
+        words = "bot.paper.db"
+    else:
+        with sqlite3.connect(database) as db:
+            seq = db.execute("SELECT min(seq) FROM snapshots WHERE seq > 50").fetchone()[0]
+            db.execute("DELETE FROM executions")
+            db.execute(
+                "UPDATE state SET (seq, state, params) = "
+                "(SELECT seq, state, params FROM snapshots WHERE seq = ?)", (seq,),
+            )  # fmt: skip
+            db.execute("DELETE FROM journal WHERE seq > ?", (seq,))
+        words = "it is an older copy"
+    for command in ("run", "check"):
+        refused = run_bot(env, command)
+        if case == "database older" and command == "check":
+            continue  # only a start asks for messages
+        assert refused.returncode == 4, refused.stdout
+        assert words in refused.stderr
+
+
+def test_check_leaves_no_trace(tmp_path: Path) -> None:
+    """Nothing is created, so that nothing is fixed by looking."""
+    env = environment(tmp_path)
+    done = run_bot(env, "check")
+    assert done.returncode == 0
+    assert "will be created" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stores_of_one_stem_have_exchanges_of_their_own(tmp_path: Path) -> None:
+    """run and run.2 do not share an exchange."""
+    for name in ("run", "run.2"):
+        env = replayed(tmp_path, name)
+        assert run_bot(env, "verify").returncode == 0
+        assert (tmp_path / f"{name}.paper.db").exists()

@@ -282,7 +282,7 @@ def test_post_only_hides_nothing_of_the_books() -> None:
     x.place(place("b", Side.SELL, "0.1020", 20))
     drain(x)
     books = x.books()
-    assert (books.executions, books.orders, books.undelivered) == (2, 2, 0)
+    assert (books.executions, books.orders, books.untold) == (2, 2, books.effects.keys())
     assert books.base == books.start_base + books.base_change == 10_040
     assert books.quote == books.start_quote + books.quote_change
     assert sum(f.fee for f in x.executions()) == books.fees > 0
@@ -338,7 +338,7 @@ def scripted(
         if commits == reopen_at:
             x._file._db.close()  # as a kill leaves it: nothing is written any more
             x = paper(items, SCRIPT, path=path)
-            stream[len(stream) - len(x.pending()) :] = x.pending()
+            stream[len(stream) - len(x.pending(x._acknowledged)) :] = x.pending(x._acknowledged)
 
     for n in range(steps):
         while (at := x.next_time()) is not None and at <= n:
@@ -395,9 +395,15 @@ def test_reopened_exchange_stands_at_the_same_instant(tmp_path: Path) -> None:
     x.place(place("a", Side.BUY, "0.0995", 400))
     x.advance(12.3)
     x.reconcile(read("a"))
-    before = (x.now(), x.next_time(), x.describe(), x.engine.state(), x.pending())
+    before = (x.now(), x.next_time(), x.describe(), x.engine.state(), x.pending(0))
     y = paper(items, SCRIPT, path=tmp_path / "p.db")
-    assert before == (y.now(), y.next_time(), y.describe(), y.engine.state(), y.pending())
+    assert before == (
+        y.now(),
+        y.next_time(),
+        y.describe(),
+        y.engine.state(),
+        y.pending(0),
+    )
 
 
 def test_pending_returns_what_was_not_acknowledged(tmp_path: Path) -> None:
@@ -405,10 +411,13 @@ def test_pending_returns_what_was_not_acknowledged(tmp_path: Path) -> None:
     x = paper(mixed(2, 20), path=tmp_path / "p.db")
     messages = drain(x, 10.0)
     x.acknowledge(messages[2].seq)
-    assert list(x.pending()) == messages[3:]
+    assert list(x.pending(x._acknowledged)) == messages[3:]
     messages += x.advance(10.5)
     y = paper(mixed(2, 20), path=tmp_path / "p.db")
-    assert list(y.pending()) == messages[3:]
+    assert list(y.pending(messages[2].seq)) == messages[3:]
+    assert list(y.pending(messages[4].seq)) == messages[5:]
+    with pytest.raises(StoreError, match="told the bot 3 messages, the database knows of 2"):
+        y.pending(messages[1].seq)
 
 
 @pytest.mark.parametrize(("change", "word"), [
