@@ -23,6 +23,7 @@ from core.state import BotState, Exiting, Leg, Market, RiskLevel, SlotState
 
 # Left free beside what a buy needs: covers what rounding adds to 1,000 partial executions.
 ROUNDING_ROOM = Decimal("0.00001")
+DISTANCE_MAX = Decimal(90)  # percent; a buy 100 % below the market has no price
 IMPROVE_PCT = Decimal("0.02")  # how much farther an order is put after a post-only rejection
 OVERRIDABLE = {
     "entry_pct": "PAIR_ENTRY_PCT",
@@ -89,15 +90,14 @@ def backoff(loss_streak: int, params: Params) -> Decimal:
 
 
 def entry_distance_pct(state: BotState, slot: SlotState, leg: Leg, params: Params) -> Decimal:
-    """Return the distance of the leg's entry from the market, in percent.
+    """Return the distance of the leg's entry from the market, in percent, at most DISTANCE_MAX.
 
     A distance set for the slot stands alone; else the stagger of its place is added.
     """
     own = [o.value for o in state.overrides if o.name == "entry_pct" and o.slot_id == slot.slot_id]
-    if own:
-        return own[-1] * backoff(leg.loss_streak, params)
     base = effective(params, state, None).entry_pct + slot.place * params.slot_stagger_pct
-    return base * backoff(leg.loss_streak, params)
+    distance = (own[-1] if own else base) * backoff(leg.loss_streak, params)
+    return min(distance, DISTANCE_MAX)
 
 
 def _improvement(instrument: Instrument, price: Decimal, rejections: int) -> Decimal:

@@ -5,6 +5,7 @@ well-typed event, reads no clock and knows no exchange. The automaton of a leg i
 else serves it is in `grid/`; the diagrams are in `docs/STATE_MACHINE.md`.
 """
 
+from decimal import Decimal
 from typing import assert_never
 
 import core.events as e
@@ -26,6 +27,9 @@ from grid.upkeep import retry_owed, upkeep
 from grid_strategy import mid
 from leg import acknowledge, apply_fill
 from risk import daily_loss_limit
+
+# Beyond these a quote is no price; the arithmetic of money stays exact between them.
+PRICE_MIN, PRICE_MAX = Decimal("1e-12"), Decimal(10) ** 9
 
 __all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
 
@@ -218,7 +222,7 @@ def _unsettled(slot_id: int, r: Reduction) -> list[str]:
 
 def _price(r: Reduction, event: e.PriceTick) -> None:
     prices = (event.bid, event.ask, event.last)
-    if not all(p.is_finite() and p > 0 for p in prices):
+    if not all(p.is_finite() and PRICE_MIN <= p <= PRICE_MAX for p in prices):
         r.count("insane_prices")
         return
     market = Market(

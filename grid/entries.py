@@ -86,7 +86,10 @@ def _try_entry(r: Reduction, slot_id: int, trade_id: TradeId) -> float | None:
             again = max(r.now + 1.0, idle.resume_at or 0.0)
         return _veto(r, slot_id, leg, verdict.reason, again=again)
     params = effective(r.params, r.state, slot_id)
-    price, size = _sized(r, slot, leg, params)
+    price = _price(r, slot, leg)
+    if price <= 0:  # a tick is all there is
+        return _veto(r, slot_id, leg, VetoReason.INSANE_PRICE, again=r.now + RECHECK_SEC)
+    size = _sized(r, slot, leg, price, params)
     if size.veto is not None:
         return _veto(
             r, slot_id, leg, VetoReason(size.veto), again=r.now + RECHECK_SEC, chain=size.chain
@@ -111,24 +114,26 @@ def _try_entry(r: Reduction, slot_id: int, trade_id: TradeId) -> float | None:
     return None
 
 
-def _sized(r: Reduction, slot: SlotState, leg: Leg, params: Params) -> tuple[Decimal, Size]:
+def _price(r: Reduction, slot: SlotState, leg: Leg) -> Decimal:
     market = r.state.market
     if market is None:
         raise ValueError("an entry needs a market")
-    distance = entry_distance_pct(r.state, slot, leg, r.params)
-    price = entry_price(
+    return entry_price(
         r.state.instrument,
         market,
         leg.trade_id,
-        distance_pct=distance,
+        distance_pct=entry_distance_pct(r.state, slot, leg, r.params),
         rejections=sum(1 for at in leg.rejected_at if at > r.now - REJECTION_WINDOW_SEC),
     )
+
+
+def _sized(r: Reduction, slot: SlotState, leg: Leg, price: Decimal, params: Params) -> Size:
     funds = free(r.state)
     facts = SizeFacts(
         instrument=r.state.instrument,
         side=leg.trade_id.entry_side,
         price=price,
-        slot_profit=slot_profit(slot, market),
+        slot_profit=slot_profit(slot, r.state.market),
         free_quote=funds.quote,
         free_base=funds.base,
         maker_fee=r.state.fees.maker,
@@ -136,7 +141,7 @@ def _sized(r: Reduction, slot: SlotState, leg: Leg, params: Params) -> tuple[Dec
         risk_level=r.state.risk.level,
         is_band_normal=capacity(r.state, r.params).band == "normal",
     )
-    return price, entry_size(facts, params)
+    return entry_size(facts, params)
 
 
 def _place(

@@ -26,6 +26,8 @@ from risk import daily_loss, daily_loss_limit, slots_max
 ENTRY_PCT_RANGE = (Decimal("0.05"), Decimal(20))
 PROFIT_PCT_MAX = Decimal(50)
 LAYERS_MAX = 100
+FLOW_MAX = 10**8
+FLOW_STEP = Decimal("1e-8")
 
 
 class _Refusal(Exception):
@@ -403,8 +405,19 @@ def _flow(r: Reduction, command: c.RecordFlow) -> str:
     if not command.base and not command.quote:
         raise _Refusal("base or quote must be other than 0")
     own = r.state.balances
-    if own.base + command.base < 0 or own.quote + command.quote < 0:
-        raise _Refusal("more than we own")
+    for name, amount, ours, theirs in (
+        ("base", command.base, own.base, own.reported_base),
+        ("quote", command.quote, own.quote, own.reported_quote),
+    ):
+        if abs(amount) > FLOW_MAX or amount != amount.quantize(FLOW_STEP):
+            raise _Refusal(f"{name} may be up to {FLOW_MAX:,} in size, with at most 8 decimals")
+        if ours + amount < 0:
+            raise _Refusal(f"more {name} than we own ({ours:f})")
+        if amount and abs(theirs - ours - amount) >= abs(theirs - ours):
+            raise _Refusal(
+                f"the exchange reports {theirs - ours:+f} {name} against our books; a flow of "
+                f"{amount:+f} does not explain it"
+            )
     if len(command.note) > 200:
         raise _Refusal("note may have at most 200 characters")
     flow = ExternalFlow(
@@ -438,6 +451,8 @@ def _audit(r: Reduction, command: c.AuditPnl) -> str:
         f"; the exchange reports {own.reported_base - own.base:+f} base and "
         f"{own.reported_quote - own.quote:+f} quote against them"
     )
-    if base == 0 and quote == 0:
+    if base == 0 and quote == 0 and not watch.is_drifting(r):
         watch.clear_lock(r, LockName.RECONCILIATION, "audited by the operator")
+    elif any(lock.name is LockName.RECONCILIATION for lock in r.state.risk.locks):
+        drift += "; the lock stays until they agree: a deposit or withdrawal is told by record_flow"
     return found + drift

@@ -20,7 +20,7 @@ from core.domain import ZERO, OrderStatus
 from core.events import BalancesReported, ExternalFlow
 from core.params import Params
 from core.record import replace
-from core.state import Balances, BotState, Entering, Idle, Lock, LockName, RiskLevel, Stint
+from core.state import BotState, Entering, Idle, Lock, LockName, RiskLevel, Stint
 from grid.reduction import Reduction
 from risk import (
     EMERGENCY_RESET_SEC,
@@ -242,6 +242,8 @@ def _level(r: Reduction) -> None:
         # One level an hour: how low the drawdown was at the beginning of the hour is not known.
         lower = next(x for x in RiskLevel if LEVEL_RANK[x] == LEVEL_RANK[risk.level] - 1)
         _enter_level(r, lower, f"drawdown {fall * 100:.2f} %, below its threshold for an hour")
+        if level_after_recovery(lower, fall) is not lower:
+            r.update(risk=replace(r.state.risk, below_since=r.now))
     since = r.state.risk.emergency_since
     if since is not None and r.now - since >= EMERGENCY_RESET_SEC and r.params.is_simulated:
         reset_peak(r, "EMERGENCY for 24 h: reset as an operator would")
@@ -314,7 +316,7 @@ def note_agreement(r: Reduction, event: BalancesReported) -> bool:
 
 def _drift(r: Reduction) -> None:
     own = r.state.balances
-    if not _is_drifting(r, own):
+    if not is_drifting(r):
         if own.drift_since is not None:
             r.update(balances=replace(own, drift_since=None))
         return
@@ -333,7 +335,9 @@ def _drift(r: Reduction) -> None:
         )
 
 
-def _is_drifting(r: Reduction, own: Balances) -> bool:
+def is_drifting(r: Reduction) -> bool:
+    """Tell whether books and exchange differ by more than 2 % or more than one order."""
+    own = r.state.balances
     mark = r.state.market.bid if r.state.market else ZERO
     base, quote = abs(own.reported_base - own.base), abs(own.reported_quote - own.quote)
     worth = max(base * mark, quote)

@@ -107,15 +107,33 @@ def test_overrides_survive_and_can_be_reset() -> None:
 def test_external_flow_changes_no_profit() -> None:
     """A deposit is a flow: equity rises, grid profit, drawdown and unexplained do not."""
     world = entered()
-    books = world.state.accounts
+    books, own = world.state.accounts, world.state.balances
+    seen = e.BalancesReported(time=world.now, base=own.base + 50, quote=own.quote + 100)
+    world.step(seen)
     assert world.command(c.RecordFlow(quote=D(100), base=D(50))).is_accepted
     assert world.state.accounts.grid_profit == books.grid_profit
     assert world.state.balances.quote == 1100
     assert world.state.risk.peak == 1
 
 
-def test_drift_locks_after_two_reads_and_audit_clears_it() -> None:
-    """A difference in two reads 30 s apart sets the reconciliation lock; audit_pnl clears it."""
+@pytest.mark.parametrize(("base", "quote", "words"), [
+    ("0", "100", "the exchange reports +0 quote against our books"),
+    ("0", "1e11", "up to 100,000,000 in size"),
+    ("0.000000001", "0", "at most 8 decimals"),
+    ("-20000", "0", "more base than we own"),
+])  # fmt: skip
+def test_flow_that_explains_nothing_is_refused(base: str, quote: str, words: str) -> None:
+    """A mistyped deposit cannot enter the books."""
+    world = entered()
+    before = world.state.balances
+    reply = world.command(c.RecordFlow(base=D(base), quote=D(quote)))
+    assert not reply.is_accepted
+    assert words in reply.message
+    assert world.state.balances == before
+
+
+def test_drift_locks_after_two_reads_and_audit_clears_it_once_it_is_explained() -> None:
+    """A difference in two reads 30 s apart locks; audit_pnl clears it when the books agree."""
     world = entered()
     own = world.state.balances
     wrong = e.BalancesReported(time=world.now, base=own.base - 5000, quote=own.quote)
@@ -124,8 +142,11 @@ def test_drift_locks_after_two_reads_and_audit_clears_it() -> None:
     world.advance(31)
     world.step(replace(wrong, time=world.now))
     assert [x.name for x in world.state.risk.locks] == [LockName.RECONCILIATION]
-    reply = world.command(c.AuditPnl(base_difference=D(0), quote_difference=D(0)))
-    assert reply.is_accepted
+    audit = c.AuditPnl(base_difference=D(0), quote_difference=D(0))
+    assert "the lock stays" in world.command(audit).message
+    assert world.state.risk.locks != ()
+    assert world.command(c.RecordFlow(base=D(-5000))).is_accepted
+    assert world.command(audit).is_accepted
     assert world.state.risk.locks == ()
 
 

@@ -73,6 +73,11 @@ class World:
         assert check_invariants(self.state) == []
         return list(actions)
 
+    @staticmethod
+    def violations(state: BotState) -> list[str]:
+        """Return the safety invariants that a state violates."""
+        return check_invariants(state)
+
     def advance(self, seconds: float) -> None:
         """Let time pass without an event."""
         self.now += seconds
