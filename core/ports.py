@@ -75,6 +75,14 @@ class Exchange(Protocol):
         """Return pair facts, fees and total balances. Raises Unavailable."""
         ...
 
+    def obstacle(self, action: PlaceOrderAction, status: str) -> str | None:
+        """Return why an order may not leave now, or None.
+
+        The system status is worse than `status`, at which it was decided, or too little time is
+        left to its deadline.
+        """
+        ...
+
     def place(self, action: PlaceOrderAction) -> None:
         """Send an order."""
         ...
@@ -189,6 +197,10 @@ class Store(Protocol):
 
     def export(self) -> Mapping[str, Any]:
         """Return history in canonical form: executions, orders, cycles, ledger, equity, …"""
+        ...
+
+    def is_held(self) -> bool:
+        """Tell whether no other process can have taken the store's lock."""
         ...
 
     def close(self) -> None:

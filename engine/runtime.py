@@ -5,11 +5,13 @@ in the ports. Nothing here reads a clock; nothing leaves the process before its 
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
 from core import actions as a
 from core import events as e
+from core.domain import RejectReason
 from core.params import Params
 from core.ports import Commit, Exchange, Loaded, Notifier, Store, StoreError, Venue
 from core.record import replace
@@ -62,13 +64,17 @@ class Runtime:
         self.seq = 0
         self.state_seq = 0
         self.on_step: Callable[[e.Event, tuple[a.Action, ...]], None] | None = None
+        self._unsent: deque[e.OrderRejected] = deque()
         self._snapshot_seq = 0
         self._snapshot_at = 0.0
 
     # ---- stepping -----------------------------------------------------------------------------
 
     def step(self, event: e.Event) -> tuple[a.Action, ...]:
-        """Reduce `event`, commit it with state and intents, then act. Raises StoreError."""
+        """Reduce `event`, commit it with state and intents, then act. Raises StoreError.
+
+        What could not be sent after all is an event of its own, stepped before this returns.
+        """
         before = self.state
         first = isinstance(event, e.Started) and not before.started_at
         params = event.params if isinstance(event, e.Started) and first else self.params
@@ -94,24 +100,15 @@ class Runtime:
         self._keep_snapshot()
         if self.on_step is not None:
             self.on_step(event, actions)
+        while self._unsent:
+            self.step(self._unsent.popleft())
         return actions
 
     def _act(self, action: a.Action) -> None:
         match action:
             case a.PlaceOrderAction():
                 if self.exchange is not None:
-                    self.exchange.place(action)
-                order = action.order
-                log.info(
-                    "order placed slot=%s leg=%s role=%s side=%s volume=%s price=%s id=%s",
-                    action.slot_id,
-                    order.trade_id,
-                    order.role,
-                    order.side,
-                    order.volume,
-                    order.price,
-                    order.client_order_id,
-                )
+                    self._send(self.exchange, action)
             case a.CancelOrderAction():
                 if self.exchange is not None:
                     self.exchange.cancel(action)
@@ -136,6 +133,34 @@ class Runtime:
                 pass  # carried out by the commit; replies are taken from the step's answer
             case _:
                 assert_never(action)
+
+    def _send(self, exchange: Exchange, action: a.PlaceOrderAction) -> None:
+        """Send an order whose intent is on disk, unless something has changed since."""
+        order = action.order
+        obstacle = exchange.obstacle(action, self.state.health.system_status)
+        if not self.store.is_held():
+            obstacle = "another process may hold the database: its lock file is gone"
+        if obstacle is not None:
+            log.warning("order not sent id=%s: %s", order.client_order_id, obstacle)
+            refusal = e.OrderRejected(
+                time=self.state.now,
+                client_order_id=order.client_order_id,
+                reason=RejectReason.NOT_SENT,
+                detail=obstacle,
+            )
+            self._unsent.append(refusal)
+            return
+        exchange.place(action)
+        log.info(
+            "order placed slot=%s leg=%s role=%s side=%s volume=%s price=%s id=%s",
+            action.slot_id,
+            order.trade_id,
+            order.role,
+            order.side,
+            order.volume,
+            order.price,
+            order.client_order_id,
+        )
 
     # ---- start and stop -----------------------------------------------------------------------
 

@@ -90,6 +90,11 @@ class MatchingEngine:
         """Show this quote and book: those the venue displayed last."""
         self._quote, self._book = quote, book
 
+    @property
+    def status(self) -> str:
+        """Return the pair's status: online, post_only, cancel_only, maintenance and so on."""
+        return self._state.status
+
     def quote(self) -> Quote | None:
         """Return the displayed top, or None before any evidence."""
         return self._quote

@@ -31,6 +31,9 @@ from exchange.rates import READ_BALANCES_COST, READ_ORDERS_COST, latency
 
 __all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
 
+SEND_MARGIN_SEC = 1.0
+STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
+WORST = 2
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
 
 
@@ -122,6 +125,15 @@ class PaperExchange:
         """Send an order; it arrives after the entry latency."""
         key = f"place/{action.order.client_order_id}"
         self._send(action, self.config.entry_sec, key, sent_at=action.order.placed_at)
+
+    def obstacle(self, action: PlaceOrderAction, status: str) -> str | None:
+        """Return why an order may not leave now, or None."""
+        present = self.engine.status
+        if STATUS_RANK.get(present, WORST) > STATUS_RANK.get(status, WORST):
+            return f"the exchange is in {present}, it was {status}"
+        if action.deadline - self._now < SEND_MARGIN_SEC:
+            return f"{action.deadline - self._now:.1f} s are left to its deadline"
+        return None
 
     def cancel(self, action: CancelOrderAction) -> None:
         """Ask for the end of an order; the request arrives after the cancel latency."""

@@ -16,11 +16,10 @@ class StoreLock:
 
     def __init__(self, path: Path, owner: str) -> None:
         real = path.resolve()
+        self._path = real.with_name(real.name + ".lock")
         self._handle = -1
         try:
-            self._handle = os.open(
-                real.with_name(real.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600
-            )
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, owner.encode(), 0)
@@ -34,6 +33,13 @@ class StoreLock:
         except OSError as error:
             self.release()
             raise StoreError(f"{path} cannot be locked: {error.strerror}") from None
+
+    def is_held(self) -> bool:
+        """Tell whether the locked file is still the one under its name."""
+        try:
+            return os.path.samestat(os.fstat(self._handle), self._path.stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Let go; safe to call twice."""

@@ -179,6 +179,10 @@ class SqliteStore:
             order["chain"] = _plain_chain(order["chain"])
         return history
 
+    def is_held(self) -> bool:
+        """Tell whether no other process can have taken the store's lock."""
+        return self._lock is None or self._lock.is_held()
+
     def close(self) -> None:
         """Release the store; safe to call twice."""
         if self._db is not None:

@@ -171,16 +171,12 @@ def test_a_jump_is_believed_only_when_a_second_sample_agrees() -> None:
     assert round(world.state.market.bid, 3) == D("0.2")
 
 
-def test_one_entry_a_second_in_the_band_caution() -> None:
-    """Near the limit of open orders entries are placed one by one."""
-    params = replace(
-        GOLDEN_PARAMS, slot_count=3, open_order_limit=225, slot_stagger_pct=D("0.3"),
-        entries_per_second=2,
-    )  # fmt: skip
-    for limit, expected in ((225, [2, 2, 2]), (6, [2, 2, 1])):
-        world = World(replace(params, open_order_limit=limit))
-        placed = [sum(isinstance(x, a.PlaceOrderAction) for x in world.timer()) for _ in range(3)]
-        assert placed == expected, limit
+def test_one_entry_a_second_in_the_band_caution_and_none_in_stop() -> None:
+    """A limit of 48 makes a safe cap of 36: caution from 32 open orders on, stop from 34."""
+    params = replace(GOLDEN_PARAMS, slot_count=18, open_order_limit=48)
+    world = World(params)
+    placed = [sum(isinstance(x, a.PlaceOrderAction) for x in world.timer()) for _ in range(20)]
+    assert placed == [2] * 16 + [1, 1] + [0, 0]
 
 
 def test_anti_chase_waits_after_two_refreshes_then_counts_anew() -> None:
