@@ -57,6 +57,30 @@ class VetoReason(StrEnum):
     THROTTLE = "throttle"
 
 
+VETO_WORDS: dict[str, str] = {
+    VetoReason.HALTED: "the bot is halted",
+    VetoReason.PAUSED: "the bot is paused",
+    VetoReason.CLOSING: "the slot is closing",
+    VetoReason.LOCK: "a safety lock holds",
+    VetoReason.RISK_LEVEL: "the drawdown is too deep for new risk",
+    VetoReason.STALE_PRICE: "the last price is too old",
+    VetoReason.INSANE_PRICE: "the price jumped; waiting for a second one that agrees",
+    VetoReason.SPREAD: "the spread is too wide",
+    VetoReason.EXCHANGE: "the exchange is not fully online",
+    VetoReason.CLOCK: "the clock differs from the exchange's",
+    VetoReason.CAPACITY: "too many orders are open",
+    VetoReason.PORTFOLIO: "enough money is committed to buying already",
+    VetoReason.UNCERTAIN: "the outcome of an order is not known yet",
+    VetoReason.COOLDOWN: "the leg rests before its next entry",
+    VetoReason.ANTI_CHASE: "the price keeps running; not chasing it",
+    VetoReason.SUPPRESSED: "the market regime speaks against this side",
+    VetoReason.BELOW_BREAK_EVEN: "the profit target would not pay the fees",
+    VetoReason.FUNDS: "not enough free funds",
+    VetoReason.BELOW_MINIMUM: "the order would be below the exchange's minimum",
+    VetoReason.THROTTLE: "waiting its turn; entries are placed a few a second",
+}
+
+
 # While one of these holds, a resting entry is withdrawn, not only kept from being placed.
 WITHDRAWING = frozenset(
     {

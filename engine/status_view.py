@@ -27,6 +27,7 @@ from grid_strategy import (
     slot_profit,
 )
 from risk import (
+    VETO_WORDS,
     VetoReason,
     capacity,
     daily_loss,
@@ -41,28 +42,6 @@ TEXT_MAX = 500
 _NEUTRAL = ("off", "0 layers", "funded", "level LOW, × 1")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
-VETO_WORDS = {
-    VetoReason.HALTED: "the bot is halted",
-    VetoReason.PAUSED: "the bot is paused",
-    VetoReason.CLOSING: "the slot is closing",
-    VetoReason.LOCK: "a safety lock holds",
-    VetoReason.RISK_LEVEL: "the drawdown is too deep for new risk",
-    VetoReason.STALE_PRICE: "the last price is too old",
-    VetoReason.INSANE_PRICE: "the price jumped; waiting for a second one that agrees",
-    VetoReason.SPREAD: "the spread is too wide",
-    VetoReason.EXCHANGE: "the exchange is not fully online",
-    VetoReason.CLOCK: "the clock differs from the exchange's",
-    VetoReason.CAPACITY: "too many orders are open",
-    VetoReason.PORTFOLIO: "enough money is committed to buying already",
-    VetoReason.UNCERTAIN: "the outcome of an order is not known yet",
-    VetoReason.COOLDOWN: "the leg rests before its next entry",
-    VetoReason.ANTI_CHASE: "the price keeps running; not chasing it",
-    VetoReason.SUPPRESSED: "the market regime speaks against this side",
-    VetoReason.BELOW_BREAK_EVEN: "the profit target would not pay the fees",
-    VetoReason.FUNDS: "not enough free funds",
-    VetoReason.BELOW_MINIMUM: "the order would be below the exchange's minimum",
-    VetoReason.THROTTLE: "waiting its turn; entries are placed a few a second",
-}
 _CLEARS = {
     LockName.API_ERRORS: "resume, once the exchange answers again",
     LockName.RECONCILIATION: "audit_pnl, when the books agree",
@@ -399,8 +378,7 @@ def _leg(state: BotState, leg: Leg) -> s.LegBlock:
 def _missing_entry(idle: Idle) -> s.MissingBlock:
     why = "its entry is about to be placed"
     if idle.veto is not None:
-        known = idle.veto in list(VetoReason)
-        why = VETO_WORDS[VetoReason(idle.veto)] if known else clean_text(_words(idle.veto))
+        why = VETO_WORDS.get(idle.veto) or clean_text(_words(idle.veto))
     return s.MissingBlock(why=why, veto=idle.veto, since=idle.since, until=idle.resume_at)
 
 

@@ -183,7 +183,7 @@ def _veto(
 ) -> float:
     idle = leg.state
     if isinstance(idle, Idle) and (idle.veto != reason or (chain and chain != leg.last_chain)):
-        if idle.veto != reason:
+        if idle.veto != reason and r.state.market is not None:
             r.count(f"veto:{reason}")
         noted = replace(leg, state=replace(idle, veto=reason), last_chain=chain or leg.last_chain)
         r.put_leg(slot_id, noted)

@@ -17,6 +17,7 @@ from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, SlotSta
 from grid.upkeep import owed_since
 from grid.watch import imbalance
 from leg import OWED_ALERT_SEC
+from risk import VETO_WORDS
 
 MISSING_ENTRY_SEC = 60.0
 
@@ -100,7 +101,8 @@ def liveness(state: BotState, params: Params) -> list[str]:
             if isinstance(leg.state, Idle) and leg.state.veto is not None:
                 age = state.now - leg.state.since
                 if age >= MISSING_ENTRY_SEC:
-                    missing.append(f"{name} has no entry for {age:.0f} s: {leg.state.veto}")
+                    why = VETO_WORDS.get(leg.state.veto, leg.state.veto)
+                    missing.append(f"{name} has no entry for {age:.0f} s: {why}")
         for what, since, why in owed_since(slot):
             if state.now - since >= OWED_ALERT_SEC:
                 missing.append(f"{what} is owed for {state.now - since:.0f} s: {why}")

@@ -14,7 +14,7 @@ from core.domain import HUNDRED, ONE, ZERO, OrderState, OrderStatus, Owed, Posit
 from core.events import CommandReceived, ExternalFlow
 from core.order_id import LIMITS
 from core.record import replace
-from core.state import Exiting, Idle, Leg, LockName, Mode, Override, SlotState
+from core.state import BotState, Exiting, Idle, Leg, LockName, Mode, Override, SlotState
 from grid import watch
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
@@ -45,10 +45,32 @@ def carry_out(r: Reduction, event: CommandReceived) -> None:
         r.state = before
         del r.actions[count:]
         message, is_accepted = str(refusal), False
-    r.act(ReplyToOperator(command_id=event.command_id, is_accepted=is_accepted, message=message))
+    r.act(
+        ReplyToOperator(
+            command_id=event.command_id,
+            is_accepted=is_accepted,
+            message=message,
+            changed=_changed(before, r.state),
+        )
+    )
     if is_accepted:
         r.update(pass_due=r.now)
         r.notify("info", "command", message)
+
+
+def _changed(before: BotState, after: BotState) -> tuple[tuple[str, str], ...]:
+    """Return the names and new values of what a command has changed: overrides and the mode."""
+    changed = [("mode", after.mode.value)] if after.mode is not before.mode else []
+    for override in after.overrides:
+        if override not in before.overrides:
+            where = "" if override.slot_id is None else f" of slot {override.slot_id}"
+            changed.append((OVERRIDABLE[override.name] + where, f"{override.value:f}"))
+    kept = {(o.name, o.slot_id) for o in after.overrides}
+    for override in before.overrides:
+        if (override.name, override.slot_id) not in kept:
+            where = "" if override.slot_id is None else f" of slot {override.slot_id}"
+            changed.append((OVERRIDABLE[override.name] + where, "as configured"))
+    return tuple(changed)
 
 
 def _dispatch(r: Reduction, command: c.Command) -> str:
@@ -151,7 +173,8 @@ def _add_slot(r: Reduction) -> str:
     if r.state.next_slot_id >= LIMITS["slot"]:
         raise _Refusal("all slot numbers are used up")
     slot = new_slot(r)
-    return f"slot {slot.slot_id} ({slot.alias}) added"
+    name = f"slot {slot.slot_id}"
+    return f"{name} added" if slot.alias == name else f"{name} ({slot.alias}) added"
 
 
 def _slot(r: Reduction, slot_id: int) -> SlotState:

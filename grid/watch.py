@@ -18,7 +18,7 @@ from accounting import (
 from core.actions import RecordEquity, RequestReconcile
 from core.domain import ZERO, OrderStatus
 from core.events import BalancesReported, ExternalFlow
-from core.params import Params
+from core.params import Params, RiskBasis
 from core.record import replace
 from core.state import BotState, Entering, Idle, Lock, LockName, RiskLevel, Stint
 from grid.reduction import Reduction
@@ -26,6 +26,7 @@ from risk import (
     EMERGENCY_RESET_SEC,
     LEVEL_DWELL_SEC,
     LEVEL_RANK,
+    VETO_WORDS,
     VetoReason,
     capacity,
     daily_loss,
@@ -164,8 +165,9 @@ def imbalance(state: BotState, params: Params) -> list[str]:
         waiting = [x for x in legs if isinstance(x, Idle | Entering)]
         since = [x.since if isinstance(x, Idle) else x.idle_since for x in waiting]
         if waiting and state.now - min(since) >= limit:
-            vetoes = {x.veto or "unknown" for x in waiting if isinstance(x, Idle)}
-            reasons = ", ".join(sorted(vetoes)) or "its order is not acknowledged"
+            vetoes = {x.veto for x in waiting if isinstance(x, Idle) and x.veto}
+            words = sorted(VETO_WORDS.get(veto, veto) for veto in vetoes)
+            reasons = ", ".join(words) or "its order is not acknowledged"
             found.append(f"no {name} entry has rested for {limit / 60:g} min or longer: {reasons}")
     return found
 
@@ -198,7 +200,9 @@ def _daily_loss(r: Reduction) -> None:
     limit = daily_loss_limit(r.state, r.params)
     loss = daily_loss(r.state, r.params)
     if limit is not None and loss > limit:
-        set_lock(r, LockName.DAILY_LOSS, f"lost {loss:.2f} USD today, the limit is {limit:.2f}")
+        against = " against holding" if r.params.risk_basis is RiskBasis.STRATEGY else ""
+        text = f"lost {loss:.2f} USD today{against}, the limit is {limit:.2f}"
+        set_lock(r, LockName.DAILY_LOSS, text)
 
 
 def daily_limit_changed(r: Reduction, old: Decimal | None) -> None:
@@ -331,7 +335,7 @@ def _drift(r: Reduction) -> None:
             r,
             LockName.RECONCILIATION,
             f"the exchange reports {base:+f} {r.state.instrument.base} and {quote:+f} "
-            f"{r.state.instrument.quote} against our books; run audit_pnl",
+            f"{r.state.instrument.quote} against our books; see audit_pnl in docs/OPERATION.md",
         )
 
 

@@ -22,6 +22,7 @@ from core.state import Entering, Exiting, Idle, Mode
 from grid.invariants import liveness
 from state_machine import reduce
 from tests.world import (
+    GOLDEN_INSTRUMENT,
     GOLDEN_PARAMS,
     START,
     World,
@@ -511,3 +512,33 @@ def test_time_never_runs_backwards() -> None:
     now = world.state.now
     world.step(e.TimerTick(time=START - 100))
     assert world.state.now == now
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [(3, 4, 2), (4, 3, 1)])
+def test_tag_of_the_larger_part_stays_when_residuals_meet(
+    first: int, second: int, expected: int
+) -> None:
+    """Two residuals of different regimes: the larger one's tag; then the position's against it."""
+    small = replace(GOLDEN_INSTRUMENT, order_min=D(8))
+    world = World(GOLDEN_PARAMS, instrument=small)
+    for regime, volume in ((1, first), (2, second)):
+        world.step(e.RegimeEstimated(time=world.now, regime=regime))
+        world.enter()
+        world.fill("1B.entry", volume)
+        world.timer(601)
+        world.close("1B.entry")
+        world.timer()
+        if regime == 1:
+            residual = world.leg("1B").residual
+            assert residual is not None
+            assert (residual.volume, residual.regime_at_entry) == (first, 1)
+    residual = world.leg("1B").residual
+    assert residual is not None
+    assert (residual.volume, residual.regime_at_entry) == (first + second, expected)
+    world.step(e.RegimeEstimated(time=world.now, regime=0))
+    world.enter()
+    world.fill("1B.entry")
+    state = world.leg("1B").state
+    assert isinstance(state, Exiting)
+    assert state.position.volume == 27
+    assert state.position.regime_at_entry == 0

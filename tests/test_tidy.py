@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from core.commands import ACTION_NAMES
+from core.state import LockName
+
 ROOT = Path(__file__).parent.parent
 FUNCTION_MAX, MODULE_MAX, BOT_MAX = 60, 600, 350
 DECISIONS = ("state_machine", "leg", "grid_strategy", "regime_policy", "risk", "accounting", "grid")
@@ -177,3 +180,12 @@ def test_the_fixed_files_are_at_the_top() -> None:
     ):  # fmt: skip
         assert (ROOT / name).exists()
     assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_action_is_in_the_operators_document() -> None:
+    """What the program asks an operator to do, the document says how."""
+    text = (ROOT / "docs" / "OPERATION.md").read_text()
+    for name in ACTION_NAMES:
+        assert f"`{name}`" in text, name
+    for lock in (LockName.RECONCILIATION, LockName.SAFETY, LockName.FUNDS, LockName.DAILY_LOSS):
+        assert f"Locked ({lock})" in text
