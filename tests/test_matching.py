@@ -166,6 +166,16 @@ def test_trade_at_the_limit_two_own_orders_share_one_queue() -> None:
     assert [(x.client_order_id, int(x.volume)) for x in fills] == [("a", 5), ("b", 15)]
 
 
+def test_evidence_older_than_an_order_fills_nothing() -> None:
+    """A print or book from before the arrival is told late; it says nothing about the order."""
+    e = engine(instrument=CENTS)
+    e.submit(buy("50", 50), 5.0)
+    assert e.on_evidence(trade("49", 80, 4.9)) == []
+    assert e.on_evidence(book([(48, 10)], [(49, 80)], 4.9)) == []
+    assert volumes(e.on_evidence(book([(48, 10)], [(49, 30)], 5.0))) == [30]
+    assert volumes(e.on_evidence(trade("49", 80, 5.1))) == [20]
+
+
 def test_trade_by_a_taker_of_our_side_is_no_evidence_at_the_limit() -> None:
     """A buyer who pays our bid price took somebody's ask."""
     e = engine()
@@ -274,6 +284,18 @@ def test_taker_walks_the_book_golden() -> None:
     assert volumes(list(fills)) == [80, 120, 50]
     assert sum(x.cost for x in fills) / 250 == D("50.88")
     assert not any(x.is_maker for x in fills)
+
+
+def test_taker_without_a_book_pays_the_touch_and_one_tick_more() -> None:
+    """Nothing is known of the depth: the touch is not given away."""
+    e = engine(instrument=CENTS)
+    e.on_evidence(trade("50", 1, 0.0))
+    quote = e.quote()
+    assert quote is not None
+    (fill,) = accepted(e.submit(buy("60", 10, post=False), 1.0)).executions
+    assert fill.price == quote.ask + CENTS.tick_size
+    (fill,) = accepted(e.submit(sell("40", 10, "b", post=False), 1.0)).executions
+    assert fill.price == quote.bid - CENTS.tick_size
 
 
 def test_taker_stops_at_its_limit_and_rests() -> None:

@@ -476,3 +476,33 @@ def test_rest_counter_makes_reads_wait() -> None:
     times = [event.time for event in only(drain(x), e.BalancesReported)]
     assert len(times) == 20
     assert times[-1] > 5 / 0.33
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_answer_to_a_question_never_overtakes_what_was_said_before(seed: int) -> None:
+    """Whatever the luck of each message: accepted, executed, then what the question found."""
+    config = replace(CONFIG, seed=seed, jitter=1.5)
+    x = paper(trades((9.0, "0.0990", 60), (99.0, "0.1010", 5)), config)
+    x.place(place("a", Side.BUY, "0.1000", 100))
+    messages = drain(x, 9.0)
+    x.reconcile(read("a"))
+    messages += drain(x)
+    named = [type(m.event).__name__ for m in messages if hasattr(m.event, "client_order_id")]
+    assert named[0] == "OrderAccepted"
+    assert named[-1] == "OrderFound"
+    assert named[1:-1] in (["FillEvent"], ["FillEvent"] * 2)
+
+
+def test_nothing_is_said_of_an_order_whose_placement_still_travels() -> None:
+    """Neither that it never arrived nor that an older one of its id is closed."""
+    x = paper(trades(*((float(n), "0.1010", 5) for n in range(1, 20))))
+    x.place(place("a", Side.BUY, "0.1000", 100))
+    drain(x, 2.0)
+    x.cancel(cancel("a"))
+    drain(x, 4.0)
+    x.place(place("a", Side.BUY, "0.1000", 100, at=x.now() + 5))
+    x.place(place("b", Side.BUY, "0.1000", 100, at=x.now() + 5))
+    x.reconcile(read("a", "b"))
+    named = [m.event for m in drain(x, 8.0) if hasattr(m.event, "client_order_id")]
+    assert named == []
+    assert kinds(drain(x, 12.0)).count("OrderAccepted") == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from accounting import held
 from core import actions as a
 from core import commands as c
 from core import events as e
@@ -542,3 +543,44 @@ def test_tag_of_the_larger_part_stays_when_residuals_meet(
     assert isinstance(state, Exiting)
     assert state.position.volume == 27
     assert state.position.regime_at_entry == 0
+
+
+def test_times_of_a_cycle_are_those_of_its_executions() -> None:
+    """Entry: the first execution; ages: the entry's last; exit: the exit's last; not of reports."""
+    world = entered()
+    first = world.now
+    world.fill("1B.entry", 5)
+    world.advance(10)
+    world.fill("1B.entry", late=3.0)
+    state = world.leg("1B").state
+    assert isinstance(state, Exiting)
+    assert (state.position.entered_at, state.position.filled_at) == (first, world.now - 3)
+    world.advance(100)
+    record = next(
+        x.record for x in world.fill("1B.exit", late=2.0) if isinstance(x, a.BookCycleAction)
+    )
+    assert (record.entry_time, record.exit_time) == (first, world.now - 2)
+
+
+def test_late_estimate_and_executions_out_of_order_do_not_change_the_tag() -> None:
+    """The regime is the one at the exchange time of the earliest execution, however it is told."""
+    world = entered()
+    world.step(e.RegimeEstimated(time=world.now, regime=2))
+    world.advance(50)
+    world.step(e.RegimeEstimated(time=world.now, regime=0))
+    world.advance(1)
+    world.fill("1B.entry", 5)  # after the second estimate
+    assert world.order("1B.entry").regime_at_entry == 0
+    world.advance(4)
+    world.fill("1B.entry", 5, late=10.0)  # executed before it, told after it
+    assert world.order("1B.entry").regime_at_entry == 2
+
+
+def test_order_that_is_over_holds_nothing_while_its_executions_are_missing() -> None:
+    """The exchange has let go of it: only what will still be booked counts."""
+    world = entered()
+    before = held(world.state)
+    world.close("1B.entry", executed=7)
+    after = held(world.state)
+    assert before.quote - after.quote == D("0.0998") * 20 * D("1.0025")
+    assert after.base == before.base

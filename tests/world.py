@@ -134,9 +134,14 @@ class World:
             )
 
     def fill(
-        self, name: str, volume: Decimal | int | None = None, *, fee: str = "0"
+        self,
+        name: str,
+        volume: Decimal | int | None = None,
+        *,
+        fee: str = "0",
+        late: float = 0.0,
     ) -> list[a.Action]:
-        """Execute an order, wholly or in part, at its limit."""
+        """Execute an order, wholly or in part, at its limit; told `late` seconds afterwards."""
         order = self.order(name)
         amount = order.remaining if volume is None else Decimal(volume)
         self.executions += 1
@@ -150,7 +155,7 @@ class World:
                 volume=amount,
                 cost=self.state.instrument.cost(order.price, amount),
                 fee=Decimal(fee),
-                executed_at=self.now,
+                executed_at=self.now - late,
             )
         )
 
