@@ -5,6 +5,7 @@ touch the state. Limits, deadlines and the checks of Host and Origin are here, t
 in `web/gate.py`. The page is `static/dashboard.html`, the contract `core/status.py`.
 """
 
+import errno
 import logging
 import re
 import secrets
@@ -269,8 +270,8 @@ class Dashboard:
 
     `published` returns the newest status or None; `readiness` the reason why not ready or None;
     `liveness` whether the loop lives; `submit` carries a command out within 2 s (may raise Busy);
-    `monotonic` measures deadlines. Raises ConfigError for an unsafe binding, OSError if the port is
-    taken.
+    `monotonic` measures deadlines. Raises ConfigError for an unsafe binding, and for an address or
+    port that cannot be had.
     """
 
     def __init__(
@@ -303,7 +304,10 @@ class Dashboard:
         self._gate = Gate(token, monotonic)
         self._memory = Memory(monotonic)
         self._page = PAGE.read_bytes()
-        self._server = _Server(host, port, self)
+        try:
+            self._server = _Server(host, port, self)
+        except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot even be encoded
+            raise ConfigError([_binding_problem(host, port, error)]) from None
         self.port: int = self._server.server_address[1]
         own = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost", "[::1]")}
         named = {name.lower() for name in allowed_hosts}
@@ -504,6 +508,21 @@ class Dashboard:
         outcome = {"accepted": reply.status == HTTPStatus.OK, "message": reply.message}
         ids = {"command_id": reply.command_id, "changed": reply.changed}
         return json_answer(reply.status, outcome | ids)
+
+
+def _binding_problem(host: str, port: int, error: OSError | UnicodeError) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        return (
+            f"PORT={port}: another program uses it on {host} (this bot already, perhaps: python "
+            "bot.py status); set PORT to another number, or stop that program"
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return f"PORT={port}: this user may not open it on {host}; set PORT to 1024 or more"
+    is_unknown = isinstance(error, socket.gaierror | UnicodeError)
+    if is_unknown or number in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return f"HOST={host}: no address of this machine; set HOST to 127.0.0.1 or to one it has"
+    return f"HOST={host}, PORT={port}: cannot be opened: {error}; set HOST or PORT differently"
 
 
 def _bearer(request: _Handler) -> str | None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -133,6 +134,31 @@ def test_bad_configuration_exits_2_with_every_problem(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "SLOT_COUNT" in result.stderr
     assert not (tmp_path / "bot.db").exists()
+
+
+def test_a_port_in_use_exits_2_and_says_what_to_do(tmp_path: Path) -> None:
+    """Another program on the port: one message, no traceback, nothing opened."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        result = run_bot(environment(tmp_path, PORT=port))
+    assert result.returncode == 2, result.stderr
+    assert f"PORT={port}: another program uses it" in result.stderr
+    assert "set PORT to another number, or stop that program" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "bot.db").exists()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
+def test_a_host_that_cannot_be_bound_exits_2_and_says_what_to_do(tmp_path: Path, host: str) -> None:
+    """An address that is not of this machine, a name nobody knows, a name that is none."""
+    token = "Zx81-qwerty-ASDFGH-0123456789-token"
+    result = run_bot(environment(tmp_path, HOST=host, DASHBOARD_TOKEN=token))
+    assert result.returncode == 2, result.stderr
+    assert f"HOST={host}: no address of this machine" in result.stderr
+    assert "set HOST to 127.0.0.1" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_bad_replay_file_exits_2_naming_the_line(tmp_path: Path) -> None:
