@@ -4,9 +4,12 @@
 decides whether a command is accepted.
 """
 
+import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from decimal import Decimal
+from enum import StrEnum
+from types import NoneType
+from typing import Any, get_args
 
 import msgspec
 
@@ -169,28 +172,54 @@ _VARIANTS: dict[str, type[Record]] = {
 }
 ACTION_NAMES = tuple(sorted(_VARIANTS))
 _SHELL_ONLY = {"base_difference", "quote_difference"}
-_MAX_ABS = Decimal(10) ** 12
+_MAX_ABS = Decimal(10**12)
+_WHOLE_MAX = 10**9
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 def _number(field: str, value: object) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise CommandError(field, f"{field} must be a number")
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        raise CommandError(field, f"{field} must be a number, not {str(value)[:40]!r}") from None
-    if not number.is_finite() or abs(number) > _MAX_ABS:
-        raise CommandError(field, f"{field} must be a finite number up to 10^12 in size")
-    exponent = number.as_tuple().exponent
-    if isinstance(exponent, int) and exponent < -12:
+    if isinstance(value, int) and abs(value) > _MAX_ABS:
+        value = "1e99"  # longer ones may not even be written out
+    text = str(value).strip() if isinstance(value, int | float | str) else ""
+    if isinstance(value, bool) or len(text) > 64 or not _NUMBER.fullmatch(text):
+        raise CommandError(
+            field, f"{field} must be a number with a point for decimals, such as 1250.5"
+        )
+    number = Decimal(text)
+    if abs(number) > _MAX_ABS:
+        raise CommandError(field, f"{field} must not be beyond ±{_MAX_ABS:f}")
+    if int(number.as_tuple().exponent) < -12:
         raise CommandError(field, f"{field} may have at most 12 decimals")
     return number
+
+
+def _value(field: str, kind: Any, value: object) -> object:
+    """Return `value` as `field` of type `kind` takes it. Raises CommandError."""
+    wanted, *others = get_args(kind) or (kind,)
+    if value is None and NoneType in others:
+        return None
+    if wanted is Decimal:
+        return str(_number(field, value))
+    if wanted is float:
+        return float(_number(field, value))
+    if wanted is int:
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _WHOLE_MAX:
+            raise CommandError(field, f"{field} must be a whole number, such as 1")
+    elif wanted is bool:
+        if not isinstance(value, bool):
+            raise CommandError(field, f"{field} must be true or false")
+    elif not isinstance(value, str):
+        raise CommandError(field, f"{field} must be text")
+    elif issubclass(wanted, StrEnum) and value not in list(wanted):
+        raise CommandError(field, f"{field} must be one of: {', '.join(wanted)}")
+    return value
 
 
 def parse(body: Mapping[str, Any]) -> Command:
     """Return the command that the JSON object `body` asks for.
 
-    Numbers may be JSON numbers or decimal text. Unknown fields are refused. Raises CommandError.
+    Numbers may be JSON numbers or decimal text, whole ones JSON numbers only. Unknown
+    fields are refused. Raises CommandError naming the field and saying what is allowed.
     """
     name = body.get("action")
     if not isinstance(name, str) or name not in _VARIANTS:
@@ -204,13 +233,7 @@ def parse(body: Mapping[str, Any]) -> Command:
         if key not in fields:
             allowed = ", ".join(fields) or "none"
             raise CommandError(key, f"{name} has no field {key[:40]!r}; allowed: {allowed}")
-        kind = fields[key].type
-        if kind is Decimal:
-            values[key] = str(_number(key, value))
-        elif kind is float:
-            values[key] = float(_number(key, value))
-        else:
-            values[key] = value
+        values[key] = _value(key, fields[key].type, value)
     for key, field in fields.items():
         if field.required and key not in values:
             raise CommandError(key, f"{name} needs {key}")

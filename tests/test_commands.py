@@ -1,0 +1,106 @@
+"""Commands read from what a client sent: numbers strictly, refusals that say what is allowed."""
+
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.commands import ACTION_NAMES, CommandError, PairOff, SetProfitPct, parse
+
+NUMBER = "value must be a number with a point for decimals, such as 1250.5"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1_0", NUMBER),
+        ("٢", NUMBER),
+        ("１０", NUMBER),
+        ("1,000", NUMBER),
+        ("1.000,5", NUMBER),
+        ("1 000", NUMBER),
+        ("", NUMBER),
+        ("0x10", NUMBER),
+        ("nan", NUMBER),
+        ("Infinity", NUMBER),
+        ("sNaN", NUMBER),
+        ("1e", NUMBER),
+        ("1e9999", NUMBER),
+        ("1e999999999", NUMBER),
+        ("1e-999999999", NUMBER),
+        ("9" * 5_000, NUMBER),
+        (None, NUMBER),
+        (True, NUMBER),
+        ([1], NUMBER),
+        (float("nan"), NUMBER),
+        (float("inf"), NUMBER),
+        (10**30, "value must not be beyond ±1000000000000"),
+        ("1e999", "value must not be beyond ±1000000000000"),
+        (1e300, "value must not be beyond ±1000000000000"),
+        ("0.0000000000001", "value may have at most 12 decimals"),
+        (1e-300, "value may have at most 12 decimals"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_what_is_allowed(value: Any, expected: str) -> None:
+    """Digits of other scripts, separators and exponents beyond reason are no numbers."""
+    with pytest.raises(CommandError) as caught:
+        parse({"action": "set_profit_pct", "value": value})
+    assert caught.value.field == "value"
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("1.5", "1.5"), (" 1.5 ", "1.5"), (1.5, "1.5"), (2, "2"), ("+2", "2"), (".5", "0.5"),
+        ("2.", "2"), ("1e1", "10"), (1e-7, "0.0000001"), ("-3", "-3"),
+    ],
+)  # fmt: skip
+def test_plain_numbers_are_read_exactly(value: Any, expected: str) -> None:
+    """JSON numbers and decimal text give the same decimal."""
+    command = parse({"action": "set_profit_pct", "value": value})
+    assert command == SetProfitPct(value=Decimal(expected))
+
+
+@pytest.mark.parametrize("slot", ["1", "1_0", "١", 1.5, True, None, 10**30, -(10**30), [1], 1e30])
+def test_whole_numbers_are_json_numbers(slot: Any) -> None:
+    """Text, fractions and what no slot can be called are refused in plain words."""
+    with pytest.raises(CommandError, match="slot must be a whole number") as caught:
+        parse({"action": "pair_off", "slot": slot})
+    assert caught.value.field == "slot"
+    assert parse({"action": "pair_off", "slot": 1}) == PairOff(slot=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"action": "pair_off", "slot": 1, "confirm": "yes"}, "confirm must be true or false"),
+        ({"action": "soft_close", "slot": 1, "leg": "C"}, "leg must be one of: A, B"),
+        ({"action": "soft_close", "slot": 1, "recovery": 5}, "recovery must be text"),
+        ({"action": "record_flow", "note": None}, "note must be text"),
+        ({"action": "cancel_stale_recoveries", "older_than_sec": "1_0"}, "older_than_sec must be"),
+    ],
+)
+def test_other_fields_say_what_is_allowed(body: dict[str, Any], expected: str) -> None:
+    """No refusal speaks of types of the program."""
+    with pytest.raises(CommandError) as caught:
+        parse(body)
+    assert expected in str(caught.value)
+
+
+values = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.decimals().map(str)
+)
+names = st.sampled_from(["value", "slot", "confirm", "leg", "base", "quote", "older_than_sec"])
+
+
+@given(st.sampled_from(ACTION_NAMES), st.dictionaries(names, values, max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_parse_is_total(name: str, fields: dict[str, Any]) -> None:
+    """Whatever is sent, parse returns a command or raises CommandError."""
+    with suppress(CommandError):
+        parse({"action": name, **fields})
