@@ -269,10 +269,10 @@ def test_set_shows_refusal(browser: Any, daemon: Daemon) -> None:
     daemon.reply = lambda command_id: Reply(status=409, message=reason, command_id=command_id)
     visit = Visit(browser, daemon.url).ready()
     visit.page.select_option("#scope", "2")
-    visit.page.fill("#set-profit_pct", "0,5")
+    visit.page.fill("#set-profit_pct", "0.5")
     daemon.status["bot"]["now"] += 60.0
     visit.page.wait_for_timeout(1_300)
-    assert visit.page.input_value("#set-profit_pct") == "0,5"
+    assert visit.page.input_value("#set-profit_pct") == "0.5"
     assert visit.page.input_value("#scope") == "2"
     assert visit.page.evaluate("document.activeElement.id") == "set-profit_pct"
     visit.page.press("#set-profit_pct", "Enter")
@@ -285,6 +285,26 @@ def test_set_shows_refusal(browser: Any, daemon: Daemon) -> None:
     assert isinstance(command, SetProfitPct)
     assert (str(command.value), command.slot) == ("0.5", 2)
     visit.shoot("refused")
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("typed", ["1,000", "0,5", "1,000.50", "1\u202f000", "1_0", "ten", "١"])
+def test_a_value_with_a_separator_is_never_guessed_at(
+    browser: Any, daemon: Daemon, typed: str
+) -> None:
+    """A comma may mean thousands or decimals: the page says how to write it, and sends nothing."""
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.fill("#set-order_size_usd", typed)
+    visit.page.press("#set-order_size_usd", "Enter")
+    visit.page.wait_for_selector("#toast:not(:empty)")
+    assert "with a point, and no thousands separator" in visit.text("#toast")
+    assert visit.page.evaluate("document.activeElement.id") == "set-order_size_usd"
+    assert visit.page.input_value("#set-order_size_usd") == typed
+    assert not visit.page.evaluate("document.getElementById('ask').open")
+    assert daemon.submitted == []
+    assert visit.complaints == []
     visit.close()
 
 
