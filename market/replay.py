@@ -1,18 +1,20 @@
 """Replay of recorded candles or trades from .csv, .csv.gz or .parquet files.
 
 The whole file is scanned once at the start, so that a bad line is reported at once and not after
-hours; then it is streamed, never held. Prices are read from text, never through a float.
+hours; then it is streamed, never held. Prices are read from text, never through a float. Values and
+distances have bounds, so that no file can overflow a sum or make a run endless.
 """
 
 import csv
 import gzip
-import math
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from core.domain import Side
 from core.market import Candle, Evidence, Trade
@@ -21,8 +23,35 @@ from core.ports import MarketError
 CANDLE_COLUMNS = ("time", "open", "high", "low", "close", "volume")
 TRADE_COLUMNS = ("time", "price", "volume")
 FILL_BARS, FILL_SEC = 3, 900.0
+PRICE_MIN, PRICE_MAX = Decimal("1e-12"), Decimal(10**9)
+VOLUME_MAX = Decimal(10**15)
+COUNT_MAX = Decimal(10**12)
+TIME_MIN, TIME_MAX = 1_230_768_000, 4_102_444_800  # 2009 and 2100 begin, UTC
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+INTERVAL_MIN_SEC, INTERVAL_MAX_SEC = 1.0, 15 * 86_400.0
+GAP_MAX_SEC = 31 * 86_400.0
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?\s*", re.ASCII)
+_LENGTH_MAX = 64
 _PROBE_ROWS = 2000
 Row = list[str]
+
+
+class _Limits(NamedTuple):
+    """The numbers that a column may hold, and what that is in words."""
+
+    low: Decimal
+    high: Decimal
+    allowed: str
+
+
+_PRICE = _Limits(PRICE_MIN, PRICE_MAX, f"a number from {PRICE_MIN:f} to {PRICE_MAX}")
+_VOLUME = _Limits(Decimal(0), VOLUME_MAX, f"a number from 0 to {VOLUME_MAX}")
+_COUNT = _Limits(Decimal(0), COUNT_MAX, f"a whole number from 0 to {COUNT_MAX}, or nothing")
+_TIME = _Limits(
+    Decimal(TIME_MIN),
+    Decimal(TIME_MAX * 10**9),
+    "seconds since 1970, UTC, from 2009 to 2100 (or milli-, micro- or nanoseconds)",
+)
 
 
 class ReplaySource:
@@ -40,12 +69,15 @@ class ReplaySource:
             )
         self._at = {name: n for n, name in enumerate(self._header)}
         self._check_symbol()
+        self._time_unit = self._infer_time_unit()
         self.interval = self._infer_interval() if self.is_candles else 0.0
         self.price_interval = self.interval or 1.0
         self.gap_count = self.filled_count = 0
         self.longest_gap_sec = 0.0
         self._scan()
         what = f"{self.interval / 60:g} min candles" if self.is_candles else "trades"
+        if self._time_unit != "seconds":
+            what += f", times in {self._time_unit}"
         self.name = f"replay of {path.name} ({what})"
 
     # ---- the MarketSource protocol --------------------------------------------------------------
@@ -83,23 +115,33 @@ class ReplaySource:
     # ---- reading --------------------------------------------------------------------------------
 
     def _lines(self) -> Iterator[tuple[int, Row]]:
-        """Yield (line number, cells) of every row below the header."""
+        """Yield (line number, cells) of every row below the header; blank lines are none."""
         if self.path.suffix == ".parquet":
             yield from self._parquet_rows()
             return
-        is_packed = self.path.suffix == ".gz"
         try:
-            with (
-                gzip.open(self.path, "rt", newline="", encoding="utf-8")
-                if is_packed
-                else self.path.open(newline="", encoding="utf-8")
-            ) as handle:
+            with self._open() as handle:
                 reader = csv.reader(handle)
                 next(reader, None)
                 for cells in reader:
-                    yield reader.line_num, cells
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+                    if cells:
+                        yield reader.line_num, cells
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
             raise MarketError(f"{self.path} cannot be read: {error}") from None
+
+    def _open(self) -> IO[str]:
+        opener: Any = gzip.open if self.path.suffix == ".gz" else open
+        handle: IO[str] = opener(self.path, "rt", newline="", encoding="utf-8-sig")
+        return handle
+
+    def _rows(self) -> Iterator[tuple[int, Row]]:
+        """Yield (line number, cells) of the rows of the chosen symbol."""
+        if self.symbol is None or "symbol" not in self._at:
+            yield from self._lines()
+            return
+        for line, cells in self._lines():
+            if self._cell(line, cells, "symbol") == self.symbol:
+                yield line, cells
 
     def _parquet_rows(self) -> Iterator[tuple[int, Row]]:
         number = 1
@@ -120,17 +162,16 @@ class ReplaySource:
         try:
             if self.path.suffix == ".parquet":
                 return list(_parquet(self.path).schema_arrow.names)
-            opener: Any = gzip.open if self.path.suffix == ".gz" else open
-            with opener(self.path, "rt", newline="", encoding="utf-8") as handle:
+            with self._open() as handle:
                 return [cell.strip().lower() for cell in next(csv.reader(handle), [])]
-        except (OSError, EOFError, ValueError, csv.Error) as error:
+        except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
             raise MarketError(f"{self.path} cannot be read: {error}") from None
 
     def _check_symbol(self) -> None:
         at = self._at.get("symbol")
         if at is None:
             return
-        symbols = sorted({cells[at] for _, cells in self._lines() if len(cells) > at})
+        symbols = sorted({cells[at].strip() for _, cells in self._lines() if len(cells) > at})
         if self.symbol is None and len(symbols) > 1:
             raise MarketError(
                 f"{self.path} holds several symbols; set REPLAY_SYMBOL to one of: "
@@ -139,14 +180,33 @@ class ReplaySource:
         if self.symbol is not None and self.symbol not in symbols:
             raise MarketError(f"{self.path} holds no {self.symbol}; symbols: {', '.join(symbols)}")
 
+    def _infer_time_unit(self) -> str:
+        """Return the unit of the whole file's times, from the size of the first."""
+        for line, cells in self._rows():
+            value = self._number(line, cells, "time", _TIME)
+            for unit, scale in UNITS.items():
+                if TIME_MIN * scale <= value < TIME_MAX * scale:
+                    allowed = f"{unit} since 1970, UTC, from 2009 to 2100, as line {line} is"
+                    low, high = Decimal(TIME_MIN * scale), Decimal(TIME_MAX * scale - 1)
+                    self._time_limits = _Limits(low, high, allowed)
+                    self._time_scale = scale
+                    return unit
+            raise self._refused(line, cells, "time", _TIME.allowed)
+        return "seconds"
+
     def _infer_interval(self) -> float:
-        times = [self._float(n, cells, "time") for n, cells in islice(self._lines(), _PROBE_ROWS)]
+        times = [self._time(line, cells) for line, cells in islice(self._rows(), _PROBE_ROWS)]
         if len(times) < 2:
             raise MarketError(f"{self.path} holds {len(times)} rows; at least 2 are needed")
-        steps = Counter(b - a for a, b in pairwise(times) if b > a)
+        steps = Counter(round(b - a, 3) for a, b in pairwise(times) if b > a)
         if not steps:
             raise MarketError(f"{self.path} line 3: times do not rise")
-        return steps.most_common(1)[0][0]
+        interval = steps.most_common(1)[0][0]
+        if not INTERVAL_MIN_SEC <= interval <= INTERVAL_MAX_SEC:
+            raise MarketError(
+                f"{self.path} line 3: candles are {interval:.10g} s apart; allowed: 1 s to 15 days"
+            )
+        return interval
 
     def _wrong(self, line: int, text: str) -> MarketError:
         return MarketError(f"{self.path} line {line}: {text}")
@@ -157,60 +217,60 @@ class ReplaySource:
             raise self._wrong(line, f"{name} is missing; {len(self._header)} columns are needed")
         return cells[at].strip()
 
-    def _float(self, line: int, cells: Row, name: str) -> float:
-        text = self._cell(line, cells, name)
-        try:
-            value = float(text)
-        except ValueError:
-            raise self._wrong(line, f"{name} {text!r} is not a number") from None
-        if not math.isfinite(value):
-            raise self._wrong(line, f"{name} {text!r} is not finite")
-        return value
+    def _refused(self, line: int, cells: Row, name: str, allowed: str) -> MarketError:
+        text = self._cell(line, cells, name)[:_LENGTH_MAX]
+        return self._wrong(line, f"{name} {text!r} must be {allowed}")
 
-    def _decimal(self, line: int, cells: Row, name: str) -> Decimal:
-        text = self._cell(line, cells, name)
-        try:
-            value = Decimal(text)
-        except InvalidOperation:
-            raise self._wrong(line, f"{name} {text!r} is not a number") from None
-        if not value.is_finite():
-            raise self._wrong(line, f"{name} {text!r} is not finite")
-        return value
+    def _number(self, line: int, cells: Row, name: str, limits: _Limits) -> Decimal:
+        at = self._at[name]
+        text = cells[at] if at < len(cells) else self._cell(line, cells, name)
+        if len(text) <= _LENGTH_MAX and _NUMBER.fullmatch(text):
+            number = Decimal(text)
+            if limits.low <= number <= limits.high:
+                return number
+        raise self._refused(line, cells, name, limits.allowed)
+
+    def _count(self, line: int, cells: Row) -> int | None:
+        if not self._cell(line, cells, "trades"):
+            return None
+        count = self._number(line, cells, "trades", _COUNT)
+        if count != count.to_integral_value():
+            raise self._refused(line, cells, "trades", _COUNT.allowed)
+        return int(count)
+
+    def _time(self, line: int, cells: Row) -> float:
+        value = self._number(line, cells, "time", self._time_limits)
+        return float(value if self._time_scale == 1 else value / self._time_scale)
 
     def _candle(self, line: int, cells: Row) -> Candle:
-        values = [self._decimal(line, cells, name) for name in CANDLE_COLUMNS[1:]]
-        open_, high, low, close, volume = values
-        if low <= 0:
-            raise self._wrong(line, f"low {low} is not positive")
+        open_, high, low, close = (
+            self._number(line, cells, name, _PRICE) for name in CANDLE_COLUMNS[1:5]
+        )
         if not high >= max(open_, close) >= min(open_, close) >= low:
             raise self._wrong(
                 line, f"open {open_}, high {high}, low {low}, close {close} are inconsistent"
             )
-        if volume < 0:
-            raise self._wrong(line, f"volume {volume} is negative")
-        count = self._cell(line, cells, "trades") if "trades" in self._at else ""
         return Candle(
-            time=self._float(line, cells, "time"),
+            time=self._time(line, cells),
             interval=self.interval,
             open=open_,
             high=high,
             low=low,
             close=close,
-            volume=volume,
-            trades=int(float(count)) if count else None,
+            volume=self._number(line, cells, "volume", _VOLUME),
+            trades=self._count(line, cells) if "trades" in self._at else None,
         )
 
     def _trade(self, line: int, cells: Row) -> Trade:
-        price = self._decimal(line, cells, "price")
-        volume = self._decimal(line, cells, "volume")
-        if price <= 0 or volume <= 0:
-            raise self._wrong(line, f"price {price} and volume {volume} must be positive")
+        volume = self._number(line, cells, "volume", _VOLUME)
+        if not volume:
+            raise self._refused(line, cells, "volume", "above 0")
         side = self._cell(line, cells, "side").lower() if "side" in self._at else ""
         if side not in ("", "buy", "sell"):
             raise self._wrong(line, f"side {side!r} must be buy, sell or empty")
         return Trade(
-            time=self._float(line, cells, "time"),
-            price=price,
+            time=self._time(line, cells),
+            price=self._number(line, cells, "price", _PRICE),
             volume=volume,
             side=Side(side) if side else None,
         )
@@ -218,18 +278,20 @@ class ReplaySource:
     def _checked(self) -> Iterator[Candle | Trade]:
         """Yield rows in order. Raises MarketError for a row out of order."""
         parse = self._candle if self.is_candles else self._trade
-        at = self._at.get("symbol")
-        last = -math.inf
-        for line, cells in self._lines():
-            if not cells:
-                continue
-            if at is not None and self.symbol is not None and cells[at] != self.symbol:
-                continue
+        last: float | None = None
+        for line, cells in self._rows():
             item = parse(line, cells)
-            if item.time < last or (self.is_candles and item.time == last):
-                raise self._wrong(line, f"time {item.time:f} is not after {last:f}")
+            if last is not None:
+                self._check_distance(line, last, item.time)
             last = item.time
             yield item
+
+    def _check_distance(self, line: int, last: float, time: float) -> None:
+        if time < last or (self.is_candles and time == last):
+            raise self._wrong(line, f"time {time:f} is not after {last:f}")
+        if time - last > GAP_MAX_SEC:
+            what, days = "candles" if self.is_candles else "trades", (time - last) / 86_400
+            raise self._wrong(line, f"no {what} for {days:.0f} days; allowed: up to 31 days")
 
     def _evidence(self) -> Iterator[Evidence]:
         if not self.is_candles:

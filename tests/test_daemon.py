@@ -165,7 +165,8 @@ def test_bad_replay_file_exits_2_naming_the_line(tmp_path: Path) -> None:
     """A text where a price should be is named with its line."""
     path = tmp_path / "bad.csv"
     path.write_text(
-        "time,open,high,low,close,volume\n0,1,1,1,1,1\n60,1,1,1,1,1\n120,oops,1,1,1,1\n"
+        "time,open,high,low,close,volume\n1700000040,1,1,1,1,1\n1700000100,1,1,1,1,1\n"
+        "1700000160,oops,1,1,1,1\n"
     )
     result = run_bot(environment(tmp_path, MARKET_DATA="replay", REPLAY_FILE=str(path)))
     assert result.returncode == 2

@@ -16,8 +16,15 @@ from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
 from tests.helpers import market_file, write_candles
 
+T = 1_700_000_040  # a full minute
 HEAD = "time,open,high,low,close,volume,trades\n"
-GOOD = "0,1,2,0.5,1.5,10,3\n60,1.5,2,1,1.2,5,\n"
+GOOD = f"{T},1,2,0.5,1.5,10,3\n{T + 60},1.5,2,1,1.2,5,\n"
+THIRD = HEAD + GOOD + f"{T + 120},"
+TRADES = f"time,price,volume\n{T},1,1\n{T + 1},"
+PRICE = "must be a number from 0.000000000001 to 1000000000"
+VOLUME = "must be a number from 0 to 1000000000000000"
+COUNT = "must be a whole number from 0 to 1000000000000, or nothing"
+TIME = "must be seconds since 1970, UTC, from 2009 to 2100 (or milli-, micro- or nanoseconds)"
 
 
 @pytest.mark.parametrize(
@@ -25,27 +32,125 @@ GOOD = "0,1,2,0.5,1.5,10,3\n60,1.5,2,1,1.2,5,\n"
     [
         ("", "empty"),
         (HEAD, "holds 0 rows"),
-        (HEAD + "0,1,2,0.5,1.5,10,3\n", "holds 1 rows"),
+        (HEAD + f"{T},1,2,0.5,1.5,10,3\n", "holds 1 rows"),
         ("a,b,c\n1,2,3\n", "line 1: columns"),
-        (HEAD + GOOD + "30,1,2,0.5,1,1,\n", "line 4: time 30.000000 is not after 60.000000"),
-        (HEAD + GOOD + "60,1,2,0.5,1,1,\n", "line 4: time"),
-        (HEAD + GOOD + "120,nan,2,0.5,1,1,\n", "line 4: open 'nan' is not finite"),
-        (HEAD + GOOD + "120,hello,2,0.5,1,1,\n", "line 4: open 'hello' is not a number"),
-        (HEAD + GOOD + "120,1,0.9,0.5,1,1,\n", "line 4: open 1, high 0.9"),
-        (HEAD + GOOD + "120,1,2,-1,1,1,\n", "line 4: low -1 is not positive"),
-        (HEAD + GOOD + "120,1,2,0.5,1,-1,\n", "line 4: volume -1 is negative"),
-        (HEAD + GOOD + "120,1\n", "line 4: high is missing"),
-        ("time,price,volume\n0,1,1\n1,0,1\n", "line 3: price 0"),
-        ("time,price,volume,side\n0,1,1,buy\n1,1,1,up\n", "line 3: side 'up'"),
+        (HEAD + GOOD + f"{T + 30},1,2,0.5,1,1,\n", "line 4: time 1700000070.000000 is not after"),
+        (HEAD + GOOD + f"{T + 60},1,2,0.5,1,1,\n", "line 4: time"),
+        (THIRD + "nan,2,0.5,1,1,\n", f"line 4: open 'nan' {PRICE}"),
+        (THIRD + "hello,2,0.5,1,1,\n", f"line 4: open 'hello' {PRICE}"),
+        (THIRD + "1_0,20,0.5,1,1,\n", f"line 4: open '1_0' {PRICE}"),
+        (THIRD + "١,2,0.5,1,1,\n", f"line 4: open '١' {PRICE}"),
+        (THIRD + "1,1e999999,0.5,1,1,\n", f"line 4: high '1e999999' {PRICE}"),
+        (THIRD + "1,2e9,0.5,1,1,\n", f"line 4: high '2e9' {PRICE}"),
+        (THIRD + "1,2,1e-999999,1,1,\n", f"line 4: low '1e-999999' {PRICE}"),
+        (THIRD + "1,2,1e-13,1,1,\n", f"line 4: low '1e-13' {PRICE}"),
+        (THIRD + "1,0.9,0.5,1,1,\n", "line 4: open 1, high 0.9"),
+        (THIRD + "1,2,-1,1,1,\n", f"line 4: low '-1' {PRICE}"),
+        (THIRD + "1,2,0.5,1,-1,\n", f"line 4: volume '-1' {VOLUME}"),
+        (THIRD + "1,2,0.5,1,1e16,\n", f"line 4: volume '1e16' {VOLUME}"),
+        (THIRD + "1,2,0.5,1,1,abc\n", f"line 4: trades 'abc' {COUNT}"),
+        (THIRD + "1,2,0.5,1,1,inf\n", f"line 4: trades 'inf' {COUNT}"),
+        (THIRD + "1,2,0.5,1,1,1.5\n", f"line 4: trades '1.5' {COUNT}"),
+        (THIRD + "1,2,0.5,1,1,-1\n", f"line 4: trades '-1' {COUNT}"),
+        (THIRD + "1,2,0.5,1,1,1e300\n", f"line 4: trades '1e300' {COUNT}"),
+        (THIRD + "1\n", "line 4: high is missing"),
+        (TRADES + "0,1\n", f"line 3: price '0' {PRICE}"),
+        (TRADES + "1e999999,1\n", f"line 3: price '1e999999' {PRICE}"),
+        (TRADES + "1,1e999999\n", f"line 3: volume '1e999999' {VOLUME}"),
+        (TRADES + "1,0\n", "line 3: volume '0' must be above 0"),
+        (f"time,price,volume,side\n{T},1,1,buy\n{T + 1},1,1,up\n", "line 3: side 'up'"),
+        (f"time,price,volume,symbol\n{T},1,1,A\n{T + 1},1,1\n", "line 3: symbol is missing"),
     ],
 )
 def test_bad_files_name_line_and_reason(tmp_path: Path, text: str, expected: str) -> None:
-    """Whatever is wrong is named with its line before anything is traded."""
+    """Whatever is wrong is named with its line and column before anything is traded."""
     path = tmp_path / "x.csv"
     path.write_text(text)
     with pytest.raises(MarketError, match=r"x\.csv") as caught:
+        ReplaySource(path, symbol="A" if "symbol" in text else None)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("time", ["soon", "nan", "inf", "-1", "0", "1e999", "1_700_000_100", "1e11",
+                                  "1230767999", "4102444800", "9" * 70])  # fmt: skip
+@pytest.mark.parametrize("line", [2, 3, 4])
+def test_times_outside_2009_to_2100_are_refused(tmp_path: Path, time: str, line: int) -> None:
+    """No time can be so far away that the run would never end; the line is named."""
+    path = tmp_path / "x.csv"
+    rows = [f"{T + 60 * n},1,1,1,1,1,1" for n in range(3)]
+    rows[line - 2] = f"{time},1,1,1,1,1,1"
+    path.write_text(HEAD + "\n".join(rows) + "\n")
+    with pytest.raises(MarketError, match=rf"x\.csv line {line}: time") as caught:
+        ReplaySource(path)
+    assert TIME in str(caught.value) or "as line 2" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("zeros", ["000", "000000", "000000000"])
+@pytest.mark.parametrize("head", [HEAD, "time,price,volume\n"])
+def test_the_unit_of_time_is_seen_from_its_size(tmp_path: Path, zeros: str, head: str) -> None:
+    """Milli-, micro- and nanoseconds give the same evidence as seconds; the name says so."""
+    cells = "0.1,0.2,0.05,0.1,100,1" if head is HEAD else "0.1,100"
+    streams = []
+    for name, end in (("s", ""), ("other", zeros)):
+        path = tmp_path / f"{name}.csv"
+        rows = [f"{T + 60 * n + 600 * (n > 5)}{end},{cells}" for n in range(10)]
+        path.write_text(head + "\n".join(rows) + "\n")
+        source = ReplaySource(path)
+        assert source.interval in (60.0, 0.0)
+        streams.append(list(source.read(0)))
+        assert ("seconds" in source.name) == bool(end)
+    assert streams[0] == streams[1]
+
+
+def test_units_of_time_cannot_be_mixed(tmp_path: Path) -> None:
+    """A file whose unit changes half-way is refused at the line where it does."""
+    path = tmp_path / "x.csv"
+    for ends in (("", "", "000"), ("000", "000", ""), ("000", "000000", "000")):
+        rows = [f"{T + 60 * n}{end},1,1,1,1,1,1" for n, end in enumerate(ends)]
+        path.write_text(HEAD + "\n".join(rows) + "\n")
+        with pytest.raises(MarketError, match=r"line [34]: time '\d+' .*as line 2"):
+            ReplaySource(path)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ((0, 0.000001, 0.000002, 900), "line 3: candles are 0 s apart; allowed: 1 s to 15 days"),
+        ((0, 0.5, 1, 900), "candles are 0.5 s apart"),
+        ((0, 86400 * 16, 86400 * 32), "candles are 1382400 s apart"),
+        ((0, 60, 120, 86400 * 40), "line 5: no candles for 40 days; allowed: up to 31 days"),
+        ((0, 60, 120, 2_000_000_000), "line 5: no candles for 23148 days"),
+    ],
+)
+def test_no_distance_between_times_can_make_a_run_endless(
+    tmp_path: Path, times: tuple[float, ...], expected: str
+) -> None:
+    """Candles too close would fill gaps for ever, candles too far apart tick for ever."""
+    path = tmp_path / "x.csv"
+    path.write_text(HEAD + "".join(f"{T + x:f},1,1,1,1,1,1\n" for x in times))
+    with pytest.raises(MarketError) as caught:
         ReplaySource(path)
     assert expected in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
+    """Spreadsheets write one; packed or not it is skipped, and lines are counted the same."""
+    text = b"\xef\xbb\xbf" + (HEAD + GOOD).encode()
+    (tmp_path / "x.csv").write_bytes(text)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(text))
+    for name in ("x.csv", "x.csv.gz"):
+        assert ReplaySource(tmp_path / name).total() == 2
+    (tmp_path / "x.csv").write_bytes(text + f"{T + 120},oops,1,1,1,1,1\n".encode())
+    with pytest.raises(MarketError, match="line 4: open 'oops'"):
+        ReplaySource(tmp_path / "x.csv")
+
+
+def test_blank_lines_are_skipped(tmp_path: Path) -> None:
+    """An empty line is no row, wherever it stands."""
+    path = tmp_path / "x.csv"
+    path.write_text(HEAD + "\n" + GOOD.replace("\n", "\n\n"))
+    assert ReplaySource(path).total() == 2
 
 
 def test_missing_and_truncated_files_are_refused(tmp_path: Path) -> None:
@@ -54,8 +159,11 @@ def test_missing_and_truncated_files_are_refused(tmp_path: Path) -> None:
         ReplaySource(tmp_path / "none.csv")
     packed = gzip.compress((HEAD + GOOD * 1).encode())
     (tmp_path / "cut.csv.gz").write_bytes(packed[:-10])
-    with pytest.raises(MarketError, match="cannot be read"):
-        ReplaySource(tmp_path / "cut.csv.gz")
+    (tmp_path / "torn.csv.gz").write_bytes(packed[:20] + b"\xff" * 20 + packed[40:])
+    (tmp_path / "wide.csv").write_bytes((HEAD + GOOD).encode("utf-16"))
+    for name in ("cut.csv.gz", "torn.csv.gz", "wide.csv"):
+        with pytest.raises(MarketError, match="cannot be read"):
+            ReplaySource(tmp_path / name)
 
 
 def test_csv_gzip_and_parquet_give_the_same_evidence(tmp_path: Path) -> None:
@@ -99,10 +207,10 @@ def test_long_gaps_are_left_and_counted(tmp_path: Path) -> None:
 def test_filled_bars_are_flat_and_without_volume(tmp_path: Path) -> None:
     """A filled bar repeats the close and says that it is one."""
     path = tmp_path / "c.csv"
-    path.write_text(HEAD + "0,1,2,0.5,1.5,10,3\n60,1.5,2,1,1.2,5,\n180,1,1,1,1,5,\n")
+    path.write_text(HEAD + GOOD + f"{T + 180},1,1,1,1,5,\n")
     filled = list(ReplaySource(path).read(0))[2]
     assert filled == Candle(
-        time=120.0, interval=60.0, open=Decimal("1.2"), high=Decimal("1.2"), low=Decimal("1.2"),
+        time=T + 120.0, interval=60.0, open=Decimal("1.2"), high=Decimal("1.2"), low=Decimal("1.2"),
         close=Decimal("1.2"), volume=Decimal(0), trades=0, is_filled=True,
     )  # fmt: skip
 
@@ -110,7 +218,7 @@ def test_filled_bars_are_flat_and_without_volume(tmp_path: Path) -> None:
 def test_several_symbols_need_a_choice(tmp_path: Path) -> None:
     """A file of several symbols lists them."""
     path = tmp_path / "t.csv"
-    path.write_text("time,price,volume,symbol\n0,1,1,A\n1,2,1,B\n2,1,1,A\n")
+    path.write_text(f"time,price,volume,symbol\n{T},1,1,A\n{T},2,1,B\n{T + 2},1,1,A\n")
     with pytest.raises(MarketError, match="A, B"):
         ReplaySource(path)
     assert ReplaySource(path, symbol="A").total() == 2
