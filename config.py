@@ -23,52 +23,22 @@ from core.ports import ConfigError
 from core.record import Record
 from grid_strategy import break_even_pct
 from risk import slots_max
+from settings.variable import Variable, path_is, value_of
+
+__all__ = [
+    "BY_NAME", "VARIABLES", "Setting", "Settings", "Variable", "generate_env_example",
+    "generate_markdown", "load",
+]  # fmt: skip
 
 OPEN_ORDER_LIMITS = {"starter": 60, "intermediate": 80, "pro": 225}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TOKEN_LENGTH_MIN = 32
-TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_", "JOURNAL_", "KELLY_",
     "KRAKEN_", "LOSS_", "ORPHAN_", "PAIR_", "PAPER_", "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
 )  # fmt: skip
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 _HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
-
-
-class Variable(Record, frozen=True, kw_only=True):
-    """One environment variable; `target` is the field it sets, `params.` a decision."""
-
-    name: str
-    kind: str  # decimal, integer, float, seconds, flag, choice, text, path, secret, list
-    default: str
-    meaning: str
-    section: str
-    target: str
-    low: str | None = None
-    high: str | None = None
-    choices: tuple[str, ...] = ()
-    word: str | None = None  # the one word that is allowed instead of a number
-    word_value: Decimal | None = None
-
-    def allowed(self) -> str:
-        """Return what is allowed, in plain words."""
-        bounds = f" from {self.low} to {self.high}" if self.low is not None else ""
-        text = {
-            "decimal": "a number" + bounds,
-            "float": "a number" + bounds,
-            "integer": "a whole number" + bounds,
-            "seconds": "seconds" + bounds,
-            "flag": "true or false",
-            "choice": "one of " + ", ".join(self.choices),
-            "list": "distinct names of at most 64 characters, separated by commas",
-            "path": "the name of a file",
-            "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
-        }.get(self.kind, "text")
-        return f"{text}, or {self.word}" if self.word else text
 
 
 def _v(  # noqa: PLR0917 - a table reads better without the names of its columns
@@ -299,7 +269,7 @@ def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
     values: dict[str, Any] = {}
     for variable in VARIABLES:
         try:
-            values[variable.target] = _parse(variable, texts[variable.name])
+            values[variable.target] = value_of(variable, texts[variable.name])
         except ValueError as error:
             shown = "***" if variable.kind == "secret" else repr(texts[variable.name][:80])
             found.problems.append(f"{variable.name}={shown}: {error}")
@@ -397,75 +367,6 @@ def _check_access(what: str, path: Path, found: _Findings, *, is_live: bool) -> 
             where.append(f"{what} is open to other users; chmod 600 it")
 
 
-def _parse(variable: Variable, text: str) -> Any:
-    """Return the value that `text` means, None for an empty one. Raises ValueError."""
-    if not text:
-        return () if variable.kind == "list" else None
-    if variable.word is not None and text.lower() == variable.word:
-        return variable.word_value
-    match variable.kind:
-        case "decimal" | "integer" | "float" | "seconds":
-            return _number(variable, text)
-        case "flag" | "choice":
-            words = {"true": True, "false": False} if variable.kind == "flag" else {}
-            known = {c.lower(): c for c in variable.choices} | words
-            if text.lower() not in known:
-                raise ValueError(f"must be {variable.allowed()}")
-            return known[text.lower()]
-        case "list":
-            return _names(variable, text)
-        case "secret":
-            return _secret(variable, text)
-        case _:
-            return _text(variable, text)
-
-
-def _number(variable: Variable, text: str) -> Any:
-    if len(text) > 40 or not _NUMBER.fullmatch(text):
-        raise ValueError(f"must be {variable.allowed()}")
-    number = Decimal(text)
-    is_inside = Decimal(variable.low or 0) <= number <= Decimal(variable.high or "Infinity")
-    if not is_inside or (variable.kind == "integer" and number != number.to_integral_value()):
-        raise ValueError(f"must be {variable.allowed()}")
-    if variable.kind == "integer":
-        return int(number)
-    return number if variable.kind == "decimal" else float(number)
-
-
-def _names(variable: Variable, text: str) -> tuple[str, ...]:
-    parts = tuple(part.strip() for part in text.split(",") if part.strip())
-    if len(set(parts)) < len(parts) or any(len(x) > 64 or not x.isprintable() for x in parts):
-        raise ValueError(f"must be {variable.allowed()}")
-    return parts
-
-
-def _secret(variable: Variable, text: str) -> str:
-    is_placeholder = len(set(text)) < 10 or text.lower().lstrip("<").startswith(PLACEHOLDERS)
-    if is_placeholder or not re.fullmatch(rf"[!-~]{{{TOKEN_LENGTH_MIN},1024}}", text):
-        raise ValueError(
-            f"must have {variable.allowed()} and not be a placeholder; make one: {TOKEN_RECIPE}"
-        )
-    return text
-
-
-def _text(variable: Variable, text: str) -> Any:
-    if len(text) > 1024 or not text.isprintable() or text.startswith("<"):
-        raise ValueError("must be plain text on one line, not a placeholder")
-    if variable.kind == "text":
-        return text
-    path = Path(text)
-    if path.name in ("", "..") or _is(path, "dir"):
-        raise ValueError(f"must be {variable.allowed()}, not a folder")
-    return path
-
-
-def _is(path: Path, what: str) -> bool:
-    try:
-        return path.is_dir() if what == "dir" else path.is_file()
-    except (OSError, ValueError):  # a name too long, a folder closed to us
-        return False
-
-
 class _Known(dict[str, Any]):
     """The values that could be read; a check on one that could not is left out."""
 
@@ -480,7 +381,7 @@ def _market_checks(values: _Known) -> Iterator[str]:
         file = values["replay_file"]
         if file is None:
             yield "REPLAY_FILE: MARKET_DATA=replay needs a file of candles or trades"
-        elif not _is(file, "file"):
+        elif not path_is(file, "file"):
             yield f"REPLAY_FILE={str(file)!r}: there is no such file"
     if values.get("paper_start_quote") == 0 == values.get("paper_start_base_usd"):
         yield "PAPER_START_QUOTE, PAPER_START_BASE_USD: both are 0; there is nothing to trade with"

@@ -26,7 +26,7 @@ PROGRAMS = (
     "tests/",
 )
 ADAPTERS = ("exchange", "store", "market", "web", "dashboard")
-OWN = (*PURE, "config", "engine", *ADAPTERS, "bot", "sim", "tools", "benchmarks")
+OWN = (*PURE, "config", "settings", "engine", *ADAPTERS, "bot", "sim", "tools", "benchmarks")
 SOCKETS = {
     "exchange/kraken.py", "exchange/sandbox.py", "market/public.py", "store/supabase.py",
     "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
@@ -81,6 +81,8 @@ def test_layers(name: str) -> None:
         allowed = ("core", *DECISIONS)
     elif top == "engine":
         allowed = (*PURE, "engine")
+    elif top in ("config", "settings"):
+        allowed = (*PURE, "settings")
     elif top == "dashboard":
         allowed = (*PURE, "web")
     elif top in ADAPTERS:

@@ -1,0 +1,118 @@
+"""One environment variable: its kind and bounds, what is allowed in words, and its value from text.
+
+Nothing here reads the environment or a file of settings: see `config.py`, which holds the table.
+"""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from core.record import Record
+
+TOKEN_LENGTH_MIN = 32
+TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
+
+
+class Variable(Record, frozen=True, kw_only=True):
+    """One environment variable; `target` is the field it sets, `params.` a decision."""
+
+    name: str
+    kind: str  # decimal, integer, float, seconds, flag, choice, text, path, secret, list
+    default: str
+    meaning: str
+    section: str
+    target: str
+    low: str | None = None
+    high: str | None = None
+    choices: tuple[str, ...] = ()
+    word: str | None = None  # the one word that is allowed instead of a number
+    word_value: Decimal | None = None
+
+    def allowed(self) -> str:
+        """Return what is allowed, in plain words."""
+        bounds = f" from {self.low} to {self.high}" if self.low is not None else ""
+        text = {
+            "decimal": "a number" + bounds,
+            "float": "a number" + bounds,
+            "integer": "a whole number" + bounds,
+            "seconds": "seconds" + bounds,
+            "flag": "true or false",
+            "choice": "one of " + ", ".join(self.choices),
+            "list": "distinct names of at most 64 characters, separated by commas",
+            "path": "the name of a file",
+            "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
+        }.get(self.kind, "text")
+        return f"{text}, or {self.word}" if self.word else text
+
+
+def value_of(variable: Variable, text: str) -> Any:
+    """Return the value that `text` means, None for an empty one. Raises ValueError."""
+    if not text:
+        return () if variable.kind == "list" else None
+    if variable.word is not None and text.lower() == variable.word:
+        return variable.word_value
+    match variable.kind:
+        case "decimal" | "integer" | "float" | "seconds":
+            return _number(variable, text)
+        case "flag" | "choice":
+            words = {"true": True, "false": False} if variable.kind == "flag" else {}
+            known = {c.lower(): c for c in variable.choices} | words
+            if text.lower() not in known:
+                raise ValueError(f"must be {variable.allowed()}")
+            return known[text.lower()]
+        case "list":
+            return _names(variable, text)
+        case "secret":
+            return _secret(variable, text)
+        case _:
+            return _text(variable, text)
+
+
+def _number(variable: Variable, text: str) -> Any:
+    if len(text) > 40 or not _NUMBER.fullmatch(text):
+        raise ValueError(f"must be {variable.allowed()}")
+    number = Decimal(text)
+    is_inside = Decimal(variable.low or 0) <= number <= Decimal(variable.high or "Infinity")
+    if not is_inside or (variable.kind == "integer" and number != number.to_integral_value()):
+        raise ValueError(f"must be {variable.allowed()}")
+    if variable.kind == "integer":
+        return int(number)
+    return number if variable.kind == "decimal" else float(number)
+
+
+def _names(variable: Variable, text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if len(set(parts)) < len(parts) or any(len(x) > 64 or not x.isprintable() for x in parts):
+        raise ValueError(f"must be {variable.allowed()}")
+    return parts
+
+
+def _secret(variable: Variable, text: str) -> str:
+    is_placeholder = len(set(text)) < 10 or text.lower().lstrip("<").startswith(PLACEHOLDERS)
+    if is_placeholder or not re.fullmatch(rf"[!-~]{{{TOKEN_LENGTH_MIN},1024}}", text):
+        raise ValueError(
+            f"must have {variable.allowed()} and not be a placeholder; make one: {TOKEN_RECIPE}"
+        )
+    return text
+
+
+def _text(variable: Variable, text: str) -> Any:
+    if len(text) > 1024 or not text.isprintable() or text.startswith("<"):
+        raise ValueError("must be plain text on one line, not a placeholder")
+    if variable.kind == "text":
+        return text
+    path = Path(text)
+    if path.name in ("", "..") or path_is(path, "dir"):
+        raise ValueError(f"must be {variable.allowed()}, not a folder")
+    return path
+
+
+def path_is(path: Path, what: str) -> bool:
+    """Tell whether `path` is a "dir" or a "file"; False where that cannot be found out."""
+    try:
+        return path.is_dir() if what == "dir" else path.is_file()
+    except (OSError, ValueError):  # a name too long, a folder closed to us
+        return False
