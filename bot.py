@@ -35,6 +35,7 @@ from engine.wiring import Parts, exchange_mode, open_parts
 
 EXIT_OK, EXIT_CONFIG, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 4, 5, 70
 ANSWER_SEC = 2.0
+DOTENV = Path(__file__).resolve().parent / ".env"
 
 logger = logging.getLogger("bot")
 
@@ -264,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; return the exit code. Errors are told in plain words."""
     args = cli.parse(sys.argv[1:] if argv is None else argv)
     try:
-        settings = config.load(os.environ, Path(".env"))
+        settings = config.load(os.environ, DOTENV)
         if args.command == "run":
             return run(settings)
         return cli.run(args, settings)

@@ -48,8 +48,11 @@ class Variable(Record, frozen=True, kw_only=True):
         return f"{text}, or {self.word}" if self.word else text
 
 
-def value_of(variable: Variable, text: str) -> Any:
-    """Return the value that `text` means, None for an empty one. Raises ValueError."""
+def value_of(variable: Variable, text: str, folder: Path) -> Any:
+    """Return the value that `text` means, None for an empty one. Raises ValueError.
+
+    A relative path is relative to `folder`.
+    """
     if not text:
         return () if variable.kind == "list" else None
     if variable.word is not None and text.lower() == variable.word:
@@ -68,7 +71,7 @@ def value_of(variable: Variable, text: str) -> Any:
         case "secret":
             return _secret(variable, text)
         case _:
-            return _text(variable, text)
+            return _text(variable, text, folder)
 
 
 def _number(variable: Variable, text: str) -> Any:
@@ -99,13 +102,13 @@ def _secret(variable: Variable, text: str) -> str:
     return text
 
 
-def _text(variable: Variable, text: str) -> Any:
+def _text(variable: Variable, text: str, folder: Path) -> Any:
     if len(text) > 1024 or not text.isprintable() or text.startswith("<"):
         raise ValueError("must be plain text on one line, not a placeholder")
     if variable.kind == "text":
         return text
-    path = Path(text)
-    if path.name in ("", "..") or path_is(path, "dir"):
+    path = folder / text
+    if Path(text).name in ("", "..") or path_is(path, "dir"):
         raise ValueError(f"must be {variable.allowed()}, not a folder")
     return path
 

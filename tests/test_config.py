@@ -254,6 +254,34 @@ def test_the_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     assert (made.seed, made.port, made.bot_name) == (3, 81, "${HOME}")
 
 
+def test_relative_paths_are_those_of_whoever_wrote_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `.env` and by default relative to its folder; in the environment to the current one."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+        (folder / "candles.csv").write_text("x")
+        file_of(folder, TOKEN if folder is home else TOKEN[::-1])
+    monkeypatch.chdir(elsewhere)
+    dotenv = home / ".env"
+    assert config.load({}, dotenv).state_db == home / "data" / "bot.db"
+    dotenv.write_text("STATE_DB=a/b.db\nREPLAY_FILE=candles.csv\nDASHBOARD_TOKEN_FILE=some.file\n")
+    made = config.load({}, dotenv)
+    assert (made.state_db, made.replay_file) == (home / "a" / "b.db", home / "candles.csv")
+    assert made.dashboard_token == TOKEN
+    env = {"STATE_DB": "c/d.db", "REPLAY_FILE": "candles.csv", "DASHBOARD_TOKEN_FILE": "some.file"}
+    made = config.load(env, dotenv)
+    assert made.state_db.absolute() == elsewhere / "c" / "d.db"
+    assert made.replay_file is not None
+    assert made.replay_file.absolute() == elsewhere / "candles.csv"
+    assert made.dashboard_token == TOKEN[::-1]
+    assert config.load({"STATE_DB": str(tmp_path / "e.db")}, dotenv).state_db == tmp_path / "e.db"
+    (home / "candles.csv").unlink()
+    (home / "candles.csv").mkdir()
+    assert "not a folder" in problems({}, dotenv)
+
+
 def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     """Not in what is described, printed or complained about."""
     made = config.load({"DASHBOARD_TOKEN": TOKEN, "HOST": "0.0.0.0"}, NOWHERE)

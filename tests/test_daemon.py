@@ -192,6 +192,24 @@ def test_check_says_ok_on_a_fresh_machine(tmp_path: Path) -> None:
     assert "FAILED" not in result.stdout
 
 
+def test_the_env_file_beside_the_program_counts_wherever_it_is_started(tmp_path: Path) -> None:
+    """Started from another directory: the same settings, the same database, none left there."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ".env").write_text("PAIR_PROFT_PCT=9\n")
+    ignored = shutil.ignore_patterns(".*", "tests", "data", "__pycache__")
+    shutil.copytree(ROOT, home, ignore=ignored)
+    (home / ".env").write_text("ORDER_SIZE_USD=41\nSTATE_DB=mine/bot.db\n")
+    result = subprocess.run(
+        [sys.executable, str(home / "bot.py"), "check"], cwd=elsewhere, text=True,
+        env={"PATH": os.environ["PATH"]}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "41 USD" in result.stdout
+    assert str(home / "mine" / "bot.db") in result.stdout
+    assert [path.name for path in elsewhere.iterdir()] == [".env"]
+
+
 def test_sub_commands_without_a_run_say_so(tmp_path: Path) -> None:
     """verify, export and status explain what is missing."""
     for name in ("verify", "export", "refold"):
