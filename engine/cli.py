@@ -128,6 +128,8 @@ def _check_rows(exchange: PaperExchange, settings: config.Settings, database: st
     ]
     for name, is_ok, text in rows:
         _out(f"{'ok    ' if is_ok else 'FAILED'} {name:<16} {text}")
+    for warning in settings.warnings:
+        _out(f"warning {warning}")
     return EXIT_OK if all(is_ok for _, is_ok, _ in rows) else EXIT_REFUSED
 
 

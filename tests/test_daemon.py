@@ -192,6 +192,20 @@ def test_check_says_ok_on_a_fresh_machine(tmp_path: Path) -> None:
     assert "FAILED" not in result.stdout
 
 
+def test_check_and_run_tell_the_warnings_of_the_configuration(tmp_path: Path) -> None:
+    """A limit under a wrong name is ignored; both say so, with the right name."""
+    env = environment(tmp_path, DAILY_LOSS_LIMIT="20")
+    expected = "DAILY_LOSS_LIMIT: unknown setting, ignored; did you mean DAILY_LOSS_LIMIT_USD?"
+    result = run_bot(env, "check")
+    assert result.returncode == 0
+    assert f"warning {expected}" in result.stdout
+    running = Running(env)
+    running.wait("/readyz")
+    running.stop()
+    assert running.process.stderr is not None
+    assert expected in running.process.stderr.read()
+
+
 def test_the_env_file_beside_the_program_counts_wherever_it_is_started(tmp_path: Path) -> None:
     """Started from another directory: the same settings, the same database, none left there."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
