@@ -17,11 +17,11 @@ from typing import Literal
 from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
 
 import config
-from core.commands import AuditPnl, Command
+from core.commands import AuditPnl, Command, is_same
 from core.order_id import bot_tag
 from core.ports import ConfigError, MarketError, StoreError, StoreInUse, Venue
 from core.record import replace
-from dashboard import Busy, Dashboard, Reply
+from dashboard import Busy, Dashboard, IdReused, Reply
 from engine import cli, log
 from engine.clock import Pacer, cpu_seconds, monotonic, wall_now
 from engine.loop import Full, Loop
@@ -215,6 +215,8 @@ class Daemon:
             raise Busy
         known = self.command(command_id)
         if known is not None:  # sent before a restart: its answer stands
+            if not is_same(command, str(known["command"])):
+                raise IdReused
             status = 200 if known["is_accepted"] else 409
             return Reply(status=status, message=str(known["message"]), command_id=command_id)
         try:

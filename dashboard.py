@@ -25,7 +25,7 @@ import msgspec
 from core.commands import Command, CommandError, parse
 from core.ports import ConfigError, History
 from core.status import Published
-from web.gate import Gate, Memory, Reply, access_problems
+from web.gate import Gate, IdReused, Memory, Reply, access_problems
 from web.message import (
     CSP_PAGE,
     Answer,
@@ -40,7 +40,7 @@ from web.message import (
     takes_gzip,
 )
 
-__all__ = ["Busy", "Dashboard", "DashboardHistory", "Reply", "access_problems"]
+__all__ = ["Busy", "Dashboard", "DashboardHistory", "IdReused", "Reply", "access_problems"]
 
 log = logging.getLogger("dashboard")
 
@@ -269,9 +269,9 @@ class Dashboard:
     """The server: bound when constructed, serving once started.
 
     `published` returns the newest status or None; `readiness` the reason why not ready or None;
-    `liveness` whether the loop lives; `submit` carries a command out within 2 s (may raise Busy);
-    `monotonic` measures deadlines. Raises ConfigError for an unsafe binding, and for an address or
-    port that cannot be had.
+    `liveness` whether the loop lives; `submit` carries a command out within 2 s (may raise Busy and
+    IdReused); `monotonic` measures deadlines. Raises ConfigError for an unsafe binding, and for an
+    address or port that cannot be had.
     """
 
     def __init__(
@@ -502,6 +502,9 @@ class Dashboard:
             )
         except CommandError as error:
             raise Refusal(400, str(error), field=error.field[:40]) from None
+        except IdReused:
+            said = "this id was used for another command; send this one under a new id"
+            raise Refusal(409, said, field="id") from None
         except (Busy, TimeoutError):
             raise Refusal(503, "busy; ask again", headers=retry_after(1)) from None
         log.info("command %s id=%s status=%d", values["action"], command_id, reply.status)

@@ -244,3 +244,12 @@ def parse(body: Mapping[str, Any]) -> Command:
         at = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else "action"
         raise CommandError(at, f"{at}: {text.split(' - at ', maxsplit=1)[0]}") from None
     return command
+
+
+def is_same(command: Command, journaled: str) -> bool:
+    """Tell whether `command`, as asked for, is what was journaled as the JSON `journaled`."""
+    try:
+        known = msgspec.json.decode(journaled, type=Command)
+    except msgspec.DecodeError:
+        return False
+    return command == (AuditPnl() if isinstance(known, AuditPnl) else known)

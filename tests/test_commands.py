@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.commands import ACTION_NAMES, CommandError, PairOff, SetProfitPct, parse
+from core.commands import ACTION_NAMES, CommandError, PairOff, SetProfitPct, is_same, parse
 
 NUMBER = "value must be a number with a point for decimals, such as 1250.5"
 
@@ -104,3 +104,25 @@ def test_parse_is_total(name: str, fields: dict[str, Any]) -> None:
     """Whatever is sent, parse returns a command or raises CommandError."""
     with suppress(CommandError):
         parse({"action": name, **fields})
+
+
+@pytest.mark.parametrize(
+    ("body", "journaled", "expected"),
+    [
+        ({"action": "pause"}, '{"action":"pause"}', True),
+        ({"action": "halt"}, '{"action":"pause"}', False),
+        ({"action": "set_profit_pct", "value": 2}, '{"action":"set_profit_pct","value":"2"}', True),
+        (
+            {"action": "set_profit_pct", "value": 3},
+            '{"action":"set_profit_pct","value":"2"}',
+            False,
+        ),
+        ({"action": "audit_pnl"}, '{"action":"audit_pnl","base_difference":"0E-8"}', True),
+        ({"action": "pause"}, '{"action":"gone"}', False),
+        ({"action": "pause"}, "null", False),
+        ({"action": "pause"}, "", False),
+    ],
+)
+def test_a_command_is_known_again(body: dict[str, Any], journaled: str, expected: bool) -> None:
+    """What the shell added is no difference; what cannot be read is another command."""
+    assert is_same(parse(body), journaled) is expected

@@ -254,6 +254,38 @@ def test_commands_are_idempotent_by_id_even_across_a_restart(
         again.stop()
 
 
+def test_an_id_that_was_used_for_another_command_is_refused(
+    daemon: Running, tmp_path: Path
+) -> None:
+    """A halt under the id of a pause is 409 and not done; the pause again is the first answer."""
+    daemon.wait("/readyz")
+    pause, audit = {"action": "pause", "id": "one"}, {"action": "audit_pnl", "id": "two"}
+    first = daemon.act(**pause), daemon.act(**audit)
+    assert [answer.status_code for answer in first] == [200, 200]
+    for is_restarted in (False, True):
+        if is_restarted:
+            daemon.stop()
+            daemon = Running(environment(tmp_path))
+            daemon.wait("/readyz")
+        try:
+            for _ in range(2):
+                for id_, body in (("one", {"action": "halt"}), ("two", {"action": "resume"})):
+                    other = daemon.act(**body, id=id_)
+                    assert other.status_code == 409, other.text
+                    assert "id was used for another command" in other.json()["error"]
+                    assert other.json()["field"] == "id"
+                for body, answer in zip((pause, audit), first, strict=True):
+                    same = daemon.act(**body)
+                    assert (same.status_code, same.json()["message"]) == (
+                        200, answer.json()["message"],
+                    )  # fmt: skip
+            assert daemon.get("/api/commands/one").json()["command"] == '{"action":"pause"}'
+            assert daemon.get("/api/status").json()["bot"]["mode"] == "paused"
+        finally:
+            if is_restarted:
+                assert daemon.stop() == 0
+
+
 def test_a_replay_that_has_ended_ends_again_at_once_and_unchanged(tmp_path: Path) -> None:
     """Started on a finished run, the bot says its summary and leaves; history is the same."""
     write_candles(tmp_path / "candles.csv", bars=600, seed=5)

@@ -28,6 +28,10 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
 
 
+class IdReused(Exception):
+    """The id of a command was used for another command before; nothing was done."""
+
+
 class Reply(Record, frozen=True, kw_only=True):
     """The answer to a command: an HTTP status, a sentence, and what changed."""
 
@@ -107,7 +111,10 @@ class Memory:
         self._kept: dict[str, tuple[float, Command, Future[Reply]]] = {}
 
     def once(self, command_id: str, command: Command, submit: Callable[[], Reply]) -> Reply:
-        """Return the reply of `submit`, called once for `command_id`; raises what it raises."""
+        """Return the reply of `submit`, called once for `command_id`; raises what it raises.
+
+        Raises IdReused for a command that is not the one first sent under the id.
+        """
         now = self._monotonic()
         with self._lock:
             kept = self._kept.get(command_id)
@@ -118,7 +125,7 @@ class Memory:
                 self._kept[command_id] = kept
                 _shrink(self._kept)
         if kept[1] != command:
-            raise Refusal(409, "this id was used for another command", field="id")
+            raise IdReused
         if is_first:
             try:
                 kept[2].set_result(submit())
