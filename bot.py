@@ -28,6 +28,7 @@ from engine.loop import Full, Loop
 from engine.progress import ProgressLine
 from engine.publish import Publisher
 from engine.runtime import Runtime
+from engine.start_check import start_checks
 from engine.status_view import Facts
 from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
@@ -90,6 +91,9 @@ class Daemon:
         )
         sys.stdout.write(self._banner(venue, parts) + "\n\n")
         sys.stdout.flush()
+        for check in start_checks(params, venue, parts.source.first_price()):
+            if not check.is_ok:
+                logger.warning("check failed: %s: %s", check.name, check.detail)
         loop = Loop(
             runtime,
             parts.exchange,

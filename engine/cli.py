@@ -6,20 +6,18 @@ They print for people and return exit codes; each opens what it needs and leaves
 import argparse
 import json
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import requests
 
 import config
-from core.domain import HUNDRED
 from core.ports import Loaded, StoreError
-from engine.books import canonical, canonical_text, describe, digest, refold, verify
+from engine.books import Check, canonical, canonical_text, describe, digest, refold, verify
 from engine.runtime import Runtime
+from engine.start_check import start_checks
 from engine.wiring import exchange_books, open_parts, open_store, open_trial
 from exchange.paper import PaperExchange
-from grid_strategy import break_even_pct
 
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 3
 COMMANDS = {
@@ -99,38 +97,19 @@ def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
 
 
 def _check_rows(exchange: PaperExchange, settings: config.Settings, database: str) -> int:
-    venue, params = exchange.describe(), settings.params
-    price = exchange.source.first_price()
-    least = venue.instrument.least_volume(price) * price
-    needed = break_even_pct(venue.fees.maker) + params.min_net_profit_pct
-    base_value: Decimal = venue.base * price
-    rows = [
-        ("configuration", True, f"{len(settings.effective)} settings, all valid"),
-        ("market", True, exchange.source.name),
-        ("pair", venue.system_status == "online", f"{venue.instrument.pair} at {price}"),
-        (
-            "balances",
-            venue.quote > 0 or venue.base > 0,
-            f"{venue.base:f} {venue.instrument.base} ({base_value:.2f} USD), {venue.quote:f} USD",
-        ),
-        (
-            "profit target",
-            params.profit_pct >= needed,
-            f"{params.profit_pct} %; break-even plus margin is {needed:.3f} % "
-            f"at {venue.fees.maker * HUNDRED:.2f} % maker",
-        ),
-        (
-            "order size",
-            params.order_size_usd >= least,
-            f"{params.order_size_usd} USD; the least workable is {least:.2f} USD",
-        ),
-        ("database", True, f"{settings.state_db}: {database}"),
+    venue, price = exchange.describe(), exchange.source.first_price()
+    count = len(settings.effective)
+    checks = [
+        Check(name="configuration", is_ok=True, detail=f"{count} settings, all valid"),
+        Check(name="market", is_ok=True, detail=exchange.source.name),
+        *start_checks(settings.params, venue, price),
+        Check(name="database", is_ok=True, detail=f"{settings.state_db}: {database}"),
     ]
-    for name, is_ok, text in rows:
-        _out(f"{'ok    ' if is_ok else 'FAILED'} {name:<16} {text}")
+    for check in checks:
+        _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name:<16} {check.detail}")
     for warning in settings.warnings:
         _out(f"warning {warning}")
-    return EXIT_OK if all(is_ok for _, is_ok, _ in rows) else EXIT_REFUSED
+    return EXIT_OK if all(check.is_ok for check in checks) else EXIT_REFUSED
 
 
 def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:

@@ -39,6 +39,11 @@ from risk import (
 
 EVENTS_MAX = 24
 TEXT_MAX = 500
+_RESTING = (VetoReason.COOLDOWN, VetoReason.CLOSING, VetoReason.SUPPRESSED)
+_WAYS_OUT = {  # of vetoes that time does not lift
+    VetoReason.BELOW_MINIMUM: "raise the order size (set_order_size)",
+    VetoReason.BELOW_BREAK_EVEN: "raise the profit target (set_profit_pct)",
+}
 _NEUTRAL = ("off", "0 layers", "funded", "level LOW, × 1")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -196,6 +201,7 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
         notes.append(f"Exchange status: {state.health.system_status}")
     if state.risk.level not in (RiskLevel.LOW, RiskLevel.EMERGENCY):
         notes.append(f"Drawdown at {state.risk.level}: smaller orders")
+    notes.extend(_hopeless(state))
     waiting = [slot.alias for slot in state.slots if parked(state, slot, params) is not None]
     if waiting:
         notes.append(f"Parked, waiting for a price: {', '.join(waiting)}")
@@ -203,6 +209,19 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
         return "ok", []
     condition = "alarm" if alarms else "stopped" if stops else "attention"
     return condition, [clean_text(text) for text in alarms + stops + notes]
+
+
+def _hopeless(state: BotState) -> list[str]:
+    """Return why no leg that wants an entry can have one until a setting is changed, if so."""
+    vetoes = {leg.state.veto for x in state.slots for leg in x.legs if isinstance(leg.state, Idle)}
+    wanting = vetoes - set(_RESTING)
+    if not wanting or not wanting <= set(_WAYS_OUT):
+        return []
+    return [
+        f"No entry can be placed: {VETO_WORDS[reason]}; {way}"
+        for reason, way in _WAYS_OUT.items()
+        if reason in wanting
+    ]
 
 
 def _words(name: str) -> str:

@@ -206,6 +206,43 @@ def test_check_and_run_tell_the_warnings_of_the_configuration(tmp_path: Path) ->
     assert expected in running.process.stderr.read()
 
 
+@pytest.mark.parametrize(
+    ("changes", "row", "reason"),
+    [
+        (
+            {"ORDER_SIZE_USD": "3"},
+            "order size: 3 USD; the least workable is 5.00 USD",
+            "No entry can be placed: the order would be below the exchange's minimum",
+        ),
+        (
+            {"PAPER_PRESET": "pessimistic", "PAIR_PROFIT_PCT": "0.95"},
+            "profit target: 0.95 %; break-even plus margin is 0.984 % at 0.44 % maker",
+            "",
+        ),
+    ],
+)
+def test_what_check_calls_failed_is_a_warning_of_run(
+    tmp_path: Path, changes: dict[str, str], row: str, reason: str
+) -> None:
+    """Settings with which no entry pays, or none can be placed, are told at the start."""
+    env = environment(tmp_path, SYNTHETIC_SPEED="600", **changes)
+    checked = run_bot(env, "check")
+    assert checked.returncode == 3
+    (failed,) = [x for x in checked.stdout.splitlines() if x.startswith("FAILED")]
+    assert failed.split() == ["FAILED", *row.replace(":", "", 1).split()]
+    running = Running(env)
+    running.wait("/readyz")
+    deadline, reasons, bot = time.monotonic() + 10, "", {}
+    while not bot or (reason not in reasons and time.monotonic() < deadline):
+        bot = running.get("/api/status").json()["bot"]
+        reasons = "; ".join(bot["reasons"])
+    assert reason in reasons
+    assert not reason or bot["condition"] == "attention"
+    assert running.stop() == 0
+    assert running.process.stderr is not None
+    assert f"check failed: {row}" in running.process.stderr.read()
+
+
 def test_the_env_file_beside_the_program_counts_wherever_it_is_started(tmp_path: Path) -> None:
     """Started from another directory: the same settings, the same database, none left there."""
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from core.domain import (
     Instrument,
@@ -364,6 +365,38 @@ def test_status_condition_names_what_is_wrong() -> None:
     assert build_status(broken, Params(), sample_facts()).bot.condition == "alarm"
     halted = build_status(replace(quiet, mode=Mode.HALTED), Params(), sample_facts())
     assert halted.bot.condition == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("vetoes", "expected"),
+    [
+        (("below_minimum", "below_minimum"), "No entry can be placed: the order would be below"),
+        (("below_break_even", "below_break_even"), "No entry can be placed: the profit target"),
+        (("below_minimum", "cooldown"), "raise the order size (set_order_size)"),
+        (("below_break_even", "cooldown"), "raise the profit target (set_profit_pct)"),
+        (("below_minimum", "below_break_even"), "would not pay the fees"),
+        (("below_minimum", "funds"), None),
+        (("below_minimum", None), None),
+        (("below_minimum", "throttle"), None),
+        (("cooldown", "cooldown"), None),
+    ],
+)
+def test_status_is_not_well_while_no_entry_can_be_placed(
+    vetoes: tuple[str | None, str | None], expected: str | None
+) -> None:
+    """Sizes or targets that veto every leg that wants an entry are told, with the way out."""
+    waiting = waiting_slot()
+    legs = (
+        replace(waiting.legs[0], state=Idle(since=NOW, veto=vetoes[0])),
+        replace(waiting.legs[1], state=Idle(since=NOW, veto=vetoes[1])),
+    )
+    state = replace(
+        sample_state(), slots=(replace(waiting, legs=legs),), balances=Balances(),
+        accounts=Accounts(),
+    )  # fmt: skip
+    block = build_status(state, Params(), sample_facts()).bot
+    assert block.condition == ("ok" if expected is None else "attention")
+    assert expected is None or expected in "; ".join(block.reasons)
 
 
 def test_status_explains_missing_sides_and_parked_slots() -> None:
