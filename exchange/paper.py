@@ -101,6 +101,7 @@ class PaperExchange:
         heapq.heapify(self._requests)
         heapq.heapify(self._messages)
         self._is_flight_changed = False
+        self._concerns_orders = True  # since the last commit: it must survive a power cut
         self._book = self.engine.book()
         self._market: Iterator[Evidence] = source.read(self._read_count)
         self._next_evidence()
@@ -274,12 +275,14 @@ class PaperExchange:
         sent_at: float = 0.0,
     ) -> None:
         """Let a request travel. Its luck hangs on `key`, never on what else was sent before."""
+        self._concerns_orders |= not isinstance(request, RequestReconcile)
         at = max(self._now, sent_at) + self._latency(median, key)
         self._push(Travelling(at=at, number=self._number(), request=request))
         self._commit()
 
     def _arrive(self, item: Travelling) -> None:
         self._is_flight_changed = True
+        self._concerns_orders |= not isinstance(item.request, RequestReconcile)
         match item.request:
             case PlaceOrderAction() as request:
                 self._place(request)
@@ -378,6 +381,7 @@ class PaperExchange:
         return base - self._hidden[0], quote - self._hidden[1]
 
     def _report_fill(self, fill: VenueExecution) -> None:
+        self._concerns_orders = True
         self._file.add_execution(fill)
         is_open = self.engine.order(fill.client_order_id) is not None
         self._file.change_order(fill.txid, "open" if is_open else "filled", fill.executed)
@@ -479,7 +483,9 @@ class PaperExchange:
             engine=engine,
             flight=flight,
             book=book if is_new_book else None,
+            is_full=self._concerns_orders,
         )
+        self._concerns_orders = False
 
 
 def _keyed(item: Travelling) -> tuple[float, int, Travelling]:

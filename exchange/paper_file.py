@@ -220,15 +220,19 @@ class PaperFile:
         engine: EngineState | None,
         flight: Flight | None,
         book: Book | None,
+        is_full: bool,
     ) -> None:
-        """Write the cursor, what was added, and the parts that are given, in one transaction."""
+        """Write the cursor, what was added, and the parts that are given, in one transaction.
+
+        `is_full`: it survives a power cut; of prices and balance reports the last may be lost.
+        """
         for name, value in (("engine", engine), ("flight", flight), ("book", book)):
             if value is not None:
                 self._add("REPLACE INTO parts VALUES (?, ?)", (name, _encode(value).decode()))
         if cursor.acknowledged >= self._forgotten + PRUNE_MESSAGES:
             self._add("DELETE FROM outbox WHERE seq <= ?", (cursor.acknowledged,))
             self._forgotten = cursor.acknowledged
-        self._sync(is_full=engine is not None or flight is not None)
+        self._sync(is_full=is_full)
         write = ("UPDATE cursor SET value = ? WHERE id = 1", (_encode(cursor).decode(),))
         if self._statements or self._db.in_transaction:
             self._add(*write)
@@ -251,7 +255,6 @@ class PaperFile:
         self._db.close()
 
     def _sync(self, *, is_full: bool) -> None:
-        """Have what concerns orders survive a power cut; of prices the last ones may be lost."""
         if is_full is not self._is_full and not self._db.in_transaction:
             self._execute(f"PRAGMA synchronous={'FULL' if is_full else 'NORMAL'}")
             self._is_full = is_full

@@ -9,8 +9,9 @@ import pytest
 import config
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import Instrument, OrderState, Role, Side, TradeId
+from core.domain import FeeRates, Instrument, OrderState, Role, Side, TradeId
 from core.market import Evidence
+from core.params import Params
 from core.ports import Loaded, Message, StoreError
 from core.record import replace
 from engine.books import ExchangeBooks, canonical_text, verify
@@ -226,4 +227,31 @@ def test_verify_allows_for_executions_that_are_on_their_way(tmp_path: Path) -> N
     lost = replace(there, untold=frozenset())
     (failed,) = [x for x in verify(runtime.store, current, lost) if not x.is_ok]
     assert "not booked here: TPAPER-" in failed.detail
+    made.close()
+
+
+@pytest.mark.parametrize("fees", [None, ("0.003", "0.006")])
+def test_an_account_too_small_for_its_slots_is_used_up_without_refusals(
+    tmp_path: Path, fees: tuple[str, str] | None
+) -> None:
+    """What the bot thinks it can pay for, with the fee of the day, the exchange takes."""
+    candles = tmp_path / "candles.csv"
+    write_candles(candles, bars=1500, seed=4)
+    flat = FeeRates(maker=D(fees[0]), taker=D(fees[1])) if fees else None
+    source = ReplaySource(candles)
+    made = PaperExchange(
+        tmp_path / "small.db", source, Instrument(), MatchingConfig(flat_fees=flat),
+        start_base=D(5_000), start_quote=D(150),
+    )  # fmt: skip
+    runtime = Runtime(MemoryStore(epoch=3), made, None)
+    params = Params(slot_count=14, slot_stagger_pct=D("0.1"), stale_price_max_age_sec=600.0)
+    loop = Loop(runtime, made, pacer=Pacer(None))
+    runtime.start(made.describe(), params, now=made.now(), bot_tag=1)
+    assert loop.run() == "ended"
+    counters = runtime.state.counters
+    assert counters.get("rejected:insufficient_funds", 0) == 0
+    assert counters["cycles"] > 0
+    placed = [x for row in runtime.store.journal(after=0) for x in row.actions
+              if isinstance(x, PlaceOrderAction)]  # fmt: skip
+    assert any("free funds" in step.reason for x in placed for step in x.chain)
     made.close()

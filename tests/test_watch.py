@@ -329,3 +329,16 @@ def test_deposit_before_the_first_price_counts_once() -> None:
     assert (own.base, own.quote) == (10_100, 1_050)
     assert drawdown(world.state, world.params) == 0
     assert world.state.accounts.flows == -(50 + 100 * world.state.market.bid)
+
+
+def test_flow_joins_every_benchmark_at_its_own_time() -> None:
+    """100 quote and 50 base at a bid of 0.1: 105 more in each, in its own mixture."""
+    world = entered()
+    before, market = world.state.benchmarks, world.state.market
+    assert market is not None
+    world.step(e.ExternalFlow(time=world.now, base=D(50), quote=D(100), reference="deposit"))
+    after, value = world.state.benchmarks, 100 + 50 * market.bid
+    assert after.usd - before.usd == value
+    assert after.doge - before.doge == pytest.approx(value / market.bid)
+    assert after.half_quote - before.half_quote == value / 2
+    assert after.half_base - before.half_base == pytest.approx(value / 2 / market.bid)
