@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as AnswerLate
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Literal
 from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
 
 import config
+from core.actions import ReplyToOperator
 from core.commands import AuditPnl, Command, is_same
 from core.order_id import bot_tag
 from core.ports import ConfigError, MarketError, StoreError, StoreInUse, Venue
@@ -64,6 +66,7 @@ class Daemon:
             history=self,
             monotonic=monotonic,
         )
+        self._waiting: dict[str, tuple[Command, Future[ReplyToOperator]]] = {}
         self._service = SystemdNotifier()
         self._last_step = monotonic()
 
@@ -180,7 +183,7 @@ class Daemon:
             mode=exchange_mode(self.settings),
             market=parts.source.name,
             speed="as fast as possible" if speed is None else f"at {speed:g}× speed",
-            dashboard=f"http://{self.settings.host}:{self.dashboard.port}",
+            dashboard=self.settings.page_url(self.dashboard.port),
             database=str(self.settings.state_db),
             price=parts.source.first_price(),
             base=venue.base,
@@ -223,10 +226,16 @@ class Daemon:
                 raise IdReused
             status = 200 if known["is_accepted"] else 409
             return Reply(status=status, message=str(known["message"]), command_id=command_id)
+        waiting = self._waiting.get(command_id)
+        if waiting is not None and waiting[0] != command:
+            raise IdReused
         try:
-            reply = loop.inbox.put(command_id, command, expect_version).result(ANSWER_SEC)
-        except (Full, AnswerLate):
+            answer = waiting[1] if waiting else loop.inbox.put(command_id, command, expect_version)
+            self._waiting[command_id] = (command, answer)
+            reply = answer.result(ANSWER_SEC)
+        except (Full, AnswerLate):  # a late one stays queued: asked again, it is waited for
             raise Busy from None
+        self._waiting.pop(command_id, None)
         return Reply(
             status=200 if reply.is_accepted else 409,
             message=reply.message,

@@ -237,6 +237,15 @@ class Settings(Record, frozen=True, kw_only=True):
         """Return (name, effective value, source) of each setting, secrets masked."""
         return [(setting.name, setting.value, setting.source) for setting in self.effective]
 
+    def page_url(self, port: int) -> str:
+        """Return the address of the page for a browser on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return (
+            f"http://[{host}]:{port}"
+            if ":" in host and "[" not in host
+            else f"http://{host}:{port}"
+        )
+
     def paper_db(self) -> Path:
         """Return the file of the paper exchange that belongs to the database."""
         return paper_db(self.state_db)

@@ -57,6 +57,7 @@ class MarketSource(Protocol):
     """A finite or endless stream of evidence in order of `available_at`, resumable by count."""
 
     name: str  # plain words for the page, e.g. "replay of kraken_xdgusd_5m.csv.gz"
+    fingerprint: str  # of recorded content, "" for none: a run goes on only with the same
     price_interval: float  # seconds between quotes one may expect: a candle's interval, else 1
 
     def first_price(self) -> Decimal:

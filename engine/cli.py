@@ -138,13 +138,18 @@ def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
 
 
 def _status(_args: argparse.Namespace, settings: config.Settings) -> int:
-    url = f"http://{settings.host}:{settings.port}/api/status"
+    url = settings.page_url(settings.port) + "/api/status"
     token = settings.dashboard_token
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         answer = requests.get(url, headers=headers, timeout=3)
         answer.raise_for_status()
         status = answer.json()
+    except requests.HTTPError as error:
+        answer = error.response
+        wrong = "DASHBOARD_TOKEN is not the daemon's" if answer.status_code == 401 else answer.text
+        sys.stderr.write(f"{url} answers {answer.status_code}: {wrong[:200]}\n")
+        return EXIT_FAILED
     except (requests.RequestException, ValueError) as error:
         sys.stderr.write(f"No daemon answers at {url}: {type(error).__name__}. Is it running?\n")
         return EXIT_FAILED

@@ -62,6 +62,7 @@ class PaperExchange:
         self._file = PaperFile(
             path,
             market=source.name,
+            content=source.fingerprint,
             instrument=instrument,
             config=config,
             start_base=start_base,

@@ -107,6 +107,7 @@ class PaperFile:
         path: Path | str,
         *,
         market: str,
+        content: str,
         instrument: Instrument,
         config: MatchingConfig,
         start_base: Decimal,
@@ -121,6 +122,7 @@ class PaperFile:
         facts = {
             "run": run,
             "market": market,
+            "content of the market's file": content,
             "start": f"{plain(start_base)} base and {plain(start_quote)} quote",
             **{f"instrument {k}": str(v) for k, v in instrument.to_dict().items()},
             **{f"setting {k}": str(v) for k, v in config.to_dict().items()},

@@ -7,6 +7,7 @@ distances have bounds, so that no file can overflow a sum or make a run endless.
 
 import csv
 import gzip
+import hashlib
 import re
 import zlib
 from collections import Counter
@@ -61,6 +62,7 @@ class ReplaySource:
         self.path = path
         self.symbol = symbol
         self._header = self._read_header()
+        self.fingerprint = self._digest()
         self.is_candles = set(CANDLE_COLUMNS) <= set(self._header)
         if not self.is_candles and not set(TRADE_COLUMNS) <= set(self._header):
             raise MarketError(
@@ -79,6 +81,14 @@ class ReplaySource:
         if self._time_unit != "seconds":
             what += f", times in {self._time_unit}"
         self.name = f"replay of {path.name} ({what})"
+
+    def _digest(self) -> str:
+        """Return what tells this file from another of its name."""
+        try:
+            with self.path.open("rb") as handle:
+                return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+        except OSError as error:
+            raise MarketError(f"{self.path} cannot be read: {error.strerror}") from None
 
     # ---- the MarketSource protocol --------------------------------------------------------------
 

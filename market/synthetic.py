@@ -40,6 +40,7 @@ class SyntheticSource:
         start_time: float = START_TIME,
     ) -> None:
         self.name = f"synthetic market, seed {seed}"
+        self.fingerprint = ""
         self._seed = seed
         self._instrument = instrument
         self._start_price = start_price

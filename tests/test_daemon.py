@@ -11,11 +11,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import requests
 
+import bot
+import config
+from core.actions import ReplyToOperator
+from core.commands import AddSlot, Halt
+from dashboard import Busy, IdReused
+from engine.loop import Inbox
 from tests.helpers import write_candles
 
 ROOT = Path(__file__).parent.parent
@@ -430,3 +437,55 @@ def test_stores_of_one_stem_have_exchanges_of_their_own(tmp_path: Path) -> None:
         env = replayed(tmp_path, name)
         assert run_bot(env, "verify").returncode == 0
         assert (tmp_path / f"{name}.paper.db").exists()
+
+
+def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    """A run goes on only with the recording it was begun with."""
+    env = replayed(tmp_path)
+    write_candles(tmp_path / "c.csv", bars=1500, seed=5)
+    refused = run_bot(env)
+    assert refused.returncode == 4
+    assert "content of the market's file was" in refused.stderr
+
+
+@pytest.mark.parametrize(("host", "words"), [
+    ("0.0.0.0", "http://127.0.0.1:"), ("::1", "http://[::1]:"),
+])  # fmt: skip
+def test_the_address_of_the_page_can_be_opened(host: str, words: str, tmp_path: Path) -> None:
+    """Whatever HOST is, the banner's address works and `status` finds the daemon."""
+    token = "z9x8c7v6b5n4m3a2s1d0f9g8h7j6k5l4"
+    made = Running(environment(tmp_path, HOST=host, DASHBOARD_TOKEN=token))
+    try:
+        assert made.url.startswith(words)
+        assert made.wait("/readyz").status_code == 200
+        port = made.url.rsplit(":", 1)[1]
+        env = environment(tmp_path, HOST=host, PORT=port, DASHBOARD_TOKEN=token)
+        assert run_bot(env, "status").returncode == 0
+        wrong = run_bot({**env, "DASHBOARD_TOKEN": token[::-1]}, "status")
+        assert wrong.returncode == 1
+        assert "answers 401: DASHBOARD_TOKEN is not the daemon's" in wrong.stderr
+    finally:
+        assert made.stop() == 0
+
+
+def test_a_command_whose_answer_is_late_is_queued_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked again under its id it waits for the same answer; another one under it is refused."""
+    monkeypatch.setattr(bot, "ANSWER_SEC", 0.05)
+    daemon = bot.Daemon(config.load(environment(tmp_path), Path("/nonexistent")))
+    inbox = Inbox()
+    daemon.loop = SimpleNamespace(inbox=inbox)  # type: ignore[assignment]  # a loop that is busy
+    for _ in range(2):
+        with pytest.raises(Busy):
+            daemon._submit("one", AddSlot(), None)
+    with pytest.raises(IdReused):
+        daemon._submit("one", Halt(), None)
+    request = inbox.take()
+    assert request is not None
+    assert inbox.take() is None
+    request.answer.set_result(
+        ReplyToOperator(command_id="one", is_accepted=True, message="slot 4 added")
+    )
+    assert daemon._submit("one", AddSlot(), None).message == "slot 4 added"
+    daemon.dashboard.stop()

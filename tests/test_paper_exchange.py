@@ -31,6 +31,7 @@ class ListSource:
     """A market from a list."""
 
     price_interval = 1.0
+    fingerprint = ""
 
     def __init__(self, items: list[Evidence], name: str = "a list") -> None:
         self.items = items
