@@ -63,6 +63,9 @@ VARIABLES: tuple[Variable, ...] = (
        "keeps its own file beside it"),
     _v(_RUN, "JOURNAL_RETENTION_DAYS", "integer", "30", "journal_retention_days",
        "days of journal kept at least", low="1", high="3650"),
+    _v(_RUN, "HISTORY_RETENTION_DAYS", "integer", "400", "history_retention_days",
+       "days of events, ledger lines and hourly equity kept; executions, orders, cycles and daily "
+       "equity stay for good", low="31", high="36500"),
     _v(_RUN, "SEED", "integer", "1", "seed", "seed of everything random in simulation", low="0",
        high="4294967295"),
     _v(_RUN, "KRAKEN_TIER", "choice", "pro", "kraken_tier", "account tier: open-order limit and "
@@ -205,6 +208,7 @@ class Settings(Record, frozen=True, kw_only=True):
     bot_name: str
     state_db: Path
     journal_retention_days: int
+    history_retention_days: int
     seed: int
     kraken_tier: str
     market_data: str

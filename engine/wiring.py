@@ -71,6 +71,7 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
         epoch=epoch,
         owner=f"process {os.getpid()}, started {since}",
         retention_days=settings.journal_retention_days,
+        history_days=settings.history_retention_days,
         must_exist=must_exist,
     )
 

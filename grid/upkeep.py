@@ -7,6 +7,7 @@ Level-triggered: every rule looks at the state as it is and is safe to run again
 from collections.abc import Iterator
 from decimal import Decimal
 
+from accounting import slot_orders
 from core.actions import RequestReconcile
 from core.domain import HUNDRED, ONE, OrderState, OrderStatus, Owed, RecoveryOrder, TradeId
 from core.params import PausePolicy
@@ -30,16 +31,11 @@ def upkeep(r: Reduction) -> None:
     """Do everything that is due on existing orders and positions."""
     retry_owed(r, at_once=False)
     _alert_owed(r)
-    _ask_again(r)
+    _tend_orders(r)
     for slot in r.state.slots:
         for leg in slot.legs:
-            match leg.state:
-                case Entering(order=order):
-                    _keep_entry(r, slot, leg, order)
-                case Exiting() | Idle():
-                    pass
-        _withdraw_exits(r, slot.slot_id)
-        _repeat_cancels(r, slot.slot_id)
+            if isinstance(leg.state, Entering):
+                _keep_entry(r, slot, leg, leg.state.order)
         _orphans(r, slot.slot_id)
         pair_when_ready(r, slot.slot_id)
     _close_slots(r)
@@ -93,17 +89,32 @@ def _asked_at(order: OrderState) -> float | None:
     return order.placed_at if order.asked_at is None else order.asked_at
 
 
-def _ask_again(r: Reduction) -> None:
-    """Ask the exchange, from time to time, about orders whose fate is not known."""
-    ids = []
+def _tend_orders(r: Reduction) -> None:
+    """Ask again about orders whose fate is unknown, repeat cancels, withdraw unwanted exits."""
+    unknown = []
     for slot in r.state.slots:
         for found in live_orders(slot):
-            asked = _asked_at(found.order)
+            order, asked = found.order, _asked_at(found.order)
+            repeated = _cancel_repeated_at(order)
             if asked is not None and r.now - asked >= ASK_AGAIN_SEC:
-                r.put_order(found, replace(found.order, asked_at=r.now))
-                ids.append(found.order.client_order_id)
-    if ids:
-        r.act(RequestReconcile(reason="still unknown", client_order_ids=tuple(ids)))
+                r.put_order(found, replace(order, asked_at=r.now))
+                unknown.append(order.client_order_id)
+            elif repeated is not None and r.now >= repeated:
+                request_cancel(r, found, "repeated")
+            elif order.status is OrderStatus.OPEN and found.duty is not Duty.ENTRY:
+                _withdraw_exit(r, found)
+    if unknown:
+        r.act(RequestReconcile(reason="still unknown", client_order_ids=tuple(unknown)))
+
+
+def _withdraw_exit(r: Reduction, found: Found) -> None:
+    """Withdraw a resting exit that is to be priced anew or given up."""
+    if found.order.closed_executed is not None:
+        return
+    if r.position(found).is_repricing:
+        request_cancel(r, found, "soft_close")
+    elif found.duty is Duty.RECOVERY and r.recovery(found).releasing:
+        request_cancel(r, found, "released by the operator")
 
 
 def _keep_entry(r: Reduction, slot: SlotState, leg: Leg, order: OrderState) -> None:
@@ -157,33 +168,12 @@ def _refresh(r: Reduction, slot: SlotState, leg: Leg, found: Found) -> None:
     request_cancel(r, found, "refresh")
 
 
-def _withdraw_exits(r: Reduction, slot_id: int) -> None:
-    """Withdraw resting exits that are to be priced anew or given up."""
-    for found in live_orders(r.known_slot(slot_id)):
-        order = found.order
-        if found.duty is Duty.ENTRY or order.status is not OrderStatus.OPEN:
-            continue
-        if order.closed_executed is not None:
-            continue
-        if r.position(found).is_repricing:
-            request_cancel(r, found, "soft_close")
-        elif found.duty is Duty.RECOVERY and r.recovery(found).releasing:
-            request_cancel(r, found, "released by the operator")
-
-
 def _cancel_repeated_at(order: OrderState) -> float | None:
     """Return when the cancel of an order is to be repeated, or None."""
     is_waiting = order.status is OrderStatus.CANCELLING and order.closed_executed is None
     if not is_waiting or order.cancel_requested_at is None:
         return None
     return order.cancel_requested_at + CANCEL_REPEAT_SEC
-
-
-def _repeat_cancels(r: Reduction, slot_id: int) -> None:
-    for found in live_orders(r.known_slot(slot_id)):
-        at = _cancel_repeated_at(found.order)
-        if at is not None and r.now >= at:
-            request_cancel(r, found, "repeated")
 
 
 def _orphans(r: Reduction, slot_id: int) -> None:
@@ -276,8 +266,8 @@ def due_times(r: Reduction) -> Iterator[float]:
                 yield holder.exit.retry_at
         for _, since, _ in owed_since(slot):
             yield since + OWED_ALERT_SEC
-        for found in live_orders(slot):
-            repeated, asked = _cancel_repeated_at(found.order), _asked_at(found.order)
+        for order in slot_orders(slot):
+            repeated, asked = _cancel_repeated_at(order), _asked_at(order)
             if repeated is not None:
                 yield repeated
             if asked is not None:

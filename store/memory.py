@@ -10,5 +10,12 @@ from store.sqlite import SqliteStore
 class MemoryStore(SqliteStore):
     """A store in memory."""
 
-    def __init__(self, *, epoch: int = 0, retention_days: int = 30) -> None:
-        super().__init__(":memory:", epoch=epoch, retention_days=retention_days)
+    def __init__(
+        self, *, epoch: int = 0, retention_days: int = 30, history_days: int = 400
+    ) -> None:
+        super().__init__(
+            ":memory:",
+            epoch=epoch,
+            retention_days=retention_days,
+            history_days=history_days,
+        )

@@ -29,6 +29,7 @@ from store.schema import MIGRATIONS, SCHEMA_VERSION
 SNAPSHOTS_KEPT = 48
 DAY_SEC = 86_400
 PRUNE_ROWS = 20_000
+HISTORY_TABLES = ("events", "ledger_entries", "transitions", "operator_log")
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 _HEADER = b"SQLite format 3\0"
 _EXACT = Context(prec=100, traps=[Inexact])  # sums of money: a digit lost is an error
@@ -57,12 +58,14 @@ class SqliteStore:
         epoch: int | None = None,
         owner: str = "",
         retention_days: int = 30,
+        history_days: int = 400,
         must_exist: bool = False,
     ) -> None:
         self._path = Path(path)
         self._lock: StoreLock | None = None
         self._db: sqlite3.Connection | None = None
         self._retention_sec = retention_days * DAY_SEC
+        self._history_sec = history_days * DAY_SEC
         is_memory = str(path) == ":memory:"
         try:
             if not is_memory:
@@ -137,6 +140,7 @@ class SqliteStore:
                 (loaded.seq, time, codec.encode(loaded.state), codec.encode(loaded.params)),
             )
             _prune(db, time - self._retention_sec)
+            _prune_history(db, time - self._history_sec)
 
     def snapshots(self) -> Iterator[Loaded]:
         """Yield the kept snapshots, oldest first."""
@@ -425,6 +429,16 @@ def _prune(db: sqlite3.Connection, horizon: float) -> None:
         """,
         (horizon, PRUNE_ROWS - 1),
     )
+
+
+def _prune_history(db: sqlite3.Connection, horizon: float) -> None:
+    """Delete what tells the story beside the books; an hourly equity point is its clock."""
+    row = db.execute("SELECT max(seq) FROM equity WHERE time < ?", (horizon,)).fetchone()
+    if row[0] is None:
+        return
+    for table in HISTORY_TABLES:
+        db.execute(f"DELETE FROM {table} WHERE seq <= ?", row)
+    db.execute("DELETE FROM equity WHERE seq <= ? AND NOT is_daily", row)
 
 
 def _loaded(row: tuple[Any, ...]) -> Loaded:

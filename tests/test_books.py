@@ -86,3 +86,22 @@ def test_a_snapshot_that_differs_from_its_journal_is_found() -> None:
     runtime.snapshot()
     runtime.step(e.TimerTick(time=runtime.state.now + 1))
     assert any("snapshot" in text for text in refold(store).differences)
+
+
+def test_history_older_than_its_retention_goes_and_the_account_stays() -> None:
+    """Events, ledger lines and hourly points go by age; executions, cycles, orders never."""
+    store = MemoryStore(epoch=7, history_days=31)
+    runtime = trade(store)
+    for _ in range(24 * 40):
+        runtime.step(e.TimerTick(time=runtime.state.now + 3_600))
+    kept = store.export()
+    horizon = runtime.state.now - 31 * 86_400
+    assert len(kept["executions"]) == 2
+    assert len(kept["cycles"]) == 1
+    assert len(kept["orders"]) >= 2
+    assert [row for row in kept["ledger_entries"] if row["time"] < horizon - 3_600] == []
+    assert len(kept["equity"]) >= 39  # one a day, all of them
+    hours = store._rows("SELECT count(*) FROM equity WHERE NOT is_daily")
+    assert next(hours)[0] <= 31 * 24 + 1
+    current = Loaded(seq=runtime.seq, state=runtime.state, params=runtime.params)
+    assert all(check.is_ok for check in verify(store, current, None))
