@@ -80,26 +80,8 @@ def positions(state: BotState) -> Iterator[tuple[TradeId, Position, OrderState |
             yield recovery.trade_id, recovery.position, recovery.exit
 
 
-def held(state: BotState) -> Funds:
-    """Return what our own orders hold: sells their base, buys their quote with fee."""
-    base = quote = ZERO
-    with_fee = ONE + state.fees.maker
-    for order in orders(state):
-        if order.closed_executed is not None:
-            continue
-        if order.side is Side.SELL:
-            base += order.remaining
-        else:
-            quote += order.remaining * order.price * with_fee
-    return Funds(base=base, quote=quote)
-
-
-def is_short(state: BotState) -> bool:
-    """Tell whether our orders hold more than we own less foreign holds, fees not counted.
-
-    Fees are left out because they may rise while orders rest; free funds do count them.
-    """
-    own = state.balances
+def _principal(state: BotState) -> Funds:
+    """Return what our own orders hold, the fees of buys not counted."""
     base = quote = ZERO
     for order in orders(state):
         if order.closed_executed is not None:
@@ -108,7 +90,22 @@ def is_short(state: BotState) -> bool:
             base += order.remaining
         else:
             quote += order.remaining * order.price
-    return base > own.base - own.foreign_base or quote > own.quote - own.foreign_quote
+    return Funds(base=base, quote=quote)
+
+
+def held(state: BotState) -> Funds:
+    """Return what our own orders hold: sells their base, buys their quote with fee."""
+    mine = _principal(state)
+    return Funds(base=mine.base, quote=mine.quote * (ONE + state.fees.maker))
+
+
+def is_short(state: BotState) -> bool:
+    """Tell whether our orders hold more than we own less foreign holds, fees not counted.
+
+    Fees are left out because they may rise while orders rest; free funds do count them.
+    """
+    own, mine = state.balances, _principal(state)
+    return mine.base > own.base - own.foreign_base or mine.quote > own.quote - own.foreign_quote
 
 
 def claims(state: BotState) -> Funds:
