@@ -31,7 +31,7 @@ from exchange.rates import READ_BALANCES_COST, READ_ORDERS_COST, latency
 
 __all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
 
-SEND_MARGIN_SEC = 1.0
+SEND_MARGIN_SEC = 8.0
 STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
 WORST = 2
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
