@@ -80,23 +80,25 @@ def positions(state: BotState) -> Iterator[tuple[TradeId, Position, OrderState |
             yield recovery.trade_id, recovery.position, recovery.exit
 
 
-def _principal(state: BotState) -> Funds:
-    """Return what our own orders hold, the fees of buys not counted."""
-    base = quote = ZERO
-    for order in orders(state):
-        if order.closed_executed is not None:
-            continue
-        if order.side is Side.SELL:
-            base += order.remaining
-        else:
-            quote += order.remaining * order.price
-    return Funds(base=base, quote=quote)
+def _holding(state: BotState) -> Iterator[OrderState]:
+    return (order for order in orders(state) if order.closed_executed is None)
+
+
+def hold(order: OrderState, state: BotState) -> Funds:
+    """Return what one order holds: a sell its base, a buy its quote with the fee of its placing."""
+    if order.side is Side.SELL:
+        return Funds(base=order.remaining, quote=ZERO)
+    rate = state.fees.maker if order.fee_rate is None else order.fee_rate
+    return Funds(base=ZERO, quote=order.remaining * order.price * (ONE + rate))
 
 
 def held(state: BotState) -> Funds:
     """Return what our own orders hold: sells their base, buys their quote with fee."""
-    mine = _principal(state)
-    return Funds(base=mine.base, quote=mine.quote * (ONE + state.fees.maker))
+    base = quote = ZERO
+    for order in _holding(state):
+        mine = hold(order, state)
+        base, quote = base + mine.base, quote + mine.quote
+    return Funds(base=base, quote=quote)
 
 
 def is_short(state: BotState) -> bool:
@@ -104,8 +106,14 @@ def is_short(state: BotState) -> bool:
 
     Fees are left out because they may rise while orders rest; free funds do count them.
     """
-    own, mine = state.balances, _principal(state)
-    return mine.base > own.base - own.foreign_base or mine.quote > own.quote - own.foreign_quote
+    own = state.balances
+    base = quote = ZERO
+    for order in _holding(state):
+        if order.side is Side.SELL:
+            base += order.remaining
+        else:
+            quote += order.remaining * order.price
+    return base > own.base - own.foreign_base or quote > own.quote - own.foreign_quote
 
 
 def claims(state: BotState) -> Funds:

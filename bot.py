@@ -34,7 +34,7 @@ from engine.start_check import start_checks
 from engine.status_view import Facts
 from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
-from engine.wiring import Parts, exchange_mode, open_parts
+from engine.wiring import Parts, exchange_mode, open_parts, take_up
 
 EXIT_OK, EXIT_CONFIG, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 4, 5, 70
 ANSWER_SEC = 2.0
@@ -87,6 +87,7 @@ class Daemon:
     def _trade(self, parts: Parts) -> int:
         runtime = Runtime(parts.store, parts.exchange, None)
         is_old = runtime.restore()
+        take_up(parts, runtime.state, self.settings)
         venue = parts.exchange.describe()
         params = replace(
             self.settings.params,

@@ -5,9 +5,10 @@ Reduction; it never decides whether a leg may enter (`risk.entry_allowed` does) 
 Exits are emitted here, by the event that creates or re-owes them.
 """
 
-from accounting import closed_share, sign
+from accounting import closed_share, held, sign
 from core.actions import PlaceOrderAction, RecordExecution
 from core.domain import (
+    ONE,
     ZERO,
     OrderState,
     OrderStatus,
@@ -36,6 +37,7 @@ ATTEMPTS_MAX = LIMITS["attempt"] - 1
 MARKET_AWAY = (RejectReason.POST_ONLY, RejectReason.SELF_TRADE)
 IMPROVEMENTS_MAX = 3  # so often a refused exit moves farther from the market
 PAIR_OFF = "pair_off"
+PLACING_STATUSES = ("online", "limit_only", "post_only")
 
 
 # ---- executions -------------------------------------------------------------------------------
@@ -241,27 +243,11 @@ def place_exit(r: Reduction, slot_id: int, trade_id: TradeId, recovery_id: str |
     if recovery_id is not None and r.recovery(found).releasing:
         release(r, found)
         return
-    params = r.effective(slot_id)
-    is_fresh = (
-        r.state.market is not None and r.now - r.state.market.time <= params.stale_price_max_age_sec
-    )
-    try:
-        price = exit_price(
-            r.state.instrument,
-            position,
-            trade_id,
-            r.state.market if is_fresh else None,
-            profit_pct=params.profit_pct,
-            entry_pct=params.entry_pct,
-            rejections=min(position.exit_failures, IMPROVEMENTS_MAX)
-            if owed.reason in MARKET_AWAY
-            else 0,
-        )
-    except ValueError:
-        keep_owed(r, found, position, "price")
+    draft = _exit_draft(r, found, position, is_crossing=owed.reason in MARKET_AWAY)
+    if isinstance(draft, str):
+        keep_owed(r, found, position, draft)
         return
-    draft = Draft(trade_id=trade_id, price=price, volume=position.open_volume, is_entry=False)
-    verdict = review(draft, r.state.instrument, params)
+    verdict = review(draft, r.state.instrument, r.effective(slot_id))
     if isinstance(verdict, Refused):
         if verdict.reason is VetoReason.BELOW_MINIMUM and position.closed_volume > 0:
             book_cycle(r, found, "partial")
@@ -269,9 +255,13 @@ def place_exit(r: Reduction, slot_id: int, trade_id: TradeId, recovery_id: str |
             keep_owed(r, found, position, verdict.reason)
         return
     attempt = position.exit_attempts + 1
-    if attempt > ATTEMPTS_MAX:
-        keep_owed(r, found, position, "its order numbers are used up")
-        return
+    if attempt > ATTEMPTS_MAX:  # the order numbers of this cycle are used up
+        if recovery_id is not None:
+            keep_owed(r, found, position, "its order numbers are used up")
+            return
+        leg = r.leg(slot_id, trade_id)
+        r.put_leg(slot_id, replace(leg, cycle=leg.cycle + 1))
+        cycle, attempt = cycle + 1, 1
     role = Role.EXIT if recovery_id is None else Role.RECOVERY
     place = OrderPlace(
         tag=0,
@@ -283,9 +273,53 @@ def place_exit(r: Reduction, slot_id: int, trade_id: TradeId, recovery_id: str |
         attempt=attempt,
     )
     order = _order(r, place, verdict, position.regime_at_entry)
-    r.put_holding(found, replace(position, exit_attempts=attempt, is_repricing=False), order)
+    # A soft close without a fresh price is put off: the exit rests at its target meanwhile.
+    is_repricing = position.is_repricing and not has_fresh_price(r)
+    r.put_holding(found, replace(position, exit_attempts=attempt, is_repricing=is_repricing), order)
     r.count("orders")
     r.act(PlaceOrderAction(slot_id=slot_id, order=order, chain=(), deadline=r.now + DEADLINE_SEC))
+
+
+def _exit_draft(
+    r: Reduction, found: Found, position: Position, *, is_crossing: bool
+) -> Draft | str:
+    """Return the exit as it should be placed now, or why it cannot be."""
+    params = r.effective(found.slot_id)
+    try:
+        price = exit_price(
+            r.state.instrument,
+            position,
+            found.trade_id,
+            r.state.market if has_fresh_price(r) else None,
+            profit_pct=params.profit_pct,
+            entry_pct=params.entry_pct,
+            rejections=min(position.exit_failures, IMPROVEMENTS_MAX) if is_crossing else 0,
+        )
+    except ValueError:
+        return "price"
+    volume = r.state.instrument.volume_down(position.open_volume)  # the lot may have grown
+    draft = Draft(trade_id=found.trade_id, price=price, volume=volume, is_entry=False)
+    return _exit_obstacle(r, draft) or draft
+
+
+def has_fresh_price(r: Reduction) -> bool:
+    """Tell whether the last accepted price is not too old."""
+    market, most = r.state.market, r.params.stale_price_max_age_sec
+    return market is not None and r.now - market.time <= most
+
+
+def _exit_obstacle(r: Reduction, draft: Draft) -> str | None:
+    """Return why the exchange would surely refuse the exit, or None: it is not even tried."""
+    status = r.state.health.system_status
+    if status not in PLACING_STATUSES:
+        return f"exchange {status}"
+    own, mine = r.state.balances, held(r.state)
+    if draft.trade_id is TradeId.B:
+        short = draft.volume > own.base - own.foreign_base - mine.base
+    else:
+        need = draft.volume * draft.price * (ONE + r.state.fees.maker)
+        short = need > own.quote - own.foreign_quote - mine.quote
+    return "funds" if short else None
 
 
 def _owed(
@@ -343,6 +377,7 @@ def _order(r: Reduction, place: OrderPlace, approved: Approved, tag: int | None)
         attempt=place.attempt,
         placed_at=r.now,
         regime_at_entry=tag,
+        fee_rate=r.state.fees.maker,
     )
 
 

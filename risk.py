@@ -151,12 +151,16 @@ def entry_allowed(state: BotState, slot: SlotState, leg: Leg, params: Params) ->
 
     Size (`funds`, `below_minimum`) and the token bucket (`throttle`) are asked afterwards.
     """
-    standing = standing_veto(state, slot, leg, params)
-    reason = standing or _market_veto(state, params) or _leg_veto(state, slot, leg, params)
+    reason = (
+        standing_veto(state, slot, leg)
+        or _market_veto(state, params)
+        or _leg_veto(state, slot, leg, params)
+        or break_even_veto(state, slot, params)
+    )
     return Veto(reason=reason) if reason else Allow()
 
 
-def standing_veto(state: BotState, slot: SlotState, leg: Leg, params: Params) -> VetoReason | None:
+def standing_veto(state: BotState, slot: SlotState, leg: Leg) -> VetoReason | None:
     """Return the first veto that operator, locks or risk level hold against the leg, or None."""
     if state.mode is Mode.HALTED:
         return VetoReason.HALTED
@@ -170,10 +174,14 @@ def standing_veto(state: BotState, slot: SlotState, leg: Leg, params: Params) ->
             return VetoReason.LOCK
     if state.risk.level is RiskLevel.EMERGENCY and adds_exposure:
         return VetoReason.RISK_LEVEL
-    own = effective(params, state, slot.slot_id)
-    if own.profit_pct <= break_even_pct(state.fees.maker):
-        return VetoReason.BELOW_BREAK_EVEN
     return None
+
+
+def break_even_veto(state: BotState, slot: SlotState, params: Params) -> VetoReason | None:
+    """Return BELOW_BREAK_EVEN when the slot's target would not pay the fees, or None."""
+    own = effective(params, state, slot.slot_id)
+    is_below = own.profit_pct <= break_even_pct(state.fees.maker)
+    return VetoReason.BELOW_BREAK_EVEN if is_below else None
 
 
 def _market_veto(state: BotState, params: Params) -> VetoReason | None:
@@ -184,7 +192,7 @@ def _market_veto(state: BotState, params: Params) -> VetoReason | None:
         return VetoReason.INSANE_PRICE
     if is_wide(market.bid, market.ask, params):
         return VetoReason.SPREAD
-    if state.health.system_status not in ("online", "post_only"):
+    if state.health.system_status not in ("online", "limit_only", "post_only"):
         return VetoReason.EXCHANGE
     if abs(state.health.clock_offset_sec) >= CLOCK_OFFSET_MAX_SEC:
         return VetoReason.CLOCK

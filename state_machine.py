@@ -11,7 +11,7 @@ from typing import assert_never
 import core.events as e
 from accounting import slot_orders
 from core.actions import Action, RequestReconcile
-from core.domain import HUNDRED, OrderStatus
+from core.domain import HUNDRED, ZERO, OrderStatus
 from core.params import Params
 from core.record import replace
 from core.state import BotState, LockName, Market, PolicyRegime
@@ -29,6 +29,7 @@ from leg import acknowledge, apply_fill
 from risk import daily_loss_limit
 
 # Beyond these a quote is no price; the arithmetic of money stays exact between them.
+FEE_MAX = Decimal("0.5")  # a fraction of the value; no exchange asks that
 PRICE_MIN, PRICE_MAX = Decimal("1e-12"), Decimal(10) ** 9
 
 __all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
@@ -158,6 +159,8 @@ def _facts(
         case e.InstrumentUpdated():
             r.update(instrument=event.instrument)
             retry_owed(r, at_once=True)
+        case e.FeesUpdated() if not ZERO <= event.fees.maker <= FEE_MAX:
+            r.notify("error", "fees", f"a maker fee of {event.fees.maker} is ignored")
         case e.FeesUpdated():
             r.update(fees=event.fees)
             r.notify("info", "fees", f"maker fee {event.fees.maker * HUNDRED:f} %")
@@ -168,7 +171,9 @@ def _facts(
                 clock_offset_sec=event.clock_offset_sec,
                 consecutive_errors=event.consecutive_errors,
             )
+            is_back = health.system_status != r.state.health.system_status
             r.update(health=health)
+            retry_owed(r, at_once=is_back)
         case e.RegimeEstimated():
             regime = PolicyRegime(
                 regime=event.regime, time=event.time, interval_sec=event.interval_sec

@@ -164,10 +164,12 @@ class OrderState(Record, frozen=True, kw_only=True, tag="order"):
     last_execution_at: float | None = None
     regime_at_entry: int | None = None
     cancel_requested_at: float | None = None
+    fee_rate: Decimal | None = None  # the maker fee when it was placed: what a buy holds with
     asked_at: float | None = None  # when the exchange was last asked what became of it
     # The exchange's last word: the order is over, with this much executed. It leaves the state only
     # when the executions we know add up to it.
     closed_executed: Decimal | None = None
+    absent_at: float | None = None  # when it was first said never to have arrived, against its txid
 
     @property
     def remaining(self) -> Decimal:

@@ -119,7 +119,11 @@ class SimulatedExchange(Exchange, Protocol):
         ...
 
     def acknowledge(self, seq: int) -> None:
-        """Forget messages up to `seq`: the bot has them on disk."""
+        """Forget messages up to `seq`: the bot has them on disk for good."""
+        ...
+
+    def catch_up(self, told: int) -> None:
+        """Go to where message `told` was delivered, when a power cut has put the exchange back."""
         ...
 
     def pending(self, after: int) -> tuple[Message, ...]:

@@ -137,11 +137,13 @@ class Market(Record, frozen=True, kw_only=True, gc=False):
 
 
 class Quiet(Record, frozen=True, kw_only=True, gc=False):
-    """Bounds inside which a price tick changes nothing but price and time."""
+    """Bounds of bid and mid inside which a price tick changes nothing but price and time."""
 
     price_low: Decimal
     price_high: Decimal
     next_due: float
+    mid_low: Decimal = ZERO  # without these no tick is quiet
+    mid_high: Decimal = ZERO
 
 
 class Balances(Record, frozen=True, kw_only=True, gc=False):

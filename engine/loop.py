@@ -107,7 +107,7 @@ class Loop:
             if is_exchange:
                 for message in self.exchange.advance(at):
                     self._deliver(message.seq, message.event)
-                self.exchange.acknowledge(self.runtime.state.exchange_cursor)
+                self.exchange.acknowledge(self.runtime.durable_cursor)
             else:
                 self.exchange.advance(at)  # nothing is due there before; requests leave at `at`
                 self.runtime.step(e.TimerTick(time=at))
@@ -138,7 +138,6 @@ class Loop:
         return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
 
     def _deliver(self, seq: int, event: e.Event) -> None:
-        # After a power cut the exchange may tell again what is known: prices, never orders.
         if seq > self.runtime.state.exchange_cursor:
             self.runtime.step(replace(event, message=seq))
 

@@ -63,6 +63,7 @@ class Runtime:
         self.params = Params()
         self.seq = 0
         self.state_seq = 0
+        self.durable_cursor = 0  # the last exchange message that no power cut can take back
         self.on_step: Callable[[e.Event, tuple[a.Action, ...]], None] | None = None
         self._unsent: deque[e.OrderRejected] = deque()
         self._snapshot_seq = 0
@@ -81,7 +82,9 @@ class Runtime:
         state, actions = reduce(before, event, params)
         if isinstance(event, e.Started):
             self.params = event.params
-        is_quiet = not actions and state.quiet is before.quiet and not isinstance(event, e.Started)
+        # Noted only: the bounds are the very same ones (and there were some).
+        is_noted = state.quiet is not None and state.quiet is before.quiet
+        is_quiet = is_noted and not actions and not isinstance(event, e.Started)
         commit = Commit(
             seq=self.seq + 1,
             event=event,
@@ -93,6 +96,8 @@ class Runtime:
         self.store.commit(commit)
         self.seq += 1
         self.state = state
+        if commit.is_critical:
+            self.durable_cursor = state.exchange_cursor
         if not is_quiet:
             self.state_seq = self.seq
         for action in actions:
@@ -206,6 +211,7 @@ class Runtime:
     def snapshot(self) -> None:
         """Keep a copy of the present state, from which the journal can be folded again."""
         self.store.snapshot(Loaded(seq=self.seq, state=self.state, params=self.params))
+        self.durable_cursor = self.state.exchange_cursor
         self._snapshot_seq, self._snapshot_at = self.seq, self.state.now
 
     def _keep_snapshot(self) -> None:

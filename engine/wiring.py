@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import config
+from accounting import orders
 from core.domain import ZERO, Instrument
 from core.market import MarketSource
 from core.ports import StoreError
 from core.record import Record
+from core.state import BotState
 from engine.books import ExchangeBooks
 from engine.clock import wall_now
 from exchange.matching import MatchingConfig, preset
@@ -83,13 +85,14 @@ def open_parts(settings: config.Settings) -> Parts:
     store = open_store(settings)
     try:
         paper = settings.paper_db()
-        if store.load() is not None and not paper.exists():
+        has_run = store.load() is not None
+        if has_run and not paper.exists():
             raise StoreError(
                 f"{paper} is missing: the paper exchange of {settings.state_db}. Restore it, or "
                 "set STATE_DB to a new file"
             )
-        exchange = _open_exchange(settings, source, paper, store.identity()[1]["run"])
-        _check_pair(store, exchange, settings)
+        run = store.identity()[1]["run"]
+        exchange = _open_exchange(settings, source, paper, run, must_exist=has_run)
     except BaseException:
         store.close()
         raise
@@ -103,7 +106,7 @@ def open_trial(settings: config.Settings) -> PaperExchange:
     Raises MarketError, and StoreError where a run would find its files unusable.
     """
     _refuse_widow(settings)
-    return _open_exchange(settings, open_source(settings), ":memory:", "")
+    return _open_exchange(settings, open_source(settings), ":memory:", "", must_exist=False)
 
 
 def _refuse_widow(settings: config.Settings) -> None:
@@ -115,19 +118,30 @@ def _refuse_widow(settings: config.Settings) -> None:
         )
 
 
-def _check_pair(store: SqliteStore, exchange: PaperExchange, settings: config.Settings) -> None:
-    """Refuse a paper file that is older than the database: it has forgotten executions."""
-    known, there = int(store.audit()["count"]), exchange.books().executions if store.load() else 0
-    if known > there:
-        exchange.close()
+def take_up(parts: Parts, state: BotState, settings: config.Settings) -> None:
+    """Bring the exchange to where the bot last heard of it; refuse an older copy of its file.
+
+    Raises StoreError when the file lacks executions or orders that the bot knows of.
+    """
+    parts.exchange.catch_up(state.exchange_cursor)
+    if not state.started_at:
+        return
+    booked = set(parts.store.execution_ids()) - parts.exchange.books().effects.keys()
+    unknown = [x for x in orders(state) if x.txid and not parts.exchange.knows(x.client_order_id)]
+    if booked or unknown:
         raise StoreError(
-            f"{settings.paper_db()} knows of {there} executions, {settings.state_db} of {known}: "
-            "the paper file is an older copy. Restore both files from one backup"
+            f"{settings.paper_db()} lacks {len(booked)} executions and {len(unknown)} orders that "
+            f"{settings.state_db} knows: it is an older copy. Restore both files from one backup"
         )
 
 
 def _open_exchange(
-    settings: config.Settings, source: MarketSource, path: Path | str, run: str
+    settings: config.Settings,
+    source: MarketSource,
+    path: Path | str,
+    run: str,
+    *,
+    must_exist: bool,
 ) -> PaperExchange:
     instrument = Instrument()
     price = source.first_price()
@@ -140,6 +154,7 @@ def _open_exchange(
         start_base=base,
         start_quote=settings.paper_start_quote,
         run=run,
+        must_exist=must_exist,
     )
 
 

@@ -55,6 +55,7 @@ class PaperExchange:
         start_quote: Decimal,
         start_time: float | None = None,
         run: str = "",
+        must_exist: bool = False,
     ) -> None:
         self.source = source
         self.instrument = instrument
@@ -68,6 +69,7 @@ class PaperExchange:
             start_base=start_base,
             start_quote=start_quote,
             run=run,
+            must_exist=must_exist,
         )
         try:
             self._resume(start_base, start_quote, start_time)
@@ -102,7 +104,7 @@ class PaperExchange:
         heapq.heapify(self._requests)
         heapq.heapify(self._messages)
         self._is_flight_changed = False
-        self._concerns_orders = True  # since the last commit: it must survive a power cut
+        self._has_new_request = True  # since the last commit: it must survive a power cut
         self._book = self.engine.book()
         self._market: Iterator[Evidence] = source.read(self._read_count)
         self._next_evidence()
@@ -188,6 +190,18 @@ class PaperExchange:
         An acknowledgement that is lost only has the bot see a message again that it knows.
         """
         self._acknowledged = max(self._acknowledged, seq)
+
+    def catch_up(self, told: int) -> None:
+        """Go to where message `told` was delivered, when a power cut has put the file back.
+
+        Every request is on disk before it travels, so the same happens again.
+        """
+        while self._delivered < told and (at := self.next_time()) is not None:
+            self.advance(at)
+
+    def knows(self, client_order_id: str) -> bool:
+        """Tell whether an order of that id was ever accepted."""
+        return self._file.order(client_order_id) is not None
 
     def pending(self, after: int) -> tuple[Message, ...]:
         """Return messages delivered before with numbers above `after`, in order.
@@ -276,14 +290,14 @@ class PaperExchange:
         sent_at: float = 0.0,
     ) -> None:
         """Let a request travel. Its luck hangs on `key`, never on what else was sent before."""
-        self._concerns_orders |= not isinstance(request, RequestReconcile)
+        # Market and requests decide all that follows, to the byte: what they led to may be lost.
+        self._has_new_request = True
         at = max(self._now, sent_at) + self._latency(median, key)
         self._push(Travelling(at=at, number=self._number(), request=request))
         self._commit()
 
     def _arrive(self, item: Travelling) -> None:
         self._is_flight_changed = True
-        self._concerns_orders |= not isinstance(item.request, RequestReconcile)
         match item.request:
             case PlaceOrderAction() as request:
                 self._place(request)
@@ -382,7 +396,6 @@ class PaperExchange:
         return base - self._hidden[0], quote - self._hidden[1]
 
     def _report_fill(self, fill: VenueExecution) -> None:
-        self._concerns_orders = True
         self._file.add_execution(fill)
         is_open = self.engine.order(fill.client_order_id) is not None
         self._file.change_order(fill.txid, "open" if is_open else "filled", fill.executed)
@@ -484,9 +497,9 @@ class PaperExchange:
             engine=engine,
             flight=flight,
             book=book if is_new_book else None,
-            is_full=self._concerns_orders,
+            is_full=self._has_new_request,
         )
-        self._concerns_orders = False
+        self._has_new_request = False
 
 
 def _keyed(item: Travelling) -> tuple[float, int, Travelling]:

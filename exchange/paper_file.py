@@ -113,6 +113,7 @@ class PaperFile:
         start_base: Decimal,
         start_quote: Decimal,
         run: str,
+        must_exist: bool,
     ) -> None:
         self._path = str(path)
         self._db = _open(path)
@@ -128,7 +129,7 @@ class PaperFile:
             **{f"setting {k}": str(v) for k, v in config.to_dict().items()},
         }
         try:
-            self._check_facts(facts)
+            self._check_facts(facts, must_exist=must_exist)
         except BaseException:
             self._db.close()
             raise
@@ -291,8 +292,13 @@ class PaperFile:
         except msgspec.MsgspecError as error:
             raise self._failure(error) from None
 
-    def _check_facts(self, facts: dict[str, str]) -> None:
+    def _check_facts(self, facts: dict[str, str], *, must_exist: bool) -> None:
         known = dict(self._rows("SELECT name, value FROM facts"))
+        if not known and must_exist:
+            raise StoreError(
+                f"the paper exchange's file {self._path} is empty: restore it together with the "
+                "bot's database"
+            )
         if not known:
             for fact in facts.items():
                 self._add("INSERT INTO facts VALUES (?, ?)", fact)

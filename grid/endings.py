@@ -26,6 +26,7 @@ from grid.reduction import Duty, Found, Reduction
 from grid_strategy import mid
 from leg import MARKET_AWAY, PAIR_OFF, RETRY_AFTER_SEC, end_exit, finish_entry, keep_owed
 
+ABSENT_AGAIN_SEC = 6.0
 REJECTION_WINDOW_SEC = 60.0
 REJECTIONS_MAX = 3
 REST_AFTER_REJECTION_SEC = 60.0
@@ -35,7 +36,8 @@ NEVER_WAS = (RejectReason.NOT_SENT, RejectReason.NEVER_ARRIVED, RejectReason.DEA
 
 def close_order(r: Reduction, found: Found, executed: Decimal) -> None:
     """Take the exchange's word that an order is over; final once the executions add up to it."""
-    executed = max(executed, found.order.filled_volume)
+    # Executed volume never falls: an older view is ignored.
+    executed = max(executed, found.order.filled_volume, found.order.closed_executed or ZERO)
     order = replace(found.order, closed_executed=executed)
     found = replace(found, order=order)
     r.put_order(found, order)
@@ -59,10 +61,10 @@ def reject_order(r: Reduction, event: OrderRejected) -> None:
     if found is None:
         return
     r.count(f"rejected:{event.reason}")
-    if found.order.filled_volume > 0:  # it has executed, so it existed: the end, not a refusal
-        close_order(r, found, found.order.filled_volume)
-        return
-    if found.order.txid is not None or event.reason is RejectReason.DUPLICATE_ID:
+    if found.order.closed_executed is not None:
+        return  # it is over, and waits for its last executions
+    is_known = found.order.txid is not None or event.reason is RejectReason.DUPLICATE_ID
+    if is_known and not _is_surely_absent(r, found, event.reason):
         _doubt(r, found, event.reason)
         return
     if event.reason not in (*MARKET_AWAY, *NEVER_WAS):
@@ -79,7 +81,10 @@ def reject_order(r: Reduction, event: OrderRejected) -> None:
 def _doubt(r: Reduction, found: Found, reason: RejectReason) -> None:
     """Hold an order uncertain whose refusal contradicts what is known of it."""
     order = found.order
+    if reason is RejectReason.NEVER_ARRIVED:
+        order = replace(order, absent_at=order.absent_at or r.now)
     if order.status is OrderStatus.UNCERTAIN:
+        r.put_order(found, order)
         return  # asked already, and asked again from time to time
     found = replace(found, order=replace(order, status=OrderStatus.UNCERTAIN))
     r.count("uncertain")
@@ -90,6 +95,13 @@ def _doubt(r: Reduction, found: Found, reason: RejectReason) -> None:
         f"slot {found.slot_id} leg {found.trade_id}: {order.role} order {order.client_order_id} "
         f"was refused as {reason} although it may be open; the exchange is asked",
     )
+
+
+def _is_surely_absent(r: Reduction, found: Found, reason: RejectReason) -> bool:
+    """Tell whether the exchange says twice, some seconds apart, that it has no such order."""
+    order = found.order
+    is_second = order.absent_at is not None and r.now - order.absent_at >= ABSENT_AGAIN_SEC
+    return reason is RejectReason.NEVER_ARRIVED and is_second and not order.filled_volume
 
 
 def ask_about(r: Reduction, found: Found, reason: str) -> None:

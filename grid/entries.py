@@ -185,7 +185,9 @@ def _veto(
     if isinstance(idle, Idle) and (idle.veto != reason or (chain and chain != leg.last_chain)):
         if idle.veto != reason and r.state.market is not None:
             r.count(f"veto:{reason}")
-        noted = replace(leg, state=replace(idle, veto=reason), last_chain=chain or leg.last_chain)
+        since = idle.short_funds_since if reason is VetoReason.FUNDS else None
+        noted_idle = replace(idle, veto=reason, short_funds_since=since)
+        noted = replace(leg, state=noted_idle, last_chain=chain or leg.last_chain)
         r.put_leg(slot_id, noted)
         if reason is VetoReason.BELOW_MINIMUM and idle.veto != reason:
             least = chain[-1].reason if chain else ""

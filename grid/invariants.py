@@ -111,5 +111,6 @@ def liveness(state: BotState, params: Params) -> list[str]:
             for order in slot_orders(slot)
             if order.status is OrderStatus.UNCERTAIN
         )
-    missing.extend(imbalance(state, params))
+    limit = params.imbalance_alert_min * 60
+    missing.extend(text for since, text in imbalance(state, params) if state.now - since >= limit)
     return missing

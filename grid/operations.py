@@ -290,14 +290,17 @@ def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
         raise _Refusal("the slot is being paired off")
     way = sign(found.trade_id)
     average = position.average_price
-    near = exit_price(
-        r.state.instrument,
-        replace(position, soft_limit=ZERO if way > 0 else average * HUNDRED),
-        found.trade_id,
-        market,
-        profit_pct=ZERO,
-        entry_pct=ZERO,
-    )
+    try:
+        near = exit_price(
+            r.state.instrument,
+            replace(position, soft_limit=ZERO if way > 0 else average * HUNDRED),
+            found.trade_id,
+            market,
+            profit_pct=ZERO,
+            entry_pct=ZERO,
+        )
+    except ValueError:
+        raise _Refusal(f"there is no price near {market.bid:f} / {market.ask:f}") from None
     volume = position.open_volume
     fees = position.fees * volume / position.volume + near * volume * r.state.fees.maker
     net = way * (near * volume - position.open_cost) - fees

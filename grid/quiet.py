@@ -6,6 +6,7 @@ bounds must be sound: every rule that looks at price or time has a line here.
 
 from decimal import Decimal
 
+from accounting import equity
 from core.domain import HUNDRED, ONE, ZERO
 from core.events import PriceTick
 from core.params import Params
@@ -13,10 +14,11 @@ from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
 from grid.reduction import Reduction
 from grid.upkeep import due_times, price_bounds
-from grid.watch import HOUR_SEC
+from grid.watch import HOUR_SEC, imbalance
 from grid_strategy import mid
 from risk import (
     EMERGENCY_RESET_SEC,
+    HYSTERESIS,
     LEVEL_DWELL_SEC,
     LEVEL_RANK,
     LEVELS,
@@ -33,7 +35,7 @@ NARROWEST = Decimal("0.0001")
 
 
 def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
-    """Return the bid band and the time within which a price tick is quiet; None without a market.
+    """Return the bands and the time within which a price tick is quiet; None without a market.
 
     Valid as long as no other event arrives. `next_due` is when a TimerTick is next worth sending.
     """
@@ -47,20 +49,27 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         return None
     r = Reduction(state, params)
     bid = market.bid
+    due = next_due(state, params)
     if _wants_newer_quote(state):
-        return Quiet(price_low=bid, price_high=bid, next_due=next_due(state, params))
-    share = min(BAND, _risk_room(state, params))
+        return Quiet(price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due)
+    # Two ticks in the band are at most twice its share apart, and that is no jump.
+    share = min(BAND, _risk_room(state, params), params.price_jump_max_pct / HUNDRED / 2)
     if state.pass_due is not None and state.mode is Mode.RUNNING:
         share = min(share, VETOED_BAND)  # a leg wants an entry: look again when the price moves
-    low, high = bid * (ONE - share), bid * (ONE + share)
-    shift = bid - mid(market)  # bounds below are for the mid; the band is for the bid
+    m = mid(market)
+    low, high = m * (ONE - share), m * (ONE + share)
     for bound in price_bounds(r):
-        at = bound + shift
-        if at <= bid:
-            low = max(low, at)
-        if at >= bid:
-            high = min(high, at)
-    return Quiet(price_low=low, price_high=high, next_due=next_due(state, params))
+        if bound <= m:
+            low = max(low, bound)
+        if bound >= m:
+            high = min(high, bound)
+    return Quiet(
+        price_low=bid * (ONE - share),
+        price_high=bid * (ONE + share),
+        mid_low=low,
+        mid_high=high,
+        next_due=due,
+    )
 
 
 def _wants_newer_quote(state: BotState) -> bool:
@@ -82,15 +91,18 @@ def _risk_room(state: BotState, params: Params) -> Decimal:
             # The index moves by at most the relative move of the price, the peak likewise.
             room = min(room, (threshold - fall) / 3)
     if state.risk.level is not RiskLevel.LOW:
-        room = min(room, VETOED_BAND * 5)
+        threshold = next(x for level, x in LEVELS if level == state.risk.level)
+        room = min(room, VETOED_BAND * 5, abs(fall - threshold + HYSTERESIS) / 3)
     limit = daily_loss_limit(state, params)
     is_locked = any(lock.name is LockName.DAILY_LOSS for lock in state.risk.locks)
     if limit is not None and not is_locked and state.market is not None:
         exposure = (state.balances.base + state.balances.start_base) * state.market.bid
         if exposure > 0:
             room = min(room, (limit - daily_loss(state, params)) / exposure)
-    if params.equity_stop_usd:
-        room = min(room, VETOED_BAND)
+    value = equity(state)
+    if params.equity_stop_usd and value is not None and state.market is not None:
+        held = state.balances.base * state.market.bid
+        room = min(room, abs(value - params.equity_stop_usd) / held) if held > 0 else room
     return max(room, NARROWEST)
 
 
@@ -103,6 +115,8 @@ def next_due(state: BotState, params: Params) -> float:
     filled = state.balances.last_execution_at
     if filled is not None and (asked is None or filled >= asked):
         times.append(filled + 1.0)
+    limit = params.imbalance_alert_min * 60
+    times.extend(since + limit for since, _ in imbalance(state, params))
     times.extend(due_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
     for slot in state.slots:
@@ -141,6 +155,7 @@ def is_quiet(state: BotState, tick: PriceTick, params: Params) -> bool:
         and tick.last.is_finite()
         and tick.last > ZERO
         and quiet.price_low < bid < quiet.price_high
+        and quiet.mid_low < (bid + ask) / 2 < quiet.mid_high
         and time < quiet.next_due
         and ZERO < bid < ask
         and (ask - bid) * HUNDRED <= params.max_spread_pct * bid

@@ -18,8 +18,15 @@ from grid.endings import adverse_pct, orphan, request_cancel
 from grid.pairing import pair_when_ready
 from grid.reduction import Duty, Found, Reduction, live_orders
 from grid_strategy import effective, entry_distance_pct, entry_price, mid
-from leg import OWED_ALERT_SEC, PAIR_OFF, place_exit
-from risk import WITHDRAWING, Allow, VetoReason, entry_allowed, standing_veto
+from leg import OWED_ALERT_SEC, PAIR_OFF, has_fresh_price, place_exit
+from risk import (
+    WITHDRAWING,
+    Allow,
+    VetoReason,
+    break_even_veto,
+    entry_allowed,
+    standing_veto,
+)
 
 CANCEL_REPEAT_SEC = 10.0
 ASK_AGAIN_SEC = 30.0
@@ -111,7 +118,7 @@ def _withdraw_exit(r: Reduction, found: Found) -> None:
     """Withdraw a resting exit that is to be priced anew or given up."""
     if found.order.closed_executed is not None:
         return
-    if r.position(found).is_repricing:
+    if r.position(found).is_repricing and has_fresh_price(r):
         request_cancel(r, found, "soft_close")
     elif found.duty is Duty.RECOVERY and r.recovery(found).releasing:
         request_cancel(r, found, "released by the operator")
@@ -121,7 +128,7 @@ def _keep_entry(r: Reduction, slot: SlotState, leg: Leg, order: OrderState) -> N
     if order.status is not OrderStatus.OPEN or order.closed_executed is not None:
         return
     found = Found(slot_id=slot.slot_id, trade_id=leg.trade_id, duty=Duty.ENTRY, order=order)
-    veto = standing_veto(r.state, slot, leg, r.params)
+    veto = standing_veto(r.state, slot, leg) or break_even_veto(r.state, slot, r.params)
     stays = veto is VetoReason.PAUSED and r.params.pause_policy is PausePolicy.STAY
     if veto in WITHDRAWING and not stays:
         request_cancel(r, found, f"withdrawn: {veto}")
@@ -187,6 +194,8 @@ def _orphans(r: Reduction, slot_id: int) -> None:
     exit_ = leg.state.exit
     if not isinstance(exit_, OrderState) or exit_.status is not OrderStatus.OPEN:
         return
+    if exit_.closed_executed is not None:
+        return  # over already; its last executions are on their way
     if adverse_pct(r, leg.state.position, leg.trade_id) < orphan_adverse_pct(r, slot_id):
         return
     if len(slot.recovery_orders) < r.params.max_recovery_slots:

@@ -96,6 +96,7 @@ def watch(r: Reduction) -> None:
 
 def _turn_hour(r: Reduction) -> None:
     hour = int(r.now // HOUR_SEC)
+    _alert_imbalance(r, is_hourly=hour != r.state.hour)
     if hour == r.state.hour:
         return
     day = int(r.now // DAY_SEC)
@@ -103,8 +104,6 @@ def _turn_hour(r: Reduction) -> None:
     if is_new_day:
         _turn_day(r, day)
     r.update(hour=hour)
-    for text in imbalance(r.state, r.params):
-        r.notify("warning", "imbalance", text)
     value, others = equity(r.state), benchmarks(r.state)
     if value is None or others is None or r.state.market is None:
         return
@@ -154,22 +153,33 @@ def _tell_of_the_day(r: Reduction) -> None:
                 )
 
 
-def imbalance(state: BotState, params: Params) -> list[str]:
-    """Return the sides without a resting entry for IMBALANCE_ALERT_MIN, with the reasons."""
-    found: list[str] = []
-    limit = params.imbalance_alert_min * 60
+def imbalance(state: BotState, params: Params) -> list[tuple[float, str]]:
+    """Return the sides without a resting entry: since when, and what to say of it.
+
+    The operator is told after IMBALANCE_ALERT_MIN, and then hourly.
+    """
+    found: list[tuple[float, str]] = []
     for side, name in ((0, "sell"), (1, "buy")):
         legs = [slot.legs[side].state for slot in state.slots]
         if any(isinstance(x, Entering) and x.order.status in RESTING for x in legs):
             continue
         waiting = [x for x in legs if isinstance(x, Idle | Entering)]
-        since = [x.since if isinstance(x, Idle) else x.idle_since for x in waiting]
-        if waiting and state.now - min(since) >= limit:
-            vetoes = {x.veto for x in waiting if isinstance(x, Idle) and x.veto}
-            words = sorted(VETO_WORDS.get(veto, veto) for veto in vetoes)
-            reasons = ", ".join(words) or "its order is not acknowledged"
-            found.append(f"no {name} entry has rested for {limit / 60:g} min or longer: {reasons}")
+        if not waiting:
+            continue
+        since = min(x.since if isinstance(x, Idle) else x.idle_since for x in waiting)
+        vetoes = {x.veto for x in waiting if isinstance(x, Idle) and x.veto}
+        words = sorted(VETO_WORDS.get(veto, veto) for veto in vetoes)
+        reasons = ", ".join(words) or "its order is not acknowledged"
+        minutes = f"{params.imbalance_alert_min:g} min or longer"
+        found.append((since, f"no {name} entry has rested for {minutes}: {reasons}"))
     return found
+
+
+def _alert_imbalance(r: Reduction, *, is_hourly: bool) -> None:
+    for since, text in imbalance(r.state, r.params):
+        at = since + r.params.imbalance_alert_min * 60
+        if r.now >= at and (is_hourly or r.state.timer_at < at):
+            r.notify("warning", "imbalance", text)
 
 
 def set_lock(r: Reduction, name: LockName, reason: str) -> None:

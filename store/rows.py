@@ -7,14 +7,16 @@ import msgspec
 
 from core import actions as a
 from core import events as e
+from core.domain import OrderState, Owed
 from core.ports import Commit
 from core.record import plain
+from core.state import Entering, Exiting
 from store import codec
 
 
 def write(db: sqlite3.Connection, commit: Commit) -> None:
     """Write the history rows of a commit; called inside its transaction."""
-    _order_event(db, commit.event)
+    _order_event(db, commit)
     posting = 0
     for line, action in enumerate(commit.actions, 1):
         match action:
@@ -82,19 +84,38 @@ def _status(
     )
 
 
-def _order_event(db: sqlite3.Connection, event: e.Event) -> None:
+def _order_event(db: sqlite3.Connection, commit: Commit) -> None:
+    event = commit.event
     match event:
         case e.OrderAccepted() | e.OrderFound():
             _status(db, event.client_order_id, "open", txid=event.txid)
         case e.OrderRejected():
             detail = f"{event.reason} {event.detail}".strip()
-            _status(db, event.client_order_id, "rejected", detail=detail, closed_at=event.time)
+            is_doubted = any(
+                isinstance(x, a.RequestReconcile) and event.client_order_id in x.client_order_ids
+                for x in commit.actions
+            )
+            if is_doubted:
+                _status(db, event.client_order_id, "uncertain", detail=detail)
+            elif not _is_alive(commit, event.client_order_id):
+                _status(db, event.client_order_id, "rejected", detail=detail, closed_at=event.time)
         case e.OrderUncertain():
             _status(db, event.client_order_id, "uncertain", detail=event.detail)
         case e.OrderClosed():
             _status(db, event.client_order_id, "closed", detail=event.reason, closed_at=event.time)
         case _:
             pass
+
+
+def _is_alive(commit: Commit, client_order_id: str) -> bool:
+    for slot in commit.state.slots:
+        holders = [leg.state for leg in slot.legs]
+        held: list[OrderState | Owed] = [x.order for x in holders if isinstance(x, Entering)]
+        held += [x.exit for x in holders if isinstance(x, Exiting)]
+        held += [x.exit for x in slot.recovery_orders]
+        if any(isinstance(x, OrderState) and x.client_order_id == client_order_id for x in held):
+            return True
+    return False
 
 
 def _execution(db: sqlite3.Connection, x: a.RecordExecution, seq: int) -> None:

@@ -134,7 +134,7 @@ class SqliteStore:
     def snapshot(self, loaded: Loaded) -> None:
         """Keep a copy of the state; prune snapshots and the journal behind the oldest kept."""
         time = loaded.state.now
-        with self._transaction(f"the snapshot at {loaded.seq}", is_full=self._is_full) as db:
+        with self._transaction(f"the snapshot at {loaded.seq}", is_full=True) as db:
             db.execute(
                 "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?)",
                 (loaded.seq, time, codec.encode(loaded.state), codec.encode(loaded.params)),
@@ -350,7 +350,8 @@ def _create(path: Path, epoch: int | None) -> None:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+    # A backup may hold the gate for a while; the step waits for it.
+    db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",

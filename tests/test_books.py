@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from core import events as e
-from core.domain import FeeRates
+from core.domain import FeeRates, RejectReason
 from core.ports import Loaded, Venue
 from core.record import replace
 from engine.books import refold, verify
@@ -11,7 +11,7 @@ from engine.runtime import Runtime
 from store.memory import MemoryStore
 from store.sqlite import SqliteStore
 from tests.test_store import trade
-from tests.world import GOLDEN_FEES, GOLDEN_INSTRUMENT, GOLDEN_PARAMS
+from tests.world import GOLDEN_FEES, GOLDEN_INSTRUMENT, GOLDEN_PARAMS, START
 
 D = Decimal
 
@@ -105,3 +105,30 @@ def test_history_older_than_its_retention_goes_and_the_account_stays() -> None:
     assert next(hours)[0] <= 31 * 24 + 1
     current = Loaded(seq=runtime.seq, state=runtime.state, params=runtime.params)
     assert all(check.is_ok for check in verify(store, current, None))
+
+
+def test_a_step_without_quiet_bounds_is_stored_whole() -> None:
+    """While an implausible price waits for a second one, order news reach state and orders rows."""
+    store = MemoryStore(epoch=7)
+    runtime = Runtime(store, None, None)
+    venue = Venue(instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES, base=D(10_000), quote=D(1_000))
+    runtime.start(venue, GOLDEN_PARAMS, now=START, bot_tag=1)
+    runtime.step(e.BalancesReported(time=START, base=venue.base, quote=venue.quote))
+    runtime.step(e.PriceTick(time=START, bid=D("0.09999"), ask=D("0.10001"), last=D("0.1")))
+    for n in (1, 2):
+        runtime.step(e.TimerTick(time=START + n))
+    a, b = (leg.state.order.client_order_id for leg in runtime.state.slots[0].legs)
+    runtime.step(e.PriceTick(time=START + 2, bid=D("0.12"), ask=D("0.12001"), last=D("0.12")))
+    assert runtime.state.quiet is None
+    runtime.step(e.OrderAccepted(time=START + 2, client_order_id=a, txid="TA"))
+    duplicate = RejectReason.DUPLICATE_ID
+    runtime.step(e.OrderRejected(time=START + 2, client_order_id=b, reason=duplicate))
+    loaded = store.load()
+    assert loaded is not None
+    assert loaded.state == runtime.state
+    rows = {x["client_order_id"]: x for x in store.export()["orders"]}
+    assert (rows[a]["status"], rows[a]["txid"]) == ("open", "TA")
+    assert (rows[b]["status"], rows[b]["closed_at"]) == ("uncertain", None)
+    runtime.step(e.OrderFound(time=START + 3, client_order_id=b, txid="TB", executed=D(0)))
+    rows = {x["client_order_id"]: x for x in store.export()["orders"]}
+    assert (rows[b]["status"], rows[b]["txid"]) == ("open", "TB")

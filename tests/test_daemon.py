@@ -400,7 +400,7 @@ def test_files_that_do_not_belong_together_are_refused(case: str, tmp_path: Path
     elif case == "older":
         with sqlite3.connect(paper) as db:
             db.execute("DELETE FROM executions WHERE rowid = (SELECT max(rowid) FROM executions)")
-        words = "the paper file is an older copy"
+        words = "it is an older copy"
     elif case == "alone":
         database.unlink()
         words = "bot.paper.db"
@@ -416,8 +416,8 @@ def test_files_that_do_not_belong_together_are_refused(case: str, tmp_path: Path
         words = "it is an older copy"
     for command in ("run", "check"):
         refused = run_bot(env, command)
-        if case == "database older" and command == "check":
-            continue  # only a start asks for messages
+        if "older" in case and command == "check":
+            continue  # only a start compares what both know
         assert refused.returncode == 4, refused.stdout
         assert words in refused.stderr
 

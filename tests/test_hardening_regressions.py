@@ -466,7 +466,7 @@ def test_l37_one_function_says_why_a_side_is_quiet_and_counts_it() -> None:
     assert isinstance(state, Idle)
     assert state.veto == "funds"
     assert world.state.counters["veto:funds"] >= 1
-    assert standing_veto(world.state, world.slot(), world.leg("1A"), world.params) is None
+    assert standing_veto(world.state, world.slot(), world.leg("1A")) is None
     assert any("1B" in text or "leg B" in text for text in liveness(world.state, world.params))
 
 

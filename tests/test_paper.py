@@ -1,28 +1,36 @@
 """The paper exchange: durable at every step, exact in what the bot may know, and in time order."""
 
+import shutil
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import config
+from accounting import orders
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import FeeRates, Instrument, OrderState, Role, Side, TradeId
+from core.domain import FeeRates, Instrument, OrderState, OrderStatus, Role, Side, TradeId
 from core.market import Evidence
 from core.params import Params
-from core.ports import Loaded, Message, StoreError
+from core.ports import Commit, Loaded, Message, StoreError
 from core.record import replace
+from core.state import BotState
 from engine.books import ExchangeBooks, canonical_text, verify
 from engine.clock import Pacer
 from engine.loop import Loop
 from engine.runtime import Runtime
+from engine.wiring import open_parts, take_up
 from exchange.matching import MatchingConfig
 from exchange.paper import PaperExchange, read_books
+from exchange.paper_file import Cursor, PaperFile
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
 from store.memory import MemoryStore
+from store.sqlite import SqliteStore
 from tests.helpers import write_candles
 from tests.world import GOLDEN_PARAMS
 
@@ -236,7 +244,7 @@ def test_an_account_too_small_for_its_slots_is_used_up_without_refusals(
 ) -> None:
     """What the bot thinks it can pay for, with the fee of the day, the exchange takes."""
     candles = tmp_path / "candles.csv"
-    write_candles(candles, bars=1500, seed=4)
+    write_candles(candles, bars=500, seed=4)
     flat = FeeRates(maker=D(fees[0]), taker=D(fees[1])) if fees else None
     source = ReplaySource(candles)
     made = PaperExchange(
@@ -255,3 +263,102 @@ def test_an_account_too_small_for_its_slots_is_used_up_without_refusals(
               if isinstance(x, PlaceOrderAction)]  # fmt: skip
     assert any("free funds" in step.reason for x in placed for step in x.chain)
     made.close()
+
+
+class Disk:
+    """What a power cut leaves of the two files: each as its last FULL commit has left it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        commit, snapshot, paper = SqliteStore.commit, SqliteStore.snapshot, PaperFile.commit
+
+        def bot_commit(store: SqliteStore, made: Commit) -> None:
+            commit(store, made)
+            if made.is_critical:
+                self.keep("bot.db")
+
+        def bot_snapshot(store: SqliteStore, loaded: Loaded) -> None:
+            snapshot(store, loaded)
+            self.keep("bot.db")
+
+        def paper_commit(file: PaperFile, cursor: Cursor, **parts: Any) -> None:
+            paper(file, cursor, **parts)
+            if parts["is_full"]:
+                self.keep("bot.paper.db")
+
+        monkeypatch.setattr(SqliteStore, "commit", bot_commit)
+        monkeypatch.setattr(SqliteStore, "snapshot", bot_snapshot)
+        monkeypatch.setattr(PaperFile, "commit", paper_commit)
+
+    def keep(self, name: str) -> None:
+        """Take the present content as what the disk holds for good."""
+        for suffix in ("", "-wal"):
+            source, target = self.folder / (name + suffix), self.folder / f"kept-{name}{suffix}"
+            target.unlink(missing_ok=True)
+            if source.exists():
+                shutil.copyfile(source, target)
+
+    def cut(self, into: Path) -> None:
+        """Write what the disk holds to another folder."""
+        into.mkdir()
+        for name in ("bot.db", "bot.paper.db"):
+            for suffix in ("", "-wal"):
+                kept = self.folder / f"kept-{name}{suffix}"
+                if kept.exists():
+                    shutil.copyfile(kept, into / (name + suffix))
+
+
+def go_on(folder: Path, until: Callable[[BotState], bool]) -> Runtime:
+    """Take a run up as the daemon does, and trade until told to stop; leaves both files open."""
+    settings = config.load(
+        {"STATE_DB": str(folder / "bot.db"), "SLOT_COUNT": "6", "SLOT_STAGGER_PCT": "0.1"},
+        Path("/nonexistent"),
+    )
+    parts = open_parts(settings)
+    runtime = Runtime(parts.store, parts.exchange, None)
+    runtime.restore()
+    take_up(parts, runtime.state, settings)
+    venue, now = parts.exchange.describe(), max(parts.exchange.now(), runtime.state.now)
+    runtime.start(venue, settings.params, now=now, bot_tag=1)
+    loop = Loop(runtime, parts.exchange, pacer=Pacer(None))
+    loop.on_iteration = lambda _: loop.stop() if until(runtime.state) else None
+    loop.run()
+    current = Loaded(seq=runtime.seq, state=runtime.state, params=runtime.params)
+    books = read_books(settings.paper_db(), told=runtime.state.exchange_cursor)
+    there = ExchangeBooks(
+        base=books.base, quote=books.quote, effects=books.effects, untold=books.untold
+    )
+    assert [x for x in verify(parts.store, current, there) if not x.is_ok] == []
+    parts.close()
+    return runtime
+
+
+def test_after_a_power_cut_at_any_time_both_files_go_on_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file falls back to its last synced commit; no answer and no execution is lost."""
+    (tmp_path / "run").mkdir()
+    disk = Disk(tmp_path / "run", monkeypatch)
+    steps = cuts = 0
+
+    def until(state: BotState) -> bool:
+        nonlocal steps, cuts
+        steps += 1
+        if steps % 97 == 0:
+            disk.cut(tmp_path / f"cut{cuts}")
+            cuts += 1
+        return cuts == 12
+
+    go_on(tmp_path / "run", until)
+    monkeypatch.undo()
+    for n in range(cuts):
+        count = 0
+
+        def enough(state: BotState) -> bool:
+            nonlocal count
+            count += 1
+            unsure = [x for x in orders(state) if x.status is not OrderStatus.OPEN]
+            return count > 300 and not unsure
+
+        state = go_on(tmp_path / f"cut{n}", enough).state
+        assert state.counters.get("violations", 0) == 0

@@ -7,10 +7,10 @@ import pytest
 from core import actions as a
 from core import commands as c
 from core import events as e
-from core.domain import OrderStatus, Owed, RejectReason
+from core.domain import OrderState, OrderStatus, Owed, RejectReason, TradeId
 from core.params import PausePolicy
 from core.record import replace
-from core.state import BotState, Entering, Exiting, Idle, SlotState
+from core.state import BotState, Entering, Exiting, Idle, LockName, SlotState
 from grid.invariants import liveness
 from leg import ATTEMPTS_MAX
 from tests.world import GOLDEN_PARAMS, World, entered, holding_both
@@ -88,8 +88,8 @@ def test_used_up_order_numbers_move_an_entry_to_its_next_cycle() -> None:
     assert world.leg("1B").cycle == 2
 
 
-def test_used_up_order_numbers_keep_an_exit_owed_and_an_orphan_counts_anew() -> None:
-    """The exit stays owed with its reason; as a recovery it has numbers of its own."""
+def test_used_up_order_numbers_of_an_exit_go_on_in_the_next_cycle() -> None:
+    """The exit is placed under the leg's next cycle number, and the cycle is booked under it."""
     world = entered()
     world.fill("1B.entry")
     world.reject("1B.exit", RejectReason.INSUFFICIENT_FUNDS)
@@ -99,13 +99,11 @@ def test_used_up_order_numbers_keep_an_exit_owed_and_an_orphan_counts_anew() -> 
     slot = replace(world.slot(), legs=(world.leg("1A"), replace(world.leg("1B"), state=spent)))
     world.state = replace(world.state, slots=(slot,))
     world.timer(60)
-    debt = owed(world, "1B")
-    assert debt is not None
-    assert debt.reason == "its order numbers are used up"
-    assert world.command(c.RemoveSlot(slot=1, disposition="keep_recoveries")).is_accepted
-    world.timer(60)
-    order = world.order("1B.recovery")
-    assert (order.role, order.attempt) == ("recovery", 1)
+    order = world.order("1B.exit")
+    assert (order.cycle, order.attempt) == (2, 1)
+    world.accept("1B.exit")
+    (record,) = [x.record for x in world.fill("1B.exit") if isinstance(x, a.BookCycleAction)]
+    assert (record.cycle, world.leg("1B").cycle) == (2, 3)
 
 
 def test_crossing_refusals_of_the_last_minute_alone_move_the_price() -> None:
@@ -135,6 +133,7 @@ def test_refusal_of_an_acknowledged_order_is_doubted_not_believed(name: str) -> 
     assert [x for x in actions if isinstance(x, a.RequestReconcile)]
     assert told(world, "uncertain")
     assert not [x for x in world.reject(name, RejectReason.NEVER_ARRIVED)]
+    assert world.order(name).status is OrderStatus.UNCERTAIN
     world.step(
         e.OrderFound(
             time=world.now,
@@ -248,3 +247,182 @@ def test_entry_is_not_refreshed_where_none_may_be_placed(why: str) -> None:
         world.command(c.Pause())
     assert not [x for x in world.timer() if isinstance(x, a.CancelOrderAction)]
     assert isinstance(resting_far(world.state).legs[1].state, Entering)
+
+
+def test_two_negatives_some_seconds_apart_are_proof_against_an_exchange_id() -> None:
+    """One is a view that lags; after the second the exit is owed, and placed again."""
+    world = entered()
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    first = world.order("1B.exit").client_order_id
+    world.reject("1B.exit", RejectReason.NEVER_ARRIVED)
+    world.advance(5)
+    world.reject("1B.exit", RejectReason.NEVER_ARRIVED)
+    assert world.order("1B.exit").client_order_id == first
+    world.advance(25)
+    world.reject("1B.exit", RejectReason.NEVER_ARRIVED)
+    assert owed(world, "1B") is not None
+    world.timer()
+    assert world.order("1B.exit").client_order_id != first
+
+
+def execution(world: World, order: OrderState, volume: int, name: str) -> None:
+    """Tell of an execution of an order, alive or not."""
+    world.step(
+        e.FillEvent(
+            time=world.now, client_order_id=order.client_order_id, txid="T", execution_id=name,
+            price=order.price, volume=D(volume), cost=order.price * volume, fee=D(0),
+            executed_at=world.now,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("older", ["closed 5", "never_arrived", "duplicate_id"])
+def test_executed_volume_never_falls(older: str) -> None:
+    """A later word that says less, or that it never was, does not end the wait for executions."""
+    world = entered()
+    order = world.order("1B.entry")
+    world.fill("1B.entry", 5)
+    world.close("1B.entry", executed=10)
+    if older == "closed 5":
+        world.close("1B.entry", executed=5)
+    else:
+        world.reject("1B.entry", RejectReason(older))
+    execution(world, order, 5, "late")
+    assert world.state.counters.get("unknown_fills", 0) == 0
+    assert world.order("1B.exit").volume == 10
+
+
+@pytest.mark.parametrize("reason", [RejectReason.DUPLICATE_ID, RejectReason.NEVER_ARRIVED])
+def test_refusal_of_what_has_executed_is_doubted(reason: RejectReason) -> None:
+    """It existed; what it executes further is booked."""
+    world = entered()
+    order = world.order("1B.entry")
+    world.fill("1B.entry", 5)
+    world.reject("1B.entry", reason)
+    world.advance(60)
+    world.reject("1B.entry", reason)
+    assert world.order("1B.entry").status is OrderStatus.UNCERTAIN
+    execution(world, order, 15, "rest")
+    assert world.order("1B.exit").volume == 20
+
+
+def test_ended_exit_is_not_orphaned_while_its_executions_are_missing() -> None:
+    """It is over: neither a loss nor a recovery."""
+    world = holding_both()
+    world.close("1B.exit", executed=7)
+    world.price("0.08")
+    world.price("0.08")
+    world.timer(50_000)
+    assert world.slot().recovery_orders == ()
+    assert world.state.counters.get("orphans", 0) == 0
+
+
+# ---- exits that the exchange would surely refuse ----------------------------------------------
+
+
+def test_exit_that_cannot_be_paid_for_is_owed_and_breaks_nothing() -> None:
+    """A soft close of leg A above its funds waits for them instead of violating the hold check."""
+    world = World(quote=D("2.1"))
+    world.enter()
+    world.fill("1A.entry")
+    world.accept("1A.exit")
+    for price in ("0.12", "0.12"):
+        world.price(price)
+    world.timer()
+    close = c.SoftClose(slot=1, leg=TradeId.A, max_loss_pct=D(60), confirm=True)
+    assert world.command(close).is_accepted
+    world.close("1A.exit", executed=0)
+    if owed(world, "1A") is not None:
+        assert owed(world, "1A") == Owed(reason="funds", retry_at=world.now + 1)
+    assert world.state.risk.locks == ()
+
+
+def test_withdrawal_while_an_exit_is_owed_is_the_funds_lock_alone() -> None:
+    """Nothing is placed that is not there; a deposit places it."""
+    world = World(base=D(0))
+    world.enter()
+    world.fill("1B.entry")
+    world.reject("1B.exit", RejectReason.MARKET_MODE)
+    world.step(e.ExternalFlow(time=world.now, base=D(-15), quote=D(0), reference="withdrawn"))
+    world.timer(60)
+    assert LockName.SAFETY not in [x.name for x in world.state.risk.locks]
+    debt = owed(world, "1B")
+    assert debt is not None
+    assert debt.reason == "funds"
+    world.step(e.ExternalFlow(time=world.now, base=D(15), quote=D(0), reference="back"))
+    assert world.order("1B.exit").volume == 20
+
+
+def test_exit_waits_for_a_closed_exchange_without_using_up_numbers() -> None:
+    """In maintenance nothing is tried; the word that it is over places the exit at once."""
+    world = entered()
+    world.step(e.HealthChanged(time=world.now, system_status="maintenance"))
+    world.fill("1B.entry")
+    for _ in range(10):
+        world.timer(60)
+    state = world.leg("1B").state
+    assert isinstance(state, Exiting)
+    assert state.position.exit_attempts == 0
+    world.step(e.HealthChanged(time=world.now, system_status="online"))
+    assert world.order("1B.exit").attempt == 1
+
+
+def test_exit_stays_on_a_lot_grid_that_has_grown() -> None:
+    """Position 13, lot 10: an exit of 10; the 3 become the leg's residual."""
+    world = entered()
+    world.fill("1B.entry", 13)
+    coarse = replace(world.state.instrument, lot_size=D(10), order_min=D(10))
+    world.step(e.InstrumentUpdated(time=world.now, instrument=coarse))
+    world.close("1B.entry")
+    assert world.order("1B.exit").volume == 10
+    world.accept("1B.exit")
+    world.fill("1B.exit")
+    residual = world.leg("1B").residual
+    assert residual is not None
+    assert residual.volume == 3
+
+
+def test_soft_close_waits_for_a_fresh_price() -> None:
+    """With a stale price the exit rests at its target; with the next one it is priced anew."""
+    world = World(replace(GOLDEN_PARAMS, stale_price_max_age_sec=60.0))
+    world.enter()
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    close = c.SoftClose(slot=1, leg=TradeId.B, max_loss_pct=D(5), confirm=True)
+    assert world.command(close).is_accepted
+    world.advance(100)
+    world.close("1B.exit", executed=0)
+    world.accept("1B.exit")
+    world.timer()
+    assert world.order("1B.exit").status is OrderStatus.OPEN
+    target = world.order("1B.exit").price
+    world.price("0.1")
+    world.timer()
+    world.close("1B.exit", executed=0)
+    assert world.order("1B.exit").price < target
+
+
+def test_soft_close_without_a_price_near_the_market_is_refused() -> None:
+    """At one tick there is nothing below."""
+    world = entered()
+    world.fill("1A.entry")
+    world.accept("1A.exit")
+    for _ in range(2):
+        world.quote(D("0.000001"), D("0.000001"))
+    reply = world.command(c.SoftClose(slot=1, leg=TradeId.A, max_loss_pct=D(99), confirm=True))
+    assert not reply.is_accepted
+    assert "there is no price near" in reply.message
+
+
+def test_break_even_is_asked_after_the_price() -> None:
+    """The reasons are asked in the order of the contract."""
+    world = World(replace(GOLDEN_PARAMS, stale_price_max_age_sec=60.0))
+    dear = replace(world.state.fees, maker=D("0.02"))
+    world.step(e.FeesUpdated(time=world.now, fees=dear))
+    world.timer(1000)
+    state = world.leg("1B").state
+    assert isinstance(state, Idle)
+    assert state.veto == "stale_price"
+    world.step(e.FeesUpdated(time=world.now, fees=replace(dear, maker=D(1))))
+    assert world.state.fees.maker == D("0.02")  # that is no fee

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from accounting import held
 from core import actions as a
 from core import commands as c
 from core import events as e
@@ -12,6 +13,7 @@ from core.domain import OrderStatus, RejectReason
 from core.params import Params, RiskBasis
 from core.record import replace
 from core.state import Entering, Idle, LockName, RiskLevel
+from grid.quiet import is_quiet
 from risk import drawdown
 from tests.world import GOLDEN_INSTRUMENT, GOLDEN_PARAMS, START, World, entered, holding_both
 
@@ -342,3 +344,90 @@ def test_flow_joins_every_benchmark_at_its_own_time() -> None:
     assert after.doge - before.doge == pytest.approx(value / market.bid)
     assert after.half_quote - before.half_quote == value / 2
     assert after.half_base - before.half_base == pytest.approx(value / 2 / market.bid)
+
+
+def test_a_gained_fee_tier_frees_nothing_that_rests() -> None:
+    """The exchange goes on holding a buy with the fee of its placing; so do we."""
+    world = World(quote=D(100))
+    world.enter()
+    before = held(world.state)
+    world.step(e.FeesUpdated(time=world.now, fees=replace(world.state.fees, maker=D("0.001"))))
+    assert held(world.state) == before
+
+
+def test_imbalance_is_told_when_it_is_due_and_then_hourly() -> None:
+    """IMBALANCE_ALERT_MIN=5: after five minutes, not at the turn of the hour."""
+    world = World(replace(GOLDEN_PARAMS, imbalance_alert_min=5.0))
+    world.command(c.Pause())
+    began = world.now
+    while not told(world, "imbalance"):
+        quiet = world.state.quiet
+        world.now = max(world.now + 1, quiet.next_due if quiet else 0.0)
+        world.timer(0)
+    assert 300 <= world.now - began <= 302
+    assert len(told(world, "imbalance")) == 2
+
+
+def test_a_new_shortage_waits_anew_for_the_full_size() -> None:
+    """What was short an hour ago does not count against a shortage of now."""
+    world = World(quote=D("0.9"))
+    world.timer()
+    world.command(c.Pause())
+    world.step(e.ExternalFlow(time=world.now, base=D(0), quote=D(100), reference="in"))
+    world.timer(3600)
+    world.step(e.ExternalFlow(time=world.now, base=D(0), quote=D(-100), reference="out"))
+    world.price("0.1")
+    world.command(c.Resume())
+    assert not [x for x in world.timer() if isinstance(x, a.PlaceOrderAction)]
+    state = world.leg("1B").state
+    assert isinstance(state, Idle)
+    assert (state.veto, state.short_funds_since) == ("funds", world.now)
+
+
+def is_quiet_tick(world: World, bid: Decimal, spread: str) -> bool:
+    """Tell whether a quote counts as quiet."""
+    ask = bid * (1 + D(spread))
+    return is_quiet(world.state, e.PriceTick(time=world.now, bid=bid, ask=ask, last=bid),
+                    world.params)  # fmt: skip
+
+
+def test_a_wider_spread_moves_the_mid_out_of_the_quiet_band() -> None:
+    """The same bid with a wider spread may call for a refresh."""
+    world = entered()
+    world.price("0.1012")
+    for _ in range(2):
+        world.timer()
+    market = world.state.market
+    assert market is not None
+    assert is_quiet_tick(world, market.bid, "0.0002")
+    assert not is_quiet_tick(world, market.bid, "0.0049")
+
+
+def test_no_quiet_tick_is_a_jump() -> None:
+    """With PRICE_JUMP_MAX_PCT below the widest band the band is narrower."""
+    params = replace(GOLDEN_PARAMS, price_jump_max_pct=D("0.5"), refresh_pct=D(10), entry_pct=D(3))
+    world = World(params)
+    world.enter()
+    for _ in range(2):
+        world.timer()
+    market = world.state.market
+    assert market is not None
+    assert is_quiet_tick(world, market.bid * D("1.002"), "0.0002")
+    assert not is_quiet_tick(world, market.bid * D("1.0051"), "0.0002")
+
+
+def test_the_equity_stop_and_the_hysteresis_bound_what_is_quiet() -> None:
+    """No price beyond the stop, or across a level's way back, is quiet."""
+    world = World(replace(GOLDEN_PARAMS, equity_stop_usd=D(1995)))
+    world.timer()
+    world.timer()
+    market = world.state.market
+    assert market is not None
+    assert is_quiet_tick(world, market.bid * D("0.9999"), "0.0002")
+    assert not is_quiet_tick(world, market.bid * D("0.9949"), "0.0002")
+    world = fallen("0.0595")  # MEDIUM; the way back begins below 4 %
+    world.price(D("0.09595"))
+    world.timer()
+    world.timer()
+    assert world.state.risk.below_since is None
+    assert not is_quiet_tick(world, D("0.09605"), "0.0002")
