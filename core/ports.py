@@ -122,8 +122,11 @@ class SimulatedExchange(Exchange, Protocol):
         """Forget messages up to `seq`: the bot has them on disk for good."""
         ...
 
-    def catch_up(self, told: int) -> None:
-        """Go to where message `told` was delivered, when a power cut has put the exchange back."""
+    def catch_up(self, told: int, until: float) -> None:
+        """Live again, unheard, what a power cut has taken from the exchange before `until`.
+
+        The bot has heard of it all, up to message `told`.
+        """
         ...
 
     def pending(self, after: int) -> tuple[Message, ...]:

@@ -123,7 +123,7 @@ def take_up(parts: Parts, state: BotState, settings: config.Settings) -> None:
 
     Raises StoreError when the file lacks executions or orders that the bot knows of.
     """
-    parts.exchange.catch_up(state.exchange_cursor)
+    parts.exchange.catch_up(state.exchange_cursor, state.now)
     if not state.started_at:
         return
     booked = set(parts.store.execution_ids()) - parts.exchange.books().effects.keys()

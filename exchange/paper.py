@@ -191,17 +191,25 @@ class PaperExchange:
         """
         self._acknowledged = max(self._acknowledged, seq)
 
-    def catch_up(self, told: int) -> None:
-        """Go to where message `told` was delivered, when a power cut has put the file back.
+    def catch_up(self, told: int, until: float) -> None:
+        """Live again, unheard, what a power cut has taken from the file before the time `until`.
 
-        Every request is on disk before it travels, so the same happens again.
+        Orders and cancels are on disk for good before they travel, so the same happens to them
+        again; the bot has heard of it all, up to message `told`, and takes later ones for new.
         """
-        while self._delivered < told and (at := self.next_time()) is not None:
+        while (at := self.next_time()) is not None and at < until:
             self.advance(at)
+        self._delivered = max(self._delivered, told)
+        self._acknowledged = max(self._acknowledged, told)
 
     def knows(self, client_order_id: str) -> bool:
-        """Tell whether an order of that id was ever accepted."""
-        return self._file.order(client_order_id) is not None
+        """Tell whether an order of that id was ever accepted, or is on its way."""
+        is_coming = any(
+            isinstance(item.request, PlaceOrderAction)
+            and item.request.order.client_order_id == client_order_id
+            for _, _, item in self._requests
+        )
+        return is_coming or self._file.order(client_order_id) is not None
 
     def pending(self, after: int) -> tuple[Message, ...]:
         """Return messages delivered before with numbers above `after`, in order.
@@ -290,8 +298,8 @@ class PaperExchange:
         sent_at: float = 0.0,
     ) -> None:
         """Let a request travel. Its luck hangs on `key`, never on what else was sent before."""
-        # Market and requests decide all that follows, to the byte: what they led to may be lost.
-        self._has_new_request = True
+        # Market and orders decide all that follows: what they led to may be lost and lived again.
+        self._has_new_request |= not isinstance(request, RequestReconcile)
         at = max(self._now, sent_at) + self._latency(median, key)
         self._push(Travelling(at=at, number=self._number(), request=request))
         self._commit()

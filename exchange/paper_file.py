@@ -119,7 +119,7 @@ class PaperFile:
         self._db = _open(path)
         self._statements: list[tuple[str, Sequence[Any]]] = []
         self._forgotten = 0
-        self._is_full = False
+        self._log = -1
         facts = {
             "run": run,
             "market": market,
@@ -235,7 +235,6 @@ class PaperFile:
         if cursor.acknowledged >= self._forgotten + PRUNE_MESSAGES:
             self._add("DELETE FROM outbox WHERE seq <= ?", (cursor.acknowledged,))
             self._forgotten = cursor.acknowledged
-        self._sync(is_full=is_full)
         write = ("UPDATE cursor SET value = ? WHERE id = 1", (_encode(cursor).decode(),))
         if self._statements or self._db.in_transaction:
             self._add(*write)
@@ -243,11 +242,12 @@ class PaperFile:
             self._execute("COMMIT")
         else:
             self._execute(*write)  # a statement alone is a transaction
+        if is_full:
+            self._sync()
 
     def flush(self) -> None:
         """Carry out what was added inside the open transaction, so that reads see it."""
         if self._statements and not self._db.in_transaction:
-            self._sync(is_full=True)
             self._execute("BEGIN IMMEDIATE")
         for sql, values in self._statements:
             self._execute(sql, values)
@@ -256,11 +256,17 @@ class PaperFile:
     def close(self) -> None:
         """Release the file; safe to call twice."""
         self._db.close()
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
 
-    def _sync(self, *, is_full: bool) -> None:
-        if is_full is not self._is_full and not self._db.in_transaction:
-            self._execute(f"PRAGMA synchronous={'FULL' if is_full else 'NORMAL'}")
-            self._is_full = is_full
+    def _sync(self) -> None:
+        """Have what is committed survive a power cut; changing the pragma would cost far more."""
+        log = f"{self._path}-wal"
+        if self._log < 0 and Path(log).exists():
+            self._log = os.open(log, os.O_RDONLY)
+        if self._log >= 0:
+            os.fsync(self._log)
 
     # ---- SQLite -------------------------------------------------------------------------------
 
