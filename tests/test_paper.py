@@ -347,7 +347,7 @@ def test_after_a_power_cut_at_any_time_both_files_go_on_together(
         if steps % 97 == 0:
             disk.cut(tmp_path / f"cut{cuts}")
             cuts += 1
-        return cuts == 12
+        return cuts == 6
 
     go_on(tmp_path / "run", until)
     monkeypatch.undo()
@@ -358,7 +358,7 @@ def test_after_a_power_cut_at_any_time_both_files_go_on_together(
             nonlocal count
             count += 1
             unsure = [x for x in orders(state) if x.status is not OrderStatus.OPEN]
-            return count > 300 and not unsure
+            return count > 150 and not unsure
 
         state = go_on(tmp_path / f"cut{n}", enough).state
         assert state.counters.get("violations", 0) == 0
