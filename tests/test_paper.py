@@ -13,12 +13,12 @@ import config
 from accounting import orders
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.commands import AddLayer, RemoveLayer
 from core.domain import FeeRates, Instrument, OrderState, OrderStatus, Role, Side, TradeId
 from core.market import Evidence
 from core.params import Params
 from core.ports import Commit, Loaded, Message, StoreError
 from core.record import replace
-from core.state import BotState
 from engine.books import ExchangeBooks, canonical_text, verify
 from engine.clock import Pacer
 from engine.loop import Loop
@@ -266,15 +266,20 @@ def test_an_account_too_small_for_its_slots_is_used_up_without_refusals(
 
 
 class Disk:
-    """What a power cut leaves of the two files: each as its last FULL commit has left it."""
+    """What a power cut leaves of the two files: each as its last synced commit has left it.
+
+    Now and then the system writes an unsynced commit to the disk by itself.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
+        self.cuts: list[Path] = []
+        self._synced = 0
         commit, snapshot, paper = SqliteStore.commit, SqliteStore.snapshot, PaperFile.commit
 
         def bot_commit(store: SqliteStore, made: Commit) -> None:
             commit(store, made)
-            if made.is_critical:
+            if made.is_critical or made.seq % 13 == 0:
                 self.keep("bot.db")
 
         def bot_snapshot(store: SqliteStore, loaded: Loaded) -> None:
@@ -283,7 +288,7 @@ class Disk:
 
         def paper_commit(file: PaperFile, cursor: Cursor, **parts: Any) -> None:
             paper(file, cursor, **parts)
-            if parts["is_full"]:
+            if parts["is_full"] or cursor.numbered % 11 == 0:
                 self.keep("bot.paper.db")
 
         monkeypatch.setattr(SqliteStore, "commit", bot_commit)
@@ -297,10 +302,14 @@ class Disk:
             target.unlink(missing_ok=True)
             if source.exists():
                 shutil.copyfile(source, target)
+        self._synced += 1
+        if self._synced % 23 == 0 and (self.folder / "kept-bot.paper.db").exists():
+            self._cut(self.folder.with_name(f"cut{len(self.cuts)}"))
 
-    def cut(self, into: Path) -> None:
+    def _cut(self, into: Path) -> None:
         """Write what the disk holds to another folder."""
         into.mkdir()
+        self.cuts.append(into)
         for name in ("bot.db", "bot.paper.db"):
             for suffix in ("", "-wal"):
                 kept = self.folder / f"kept-{name}{suffix}"
@@ -308,20 +317,28 @@ class Disk:
                     shutil.copyfile(kept, into / (name + suffix))
 
 
-def go_on(folder: Path, until: Callable[[BotState], bool]) -> Runtime:
+def go_on(folder: Path, until: Callable[[Runtime], bool]) -> Runtime:
     """Take a run up as the daemon does, and trade until told to stop; leaves both files open."""
     settings = config.load(
-        {"STATE_DB": str(folder / "bot.db"), "SLOT_COUNT": "6", "SLOT_STAGGER_PCT": "0.1"},
+        {
+            "STATE_DB": str(folder / "bot.db"),
+            "SLOT_COUNT": "6",
+            "SLOT_STAGGER_PCT": "0.05",
+            "PAIR_ENTRY_PCT": "0.1",
+            "PAIR_PROFIT_PCT": "1.0",
+        },
         Path("/nonexistent"),
     )
     parts = open_parts(settings)
     runtime = Runtime(parts.store, parts.exchange, None)
     runtime.restore()
     take_up(parts, runtime.state, settings)
+    coming = parts.exchange.next_time()
+    assert coming is None or coming >= runtime.state.now  # nothing is told again from the past
     venue, now = parts.exchange.describe(), max(parts.exchange.now(), runtime.state.now)
     runtime.start(venue, settings.params, now=now, bot_tag=1)
     loop = Loop(runtime, parts.exchange, pacer=Pacer(None))
-    loop.on_iteration = lambda _: loop.stop() if until(runtime.state) else None
+    loop.on_iteration = lambda _: loop.stop() if until(runtime) else None
     loop.run()
     current = Loaded(seq=runtime.seq, state=runtime.state, params=runtime.params)
     books = read_books(settings.paper_db(), told=runtime.state.exchange_cursor)
@@ -339,26 +356,27 @@ def test_after_a_power_cut_at_any_time_both_files_go_on_together(
     """Each file falls back to its last synced commit; no answer and no execution is lost."""
     (tmp_path / "run").mkdir()
     disk = Disk(tmp_path / "run", monkeypatch)
-    steps = cuts = 0
+    steps = 0
 
-    def until(state: BotState) -> bool:
-        nonlocal steps, cuts
+    def until(runtime: Runtime) -> bool:
+        nonlocal steps
         steps += 1
-        if steps % 97 == 0:
-            disk.cut(tmp_path / f"cut{cuts}")
-            cuts += 1
-        return cuts == 6
+        if steps % 40 == 0:  # a command is synced in the bot's file alone, in the quietest hour
+            command = AddLayer() if steps % 80 else RemoveLayer()
+            now = runtime.state.now
+            runtime.step(e.CommandReceived(time=now, command_id=f"c{steps}", command=command))
+        return len(disk.cuts) >= 16
 
     go_on(tmp_path / "run", until)
     monkeypatch.undo()
-    for n in range(cuts):
+    for cut in disk.cuts:
         count = 0
 
-        def enough(state: BotState) -> bool:
+        def enough(runtime: Runtime) -> bool:
             nonlocal count
             count += 1
-            unsure = [x for x in orders(state) if x.status is not OrderStatus.OPEN]
-            return count > 150 and not unsure
+            unsure = [x for x in orders(runtime.state) if x.status is not OrderStatus.OPEN]
+            return count > 400 and not unsure
 
-        state = go_on(tmp_path / f"cut{n}", enough).state
+        state = go_on(cut, enough).state
         assert state.counters.get("violations", 0) == 0
