@@ -36,6 +36,9 @@ class _Silent:
     def describe(self) -> None:
         """Not asked."""
 
+    def obstacle(self, action: a.PlaceOrderAction, status: str) -> None:
+        """Nothing keeps an order from leaving."""
+
     def place(self, action: a.PlaceOrderAction) -> None:
         """Take an order."""
 
