@@ -27,7 +27,7 @@ from core.state import AntiChase, Exiting, Idle, Leg
 from grid.booking import book_cycle, keep_residual, leave, release
 from grid.reduction import Duty, Found, Reduction
 from grid_strategy import exit_price
-from risk import Approved, Draft, Refused, VetoReason, review
+from risk import PLACING_STATUSES, Approved, Draft, Refused, VetoReason, review
 
 DEADLINE_SEC = 10.0
 RETRY_AFTER_SEC = (1.0, 5.0, 15.0, 60.0)
@@ -37,7 +37,6 @@ ATTEMPTS_MAX = LIMITS["attempt"] - 1
 MARKET_AWAY = (RejectReason.POST_ONLY, RejectReason.SELF_TRADE)
 IMPROVEMENTS_MAX = 3  # so often a refused exit moves farther from the market
 PAIR_OFF = "pair_off"
-PLACING_STATUSES = ("online", "limit_only", "post_only")
 
 
 # ---- executions -------------------------------------------------------------------------------

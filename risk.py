@@ -25,6 +25,7 @@ HYSTERESIS = Decimal("0.01")
 LEVEL_DWELL_SEC = 3600.0
 EMERGENCY_RESET_SEC = 86_400.0
 CLOCK_OFFSET_MAX_SEC = 2.0
+PLACING_STATUSES = ("online", "limit_only", "post_only")  # in which our orders are taken
 SAFE_SHARE = Decimal("0.75")
 STOP_SHARE = Decimal("0.06")
 CAUTION_SHARE = Decimal("0.12")
@@ -192,7 +193,7 @@ def _market_veto(state: BotState, params: Params) -> VetoReason | None:
         return VetoReason.INSANE_PRICE
     if is_wide(market.bid, market.ask, params):
         return VetoReason.SPREAD
-    if state.health.system_status not in ("online", "limit_only", "post_only"):
+    if state.health.system_status not in PLACING_STATUSES:
         return VetoReason.EXCHANGE
     if abs(state.health.clock_offset_sec) >= CLOCK_OFFSET_MAX_SEC:
         return VetoReason.CLOCK

@@ -129,11 +129,12 @@ def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
     from store.sqlite import backup  # noqa: PLC0415 - only this command needs it
 
     paper, copy = settings.paper_db(), config.paper_db(args.file)
-    backup(settings.state_db, args.file, {paper: copy} if paper.exists() else None)
-    for file in (args.file, copy):
-        if file.exists():
-            _out(f"{file}: {file.stat().st_size:,} bytes")
-    _out("integrity checked; the two belong together: restore both or none")
+    pairs = {paper: copy} if paper.exists() else {}
+    backup(settings.state_db, args.file, pairs)
+    for file in (args.file, *pairs.values()):
+        _out(f"{file}: {file.stat().st_size:,} bytes, integrity checked")
+    if pairs:
+        _out("the two belong together: restore both or none")
     return EXIT_OK
 
 

@@ -138,8 +138,7 @@ class Loop:
         return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
 
     def _deliver(self, seq: int, event: e.Event) -> None:
-        if seq > self.runtime.state.exchange_cursor:
-            self.runtime.step(replace(event, message=seq))
+        self.runtime.step(replace(event, message=seq))
 
     def _sleep_until(self, at: float) -> bool:
         """Wait for the pace; False when something else has to be looked at first."""

@@ -124,6 +124,7 @@ def take_up(parts: Parts, state: BotState, settings: config.Settings) -> None:
     Raises StoreError when the file lacks executions or orders that the bot knows of.
     """
     parts.exchange.catch_up(state.exchange_cursor, state.now)
+    parts.exchange.pending(state.exchange_cursor)  # refuses an older database before it is used
     if not state.started_at:
         return
     booked = set(parts.store.execution_ids()) - parts.exchange.books().effects.keys()

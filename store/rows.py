@@ -5,12 +5,11 @@ from decimal import Decimal
 
 import msgspec
 
+from accounting import orders
 from core import actions as a
 from core import events as e
-from core.domain import OrderState, Owed
 from core.ports import Commit
 from core.record import plain
-from core.state import Entering, Exiting
 from store import codec
 
 
@@ -108,14 +107,7 @@ def _order_event(db: sqlite3.Connection, commit: Commit) -> None:
 
 
 def _is_alive(commit: Commit, client_order_id: str) -> bool:
-    for slot in commit.state.slots:
-        holders = [leg.state for leg in slot.legs]
-        held: list[OrderState | Owed] = [x.order for x in holders if isinstance(x, Entering)]
-        held += [x.exit for x in holders if isinstance(x, Exiting)]
-        held += [x.exit for x in slot.recovery_orders]
-        if any(isinstance(x, OrderState) and x.client_order_id == client_order_id for x in held):
-            return True
-    return False
+    return any(x.client_order_id == client_order_id for x in orders(commit.state))
 
 
 def _execution(db: sqlite3.Connection, x: a.RecordExecution, seq: int) -> None:

@@ -299,6 +299,11 @@ def backup(source: Path, target: Path, companions: Mapping[Path, Path] | None = 
             gate.execute("ROLLBACK")
             _copy(db, parts[target])
         check_file(parts[target], check="integrity_check")
+        for new in (companions or {}).values():
+            with contextlib.closing(_read_only(parts[new])) as copy:
+                verdict = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise StoreError(f"{new} would be damaged ({verdict})")
         for new, part in parts.items():
             _sync(part)
             part.rename(new)

@@ -489,3 +489,16 @@ def test_a_command_whose_answer_is_late_is_queued_once(
     )
     assert daemon._submit("one", AddSlot(), None).message == "slot 4 added"
     daemon.dashboard.stop()
+
+
+def test_backup_of_a_damaged_paper_exchange_is_refused(tmp_path: Path) -> None:
+    """No copy is called checked that was not, and none is left."""
+    env = replayed(tmp_path)
+    paper = tmp_path / "bot.paper.db"
+    content = bytearray(paper.read_bytes())
+    content[8192:12288] = os.urandom(4096)
+    paper.write_bytes(content)
+    refused = run_bot(env, "backup", str(tmp_path / "copy.db"))
+    assert refused.returncode == 4
+    assert "no backup of" in refused.stderr
+    assert not list(tmp_path.glob("copy*"))
