@@ -5,6 +5,7 @@ exactly. Where nothing was in flight at a kill, the end state equals that of a r
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import sys
 import time
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -110,16 +112,32 @@ def check_books(env: dict[str, str]) -> None:
     assert all(Decimal(row[1]) > 0 for row in rows)
 
 
+def parting(before: dict[str, Any] | None, after: dict[str, Any] | None) -> float | None:
+    """Return when two runs begin to tell an order differently; None where they never do.
+
+    The exchange numbers orders as they arrive: a txid alone makes no difference.
+    """
+    told = [x for x in (before, after) if x is not None]
+    if before is None or after is None or before["placed_at"] != after["placed_at"]:
+        return min(float(x["placed_at"]) for x in told)
+    if {**before, "txid": None} == {**after, "txid": None}:
+        return None
+    return min(float(x["closed_at"] or math.inf) for x in told)
+
+
 def check_difference(calm: str, killed: str) -> None:
     """Where runs part, they part at an order sent later or again, never at an execution."""
     left, right = (json.loads(text) for text in (calm, killed))
-    pairs = zip(left["orders"], right["orders"], strict=False)
-    before, after = next((x, y) for x, y in pairs if x != y)
-    parted = min(float(before["placed_at"]), float(after["placed_at"]))
-    is_lost = after["detail"] == "never_arrived"
+    before, after = (
+        {x["client_order_id"]: x for x in books["orders"]} for books in (left, right)
+    )  # fmt: skip
+    times = {x: parting(before.get(x), after.get(x)) for x in before.keys() | after.keys()}
+    parted, order_id = min((at, x) for x, at in times.items() if at is not None)
+    order = after.get(order_id) or before[order_id]
+    is_lost = order["detail"] == "never_arrived"
     why = "the intent on disk was never sent" if is_lost else "sent at another instant"
-    sys.stdout.write(f"  parted at {parted:.1f}: {after['role']}, {why}\n")
-    assert is_lost or after["role"] == "entry"
+    sys.stdout.write(f"  parted at {parted:.1f}: {order['role']}, {why}\n")
+    assert is_lost or order["role"] == "entry", (before.get(order_id), after.get(order_id))
     done = [
         [x["execution_id"] for x in books["executions"] if float(x["executed_at"]) < parted]
         for books in (left, right)
