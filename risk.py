@@ -212,6 +212,8 @@ def _leg_veto(state: BotState, slot: SlotState, leg: Leg, params: Params) -> Vet
         for r in slot.recovery_orders
     ):
         return VetoReason.UNCERTAIN
+    if any(x.slot_id == slot.slot_id and x.trade_id is leg.trade_id for x in state.ghosts):
+        return VetoReason.UNCERTAIN
     if isinstance(leg.state, Idle):
         if leg.state.resume_at is not None and leg.state.resume_at > state.now:
             return VetoReason.COOLDOWN

@@ -18,6 +18,7 @@ from core.state import BotState, LockName, Market, PolicyRegime
 from grid import watch
 from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
+from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
 from grid.invariants import check_invariants
 from grid.operations import carry_out, new_slot
 from grid.pairing import pair_when_ready
@@ -107,7 +108,8 @@ def _apply(r: Reduction, event: e.Event) -> None:
             _timer(r)
         case e.FillEvent():
             watch.fold_peak(r)
-            apply_fill(r, event)
+            if not ghost_filled(r, event):
+                apply_fill(r, event)
             _after_order_news(r)
         case (
             e.OrderAccepted()
@@ -119,6 +121,8 @@ def _apply(r: Reduction, event: e.Event) -> None:
         ):
             _order_news(r, event)
             _after_order_news(r)
+        case e.GhostFound():
+            ghost_found(r, event)
         case e.BalancesReported():
             known = (r.state.balances.reported_base, r.state.balances.reported_quote)
             watch.report_balances(r, event)
@@ -146,6 +150,7 @@ def _facts(
     | e.InstrumentUpdated
     | e.FeesUpdated
     | e.HealthChanged
+    | e.TradingHalted
     | e.RegimeEstimated,
 ) -> None:
     match event:
@@ -174,6 +179,8 @@ def _facts(
             is_back = health.system_status != r.state.health.system_status
             r.update(health=health)
             retry_owed(r, at_once=is_back)
+        case e.TradingHalted():
+            watch.halt(r, event.reason)
         case e.RegimeEstimated():
             regime = PolicyRegime(
                 regime=event.regime, time=event.time, interval_sec=event.interval_sec
@@ -227,7 +234,8 @@ def _unsettled(slot_id: int, r: Reduction) -> list[str]:
 
 def _price(r: Reduction, event: e.PriceTick) -> None:
     prices = (event.bid, event.ask, event.last)
-    if not all(p.is_finite() and PRICE_MIN <= p <= PRICE_MAX for p in prices):
+    is_sane = all(p.is_finite() and PRICE_MIN <= p <= PRICE_MAX for p in prices)
+    if not is_sane or event.bid >= event.ask:
         r.count("insane_prices")
         return
     market = Market(
@@ -262,6 +270,7 @@ def _is_jump(old: object, new: object, params: Params) -> bool:
 
 def _timer(r: Reduction) -> None:
     watch.watch(r)
+    cancel_ghosts(r)
     upkeep(r)
     entry_pass(r)
     watch.ask_reconcile(r)
@@ -282,6 +291,8 @@ def _order_news(
         return
     found = r.find(event.client_order_id)
     if found is None:
+        if isinstance(event, e.OrderClosed):
+            ghost_closed(r, event)
         return
     order = found.order
     is_new = order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN)

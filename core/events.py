@@ -105,6 +105,13 @@ class CancelRefused(_Event, frozen=True, kw_only=True, tag="cancel_refused"):
     reason: str
 
 
+class GhostFound(_Event, frozen=True, kw_only=True, tag="ghost_found"):
+    """The exchange has an order with our tag and epoch that no live intent owns."""
+
+    client_order_id: str
+    txid: str
+
+
 class BalancesReported(_Event, frozen=True, kw_only=True, tag="balances"):
     """Total balances as the exchange reports them, and what orders not ours hold of them."""
 
@@ -142,6 +149,12 @@ class HealthChanged(_Event, frozen=True, kw_only=True, tag="health"):
     consecutive_errors: int = 0
 
 
+class TradingHalted(_Event, frozen=True, kw_only=True, tag="trading_halted"):
+    """The adapter saw what only a person may decide on; the bot halts until resumed."""
+
+    reason: str
+
+
 class RegimeEstimated(_Event, frozen=True, kw_only=True, tag="regime"):
     """A new policy regime (None: unknown)."""
 
@@ -168,11 +181,13 @@ Event = (
     | FillEvent
     | OrderClosed
     | CancelRefused
+    | GhostFound
     | BalancesReported
     | ExternalFlow
     | InstrumentUpdated
     | FeesUpdated
     | HealthChanged
+    | TradingHalted
     | RegimeEstimated
     | CommandReceived
 )

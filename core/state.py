@@ -19,6 +19,8 @@ from core.domain import (
     Position,
     RecoveryOrder,
     Residual,
+    Role,
+    Side,
     SizeStep,
     TradeId,
 )
@@ -114,6 +116,23 @@ class SlotState(Record, frozen=True, kw_only=True):
     def leg(self, trade_id: TradeId) -> Leg:
         """Return leg A or B."""
         return self.legs[0 if trade_id is TradeId.A else 1]
+
+
+class Ghost(Record, frozen=True, kw_only=True):
+    """An order of ours at the exchange that no live intent owns; see `grid/ghosts.py`."""
+
+    client_order_id: str
+    txid: str
+    slot_id: int
+    trade_id: TradeId
+    role: Role
+    cycle: int
+    side: Side
+    found_at: float
+    cancelled_at: float = 0.0
+    executed: Decimal = ZERO
+    execution_ids: tuple[str, ...] = ()
+    closed_executed: Decimal | None = None
 
 
 class Mode(StrEnum):
@@ -290,6 +309,8 @@ class BotState(Record, frozen=True, kw_only=True):
     quiet: Quiet | None = None
     slots: tuple[SlotState, ...] = ()
     next_slot_id: int = 1
+    ghosts: tuple[Ghost, ...] = ()
+    flow_references: tuple[str, ...] = ()  # of the last deposits and withdrawals, booked once
     balances: Balances = Balances()
     accounts: Accounts = Accounts()
     benchmarks: Benchmarks = Benchmarks()

@@ -12,6 +12,7 @@ from core.events import PriceTick
 from core.params import Params
 from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
+from grid.ghosts import ghost_times
 from grid.reduction import Reduction
 from grid.upkeep import due_times, price_bounds
 from grid.watch import HOUR_SEC, imbalance
@@ -118,6 +119,7 @@ def next_due(state: BotState, params: Params) -> float:
     limit = params.imbalance_alert_min * 60
     times.extend(since + limit for since, _ in imbalance(state, params))
     times.extend(due_times(Reduction(state, params)))
+    times.extend(ghost_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
     for slot in state.slots:
         ahead = replace(state, now=now + params.s2_orphan_after_sec)

@@ -20,7 +20,7 @@ from core.domain import ZERO, OrderStatus
 from core.events import BalancesReported, ExternalFlow
 from core.params import Params, RiskBasis
 from core.record import replace
-from core.state import BotState, Entering, Idle, Lock, LockName, RiskLevel, Stint
+from core.state import BotState, Entering, Idle, Lock, LockName, Mode, RiskLevel, Stint
 from grid.reduction import Reduction
 from risk import (
     EMERGENCY_RESET_SEC,
@@ -45,6 +45,8 @@ RESTING = (OrderStatus.OPEN, OrderStatus.CANCELLING)
 DRIFT_SHARE = Decimal("0.02")
 DRIFT_CONFIRM_SEC = 30.0
 EQUITY_STEP = Decimal("1e-8")
+LEDGER = "ledger "  # begins the reference of a flow that the exchange itself has told
+FLOWS_KEPT = 200
 
 
 def open_books(r: Reduction) -> None:
@@ -368,8 +370,22 @@ def _shortfall(r: Reduction) -> None:
         set_lock(r, LockName.FUNDS, "our orders hold more than is left after foreign claims")
 
 
+def halt(r: Reduction, reason: str) -> None:
+    """Halt until the operator resumes; a halt that holds keeps its first reason."""
+    if r.state.mode is Mode.HALTED:
+        return
+    r.update(mode=Mode.HALTED, mode_since=r.now, mode_reason=reason)
+    r.transition("mode", Mode.HALTED, reason)
+    r.notify("error", "halt", f"halted: {reason}; look, then resume")
+
+
 def external_flow(r: Reduction, event: ExternalFlow) -> None:
-    """Book a deposit or withdrawal; it changes equity and every benchmark alike."""
+    """Book a deposit or withdrawal, once; it changes equity and every benchmark alike."""
+    if event.reference.startswith(LEDGER):
+        if event.reference in r.state.flow_references:
+            return
+        kept = r.state.flow_references[1 - FLOWS_KEPT :]
+        r.update(flow_references=(*kept, event.reference))
     own, market = r.state.balances, r.state.market
     r.update(
         balances=replace(
