@@ -35,6 +35,10 @@ class Unavailable(Exception):
     """The exchange did not do it, surely; try again later."""
 
 
+class StartRefused(Exception):
+    """The exchange, or what it says of key and account, does not let a run begin. Exit code 3."""
+
+
 class MarketError(Exception):
     """The market data cannot be used; the message names the file, the line and what is allowed."""
 
@@ -55,6 +59,21 @@ class Venue(Record, frozen=True, kw_only=True):
     base: Decimal
     quote: Decimal
     system_status: str = "online"
+
+
+class AccountFacts(Record, frozen=True, kw_only=True):
+    """What the exchange says of clock, key and account: what a start with real orders must know."""
+
+    clock_offset_sec: float  # exchange less ours
+    clock_error_sec: float
+    pair_status: str
+    permissions: frozenset[str]
+    nonce_window: int
+    key_valid_until: float | None
+    bound: Mapping[str, Decimal]  # of base and quote, where orders cannot draw on it (earn, staked)
+    own_orders: int
+    other_store_orders: int  # placed by this bot from another database
+    foreign_orders: int
 
 
 class Message(Record, frozen=True, kw_only=True):
@@ -192,6 +211,10 @@ class Store(Protocol):
 
     def identity(self) -> tuple[int, Mapping[str, str]]:
         """Return the 24-bit epoch of this store and its other fixed facts."""
+        ...
+
+    def keep_fact(self, name: str, value: str) -> None:
+        """Keep a fact about this store for good, in place of an older one. Raises StoreError."""
         ...
 
     def audit(self) -> Mapping[str, Decimal]:

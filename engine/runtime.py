@@ -64,6 +64,7 @@ class Runtime:
         self.seq = 0
         self.state_seq = 0
         self.durable_cursor = 0  # the last exchange message that no power cut can take back
+        self.on_commit: Callable[[BotState], None] | None = None  # before anything is sent
         self.on_step: Callable[[e.Event, tuple[a.Action, ...]], None] | None = None
         self._unsent: deque[e.OrderRejected] = deque()
         self._snapshot_seq = 0
@@ -100,6 +101,8 @@ class Runtime:
             self.durable_cursor = state.exchange_cursor
         if not is_quiet:
             self.state_seq = self.seq
+        if self.on_commit is not None:
+            self.on_commit(state)
         for action in actions:
             self._act(action)
         self._keep_snapshot()

@@ -7,9 +7,15 @@ from decimal import Decimal
 
 from core.domain import HUNDRED
 from core.params import Params
-from core.ports import Venue
+from core.ports import AccountFacts, Venue
 from engine.books import Check
 from grid_strategy import break_even_pct
+from risk import CLOCK_OFFSET_MAX_SEC
+
+NEEDED = frozenset(
+    {"query-funds", "query-open-trades", "query-closed-trades", "modify-trades", "close-trades"}
+)
+OPTIONAL = frozenset({"query-ledger"})
 
 
 def start_checks(params: Params, venue: Venue, price: Decimal) -> list[Check]:
@@ -43,3 +49,81 @@ def start_checks(params: Params, venue: Venue, price: Decimal) -> list[Check]:
             f"{least:.2f} {instrument.quote}",
         ),
     ]
+
+
+def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
+    """Return the checks that only a run with real orders needs: clock, key, orders of others.
+
+    `now` is seconds since the epoch. Where one fails a start is refused; the detail says what to
+    do.
+    """
+    off, error = facts.clock_offset_sec, facts.clock_error_sec
+    is_in_time = abs(off) - error < CLOCK_OFFSET_MAX_SEC
+    is_tradable = facts.pair_status in ("online", "post_only", "limit_only")
+    others = facts.other_store_orders
+    return [
+        Check(
+            name="clock",
+            is_ok=is_in_time,
+            detail=f"{off:+.1f} s from the exchange's, within {error:.1f} s"
+            + ("" if is_in_time else "; set the machine's clock (NTP), then start again"),
+        ),
+        Check(
+            name="pair status",
+            is_ok=is_tradable,
+            detail=facts.pair_status
+            + ("" if is_tradable else "; orders are not taken, wait or trade another pair"),
+        ),
+        _key_check(facts, now),
+        Check(
+            name="nonce window",
+            is_ok=facts.nonce_window == 0,
+            detail="0"
+            if facts.nonce_window == 0
+            else f"{facts.nonce_window} s: a replayed request would be accepted twice; set the "
+            "key's custom nonce window to 0",
+        ),
+        _bound_check(facts),
+        Check(
+            name="other database",
+            is_ok=others == 0,
+            detail="no order of this bot from another database"
+            if others == 0
+            else f"{others} open orders of this bot were placed from another database: put that "
+            "database back (STATE_DB), or cancel them at Kraken",
+        ),
+        Check(
+            name="foreign orders",
+            is_ok=True,
+            detail=f"{facts.foreign_orders} open, never touched; {facts.own_orders} are ours",
+        ),
+    ]
+
+
+def _key_check(facts: AccountFacts, now: float) -> Check:
+    missing, extra = NEEDED - facts.permissions, facts.permissions - NEEDED - OPTIONAL
+    until = facts.key_valid_until
+    problems = []
+    if "withdraw-funds" in extra:
+        problems.append("it may WITHDRAW funds; make a key that may not")
+    if missing:
+        problems.append("it lacks " + ", ".join(sorted(missing)))
+    if extra - {"withdraw-funds"}:
+        problems.append("it has more than is needed: " + ", ".join(sorted(extra)))
+    if until is not None and until <= now:
+        problems.append("it has expired")
+    has_ledger = "query-ledger" in facts.permissions
+    plain = "exactly what is needed" + ("" if has_ledger else "; deposits are told by record_flow")
+    return Check(name="API key", is_ok=not problems, detail="; ".join(problems) or plain)
+
+
+def _bound_check(facts: AccountFacts) -> Check:
+    words = ", ".join(f"{amount:f} {name}" for name, amount in sorted(facts.bound.items()))
+    return Check(
+        name="bound funds",
+        is_ok=not facts.bound,
+        detail=f"{words} earn or are staked: switch that off for this account, orders cannot "
+        "draw on it"
+        if words
+        else "none of the pair's assets earn or are staked",
+    )

@@ -6,6 +6,7 @@ Nothing here writes, and no read that fails returns nothing: it raises StoreErro
 import json
 import sqlite3
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,17 @@ class SqliteHistory:
             "ORDER BY seq DESC LIMIT ?"
         )
         return self._rows(query, (limit,))[::-1]
+
+    def booked(self, execution_ids: Collection[str]) -> set[str]:
+        """Return those of the exchange's execution ids that are booked."""
+        found: set[str] = set()
+        ids = sorted(execution_ids)
+        for first in range(0, len(ids), 500):
+            some = ids[first : first + 500]
+            marks = ",".join("?" * len(some))
+            query = f"SELECT execution_id FROM executions WHERE execution_id IN ({marks})"
+            found.update(row["execution_id"] for row in self._rows(query, tuple(some)))
+        return found
 
     def cycles(self, limit: int, before: float | None = None) -> list[dict[str, Any]]:
         """Return completed cycles that ended before `before`, newest first."""

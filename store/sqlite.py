@@ -152,6 +152,11 @@ class SqliteStore:
         facts = dict(self._rows("SELECT name, value FROM meta"))
         return int(facts["epoch"]), facts
 
+    def keep_fact(self, name: str, value: str) -> None:
+        """Keep a fact about this store for good, in place of an older one. Raises StoreError."""
+        with self._transaction(f"the fact {name}", is_full=True) as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
     def audit(self) -> Mapping[str, Decimal]:
         """Return sums over all executions, exact: base and quote change, fees, and their count."""
         base = quote = fees = Decimal(0)

@@ -1,0 +1,120 @@
+"""The account's money at Kraken: balances, what strangers hold of them, deposits, fee rates."""
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from core import events as e
+from core.domain import ZERO, FeeRates, Side
+from core.order_id import decode
+from core.state import BotState
+from exchange.kraken_budget import Priority
+from exchange.kraken_reads import OVERLAP_SEC
+from exchange.kraken_records import LedgerView, OrderView
+from exchange.kraken_wire import balances, fee_rates
+from grid.watch import LEDGER
+
+if TYPE_CHECKING:
+    from exchange.kraken_desk import Desk
+
+TRADE = "trade"
+SETTLED_SEC = 60.0  # a trade's line is judged when we must have heard of it if it is ours
+
+
+class Account:
+    """Reads money for one desk."""
+
+    def __init__(self, desk: "Desk") -> None:
+        self.foreign: list[OrderView] = []  # open orders that are not ours
+        self._desk = desk
+        self._fees: FeeRates | None = None
+        self._read_from: float | None = None  # ledger lines since then are not looked at yet
+        self._read_at: float | None = None
+
+    def begin_at(self, state: BotState) -> None:
+        """Take note from when on flows may not be booked yet, and of the fee rates known."""
+        reported = state.balances.reported_at
+        self._fees = state.fees
+        if reported is not None:
+            back = OVERLAP_SEC + self._desk.config.flows_sec
+            self._read_from = max(reported - back, state.started_at)
+
+    def read_money(self) -> None:
+        """Tell of flows, then of balances. Raises CallFailed."""
+        desk, now = self._desk, self._desk.clock()
+        if self._read_from is None:
+            self._read_from = now
+        is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
+        if desk.config.has_ledger and is_due:
+            self._tell_flows(now)
+        result = desk.reader.read("Balance", {}, Priority.TELEMETRY)
+        amounts = desk.reader.parsed(balances, result)
+        base, quote = self._foreign_hold()
+        desk.post(
+            e.BalancesReported(
+                time=desk.clock(),
+                base=amounts.get(desk.facts.base_id, ZERO),
+                quote=amounts.get(desk.facts.quote_id, ZERO),
+                foreign_base=base,
+                foreign_quote=quote,
+            )
+        )
+
+    def _foreign_hold(self) -> tuple[Decimal, Decimal]:
+        facts = self._desk.facts
+        base = quote = ZERO
+        for order in self.foreign:
+            rest = order.volume - order.executed
+            if order.pair in facts.names and order.side is Side.SELL:
+                base += rest
+            elif order.pair in facts.names:
+                quote += rest * order.price
+        return base, quote
+
+    def _tell_flows(self, now: float) -> None:
+        desk = self._desk
+        start = (self._read_from or now) + desk.offset_sec - OVERLAP_SEC
+        lines = desk.reader.ledger(start, Priority.TELEMETRY)
+        young = [x for x in lines if x.kind == TRADE and x.time > now - SETTLED_SEC]
+        lines = [x for x in lines if x not in young and x.time >= (self._read_from or 0.0)]
+        strange = self._strange_trades({x.reference for x in lines if x.kind == TRADE})
+        for line in lines:
+            if line.kind != TRADE or line.reference in strange:
+                self._tell_flow(line)
+        self._read_at = now
+        self._read_from = min([now - OVERLAP_SEC, *(x.time for x in young)])
+
+    def _strange_trades(self, ids: set[str]) -> set[str]:
+        """Return those trades that no order of this bot has made."""
+        desk = self._desk
+        unbooked = sorted(ids - desk.booked(ids))
+        if not unbooked:
+            return set()
+        trades = desk.reader.trades_of(unbooked, Priority.TELEMETRY)
+        views = desk.reader.orders(sorted({x.txid for x in trades}), Priority.TELEMETRY)
+        places = {x.txid: decode(x.client_order_id or "") for x in views}
+        others = {txid for txid, place in places.items() if place is None or place.tag != desk.tag}
+        return {x.execution_id for x in trades if x.txid in others}
+
+    def _tell_flow(self, line: LedgerView) -> None:
+        desk, amount = self._desk, line.amount - line.fee
+        is_base = line.asset == desk.facts.base_id
+        if not is_base and line.asset != desk.facts.quote_id:
+            return
+        desk.post(
+            e.ExternalFlow(
+                time=desk.clock(),
+                base=amount if is_base else ZERO,
+                quote=ZERO if is_base else amount,
+                reference=f"{LEDGER}{line.ledger_id} {line.kind}",
+            )
+        )
+
+    def read_fees(self) -> None:
+        """Tell of the fee rates when they have changed. Raises CallFailed."""
+        desk = self._desk
+        params = {"pair": desk.facts.instrument.symbol}
+        result = desk.reader.read("TradeVolume", params, Priority.TELEMETRY)
+        rates = desk.reader.parsed(lambda x: fee_rates(x, desk.facts.names), result)
+        if rates != self._fees:
+            self._fees = rates
+            desk.post(e.FeesUpdated(time=desk.clock(), fees=rates))

@@ -1,0 +1,502 @@
+"""The desk: places, cancels and follows our orders at Kraken, so that each exists once.
+
+Single-threaded and driven by `step`: the private thread calls it live, a test may call it on a
+clock of its own. It decides nothing about trading; what it learns it posts as events. An order
+whose placing did not end in a definite answer is found out by `exchange/kraken_resolve.py`; calls
+and walks are in `exchange/kraken_reads.py`; the protocol is described in `docs/KRAKEN.md`.
+"""
+
+import math
+import queue
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from core import events as e
+from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.domain import ZERO, OrderStatus, RejectReason, Role
+from core.order_id import decode
+from core.record import Record
+from core.state import BotState
+from exchange.kraken_account import Account
+from exchange.kraken_budget import Budget, Priority
+from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
+from exchange.kraken_records import OrderView, PairFacts, Purpose, Verdict, WireError
+from exchange.kraken_resolve import Doubts
+from exchange.kraken_watch import Watched, watched
+from exchange.kraken_wire import placed
+from exchange.rates import cancel_cost
+from risk import PLACING_STATUSES
+
+SEND_MARGIN_SEC = 8.0
+RETRY_SEC = 5.0
+AFTER_CANCEL_SEC = 1.0
+DAY_SEC = 86_400.0
+SWEEP_SEC = 2 * DAY_SEC
+ENDINGS = {"closed": "filled", "canceled": "cancelled"}
+
+
+class DeskConfig(Record, frozen=True, kw_only=True):
+    """How the desk works; seconds."""
+
+    poll_sec: float = 20.0
+    settle_sec: float = 10.0  # after its deadline an order may still become visible for so long
+    again_sec: float = 6.0  # between two looks that find nothing: more than reads may lag
+    offset_error_max_sec: float = 2.0
+    flows_sec: float = 300.0
+    has_ledger: bool = False
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """One thing to do: of a kind, about something, when, and how urgent."""
+
+    kind: str
+    due: float
+    priority: Priority
+    number: int
+    key: str = ""
+    action: PlaceOrderAction | CancelOrderAction | None = None
+    tries: int = 0
+
+
+class Desk:
+    """Follows the orders of one account and pair; see the module."""
+
+    def __init__(
+        self,
+        client: Client,
+        budget: Budget,
+        facts: PairFacts,
+        *,
+        tag: int,
+        epoch: int,
+        config: DeskConfig,
+        clock: Callable[[], float],
+        pause: Callable[[float], None],
+        post: Callable[[e.Event], None],
+        booked: Callable[[Collection[str]], set[str]],
+    ) -> None:
+        self.reader = Reader(client, budget, clock=clock, pause=pause, halt=self.halt)
+        self.facts, self.config = facts, config
+        self.known: Mapping[str, Watched] = {}
+        self.status = "online"  # the exchange's, as last read
+        self.offset_sec = 0.0  # exchange time less ours
+        self.offset_error_sec = math.inf
+        self.is_ready = False
+        self.tag, self.epoch = tag, epoch
+        self.clock, self.post, self.booked = clock, post, booked
+        self._inbox: queue.SimpleQueue[PlaceOrderAction | CancelOrderAction | RequestReconcile] = (
+            queue.SimpleQueue()
+        )
+        self._jobs: list[Job] = []
+        self._numbered = 0
+        self._told: dict[str, dict[str, Decimal]] = {}  # by client id: execution → volume
+        self._closed: set[str] = set()  # told to be over
+        self._strange: dict[str, float] = {}  # since when an open order of ours has no owner
+        self._alive_at: float | None = None  # until when the last run surely heard of everything
+        self._has_swept = False
+        self._asked: set[str] = set()
+        self._unready: set[str] = set()
+        self.doubts = Doubts(self)
+        self.account = Account(self)
+
+    # ---- what the main thread asks ------------------------------------------------------------
+
+    def watch(self, state: BotState) -> None:
+        """Take note of the orders that live; called before any action of the same step is put."""
+        self.known = watched(state)
+
+    def resume_from(self, state: BotState) -> None:
+        """Take note of how far the last run, if there was one, surely heard of everything."""
+        self.watch(state)
+        self.account.begin_at(state)
+        self._alive_at = state.balances.reported_at
+
+    def put(self, action: PlaceOrderAction | CancelOrderAction | RequestReconcile) -> None:
+        """Queue a request; safe from any thread."""
+        self._inbox.put(action)
+
+    def begin(self) -> None:
+        """Read everything anew before anything is placed: at the start and after an outage."""
+        self.is_ready = False
+        self._unready = {"poll", "sweep", "balances"}
+        for kind in ("poll", "sweep", "balances", "fees"):
+            self.schedule(kind, self.clock())
+
+    # ---- the work -----------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Do the most urgent job that is due and for which there is room.
+
+        Returns the time at which to come again (now: there may be more to do at once).
+        """
+        self._take_in()
+        now = self.clock()
+        best: Job | None = None
+        again = math.inf
+        for job in self._jobs:
+            at = self._runnable_at(job, now)
+            if at > now:
+                again = min(again, at)
+            elif best is None or _urgency(job) < _urgency(best):
+                best = job
+        if best is None:
+            return again
+        self._jobs.remove(best)
+        self._run(best)
+        self._mark_ready()
+        return now
+
+    def _take_in(self) -> None:
+        while not self._inbox.empty():
+            action = self._inbox.get_nowait()
+            now = self.clock()
+            match action:
+                case PlaceOrderAction():
+                    is_entry = action.order.role is Role.ENTRY
+                    priority = Priority.ENTRY if is_entry else Priority.EXIT
+                    self.schedule("place", now, priority, action=action)
+                case CancelOrderAction():
+                    self.schedule("cancel", now, Priority.CANCEL, action=action)
+                case RequestReconcile():
+                    for order_id in action.client_order_ids:
+                        self.ask(order_id)
+                    self.schedule("balances", now)
+
+    def ask(self, client_order_id: str) -> None:
+        """Find out what became of an order: by its exchange id, or as one in doubt."""
+        order = self.known.get(client_order_id)
+        if order is not None and order.txid is None:
+            self.doubts.add(client_order_id)
+        elif order is not None:
+            self._asked.add(client_order_id)
+            self.schedule("query", self.clock(), Priority.EXECUTIONS)
+
+    def schedule(
+        self,
+        kind: str,
+        due: float,
+        priority: Priority | None = None,
+        *,
+        key: str = "",
+        action: PlaceOrderAction | CancelOrderAction | None = None,
+        tries: int = 0,
+    ) -> None:
+        """Plan a job; of those without an action one of a kind and key is kept, the earlier."""
+        if action is None:
+            same = [x for x in self._jobs if x.kind == kind and x.key == key]
+            if any(x.due <= due for x in same):
+                return
+            self._jobs = [x for x in self._jobs if x not in same]
+        self._numbered += 1
+        usual = Priority.EXECUTIONS if kind in ("poll", "sweep") else Priority.TELEMETRY
+        self._jobs.append(
+            Job(
+                kind=kind,
+                due=due,
+                priority=usual if priority is None else priority,
+                number=self._numbered,
+                key=key,
+                action=action,
+                tries=tries,
+            )
+        )
+
+    def _runnable_at(self, job: Job, now: float) -> float:
+        if job.due > now:
+            return job.due
+        budget = self.reader.budget
+        if isinstance(job.action, PlaceOrderAction):
+            latest = job.action.deadline - SEND_MARGIN_SEC
+            return min(now + budget.wait(0.0, 1.0, job.priority, now), max(now, latest))
+        if isinstance(job.action, CancelOrderAction):
+            cost = self._cancel_cost(job.action, now)
+            return now + budget.wait(0.0, cost, job.priority, now)
+        return now + budget.wait(1.0, 0.0, job.priority, now)
+
+    def _run(self, job: Job) -> None:
+        try:
+            match job.kind:
+                case "place" if isinstance(job.action, PlaceOrderAction):
+                    self._place(job.action)
+                case "cancel" if isinstance(job.action, CancelOrderAction):
+                    self._cancel(job.action)
+                case "resolve":
+                    self.doubts.look(job.key)
+                case "poll":
+                    self._poll()
+                    self.schedule("poll", self.clock() + self.config.poll_sec)
+                case "query":
+                    self._query()
+                case "sweep":
+                    self._sweep()
+                    self.schedule("sweep", self.clock() + DAY_SEC)
+                case "balances":
+                    self.account.read_money()
+                case "fees":
+                    self.account.read_fees()
+                    self.schedule("fees", self.clock() + DAY_SEC)
+                case _:
+                    raise AssertionError(f"no job of the kind {job.kind}")
+            self._unready.discard(job.kind)
+        except CallFailed as error:
+            pause = max(error.pause_sec, RETRY_SEC * min(2**job.tries, 12))
+            self.schedule(
+                job.kind, self.clock() + pause, job.priority, key=job.key, tries=job.tries + 1
+            )
+
+    def _mark_ready(self) -> None:
+        if not self.is_ready and not self._unready and not self.doubts.unseen:
+            self.is_ready = True
+
+    def halt(self, reason: str) -> None:
+        """Stop trading until a person has looked."""
+        self.post(e.TradingHalted(time=self.clock(), reason=reason[:300]))
+
+    # ---- placing and cancelling ---------------------------------------------------------------
+
+    def obstacle(self, deadline: float) -> str | None:
+        """Return why an order may not be sent now, or None."""
+        if not self.is_ready:
+            return "what the exchange holds has not been read yet"
+        if self.status not in PLACING_STATUSES:
+            return f"the exchange is in {self.status}"
+        left = deadline - self.clock()
+        if left < SEND_MARGIN_SEC:
+            return f"{left:.1f} s are left to its deadline"
+        return None
+
+    def _place(self, action: PlaceOrderAction) -> None:
+        order_id, now = action.order.client_order_id, self.clock()
+        obstacle = self.obstacle(action.deadline)
+        if obstacle is not None:
+            self.reject(order_id, RejectReason.NOT_SENT, obstacle)
+            return
+        self.reader.budget.charge(0.0, 1.0, now)
+        answer, judgement = self.reader.call("AddOrder", self._order(action), Purpose.PLACE)
+        if not answer.was_sent:
+            self.reject(order_id, RejectReason.NOT_SENT, answer.fault or "")
+        elif judgement is None:
+            try:
+                txid = placed(answer.result)
+            except WireError as error:
+                self._uncertain(order_id, str(error))
+                return
+            self.post(e.OrderAccepted(time=self.clock(), client_order_id=order_id, txid=txid))
+        elif judgement.verdict is Verdict.REJECT:
+            self.reject(order_id, judgement.reason, "; ".join(answer.errors))
+        else:
+            self._uncertain(order_id, answer.fault or "; ".join(answer.errors))
+
+    def _order(self, action: PlaceOrderAction) -> dict[str, object]:
+        order = action.order
+        until = datetime.fromtimestamp(action.deadline + self.offset_sec, UTC)
+        return {
+            "pair": self.facts.instrument.symbol,
+            "type": order.side.value,
+            "ordertype": "limit",
+            "price": order.price,
+            "volume": order.volume,
+            "oflags": "post,fciq",
+            "cl_ord_id": order.client_order_id,
+            "deadline": until.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+
+    def reject(self, order_id: str, reason: RejectReason, detail: str) -> None:
+        self.post(
+            e.OrderRejected(
+                time=self.clock(), client_order_id=order_id, reason=reason, detail=detail[:200]
+            )
+        )
+
+    def _uncertain(self, order_id: str, detail: str) -> None:
+        self.post(
+            e.OrderUncertain(time=self.clock(), client_order_id=order_id, detail=detail[:200])
+        )
+        self.doubts.add(order_id)
+
+    def _cancel_cost(self, action: CancelOrderAction, now: float) -> float:
+        order = self.known.get(action.client_order_id)
+        return 0.0 if order is None else cancel_cost(now - order.placed_at)
+
+    def _cancel(self, action: CancelOrderAction) -> None:
+        """Ask for the end of an order. The answer proves nothing: the order is queried."""
+        order, now = self.known.get(action.client_order_id), self.clock()
+        if order is None:
+            return
+        txid = order.txid or action.txid
+        self.reader.budget.charge(0.0, self._cancel_cost(action, now), now)
+        params: dict[str, object] = {"txid": txid} if txid else {"cl_ord_id": order.client_order_id}
+        self.reader.call("CancelOrder", params, Purpose.CANCEL)
+        if txid:
+            self._asked.add(order.client_order_id)
+            self.schedule("query", now + AFTER_CANCEL_SEC, Priority.EXECUTIONS)
+
+    # ---- following ----------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        views = self.reader.open_orders(Priority.EXECUTIONS)
+        shown = {x.client_order_id: x for x in views if x.client_order_id}
+        self._note_strangers(views)
+        here = [shown[x] for x in self.known if x in shown]
+        gone = [x.txid for x in self.known.values() if x.txid and x.client_order_id not in shown]
+        self.learn([*here, *self.reader.orders(gone, Priority.EXECUTIONS)])
+
+    def _query(self) -> None:
+        asked, self._asked = self._asked, set()
+        orders = [self.known[x] for x in sorted(asked) if x in self.known]
+        try:
+            views = self.reader.orders([x.txid for x in orders if x.txid], Priority.EXECUTIONS)
+            self.learn(views)
+        except CallFailed:
+            self._asked |= asked
+            raise
+
+    def learn(self, views: Sequence[OrderView]) -> None:
+        """Tell what is new about our orders: executions first, then what became of them."""
+        mine = []
+        for view in views:
+            order = self.known.get(view.client_order_id or "")
+            if order is not None and self.is_same(order, view):
+                mine.append((order, view))
+        behind = [(o, v) for o, v in mine if v.executed > self.told(o)]
+        if behind:
+            self._tell_executions(behind)
+        for order, view in mine:
+            self._tell_status(order, view)
+        for order_id in [x for x in self._told if x not in self.known]:
+            del self._told[order_id]
+        self._closed &= self.known.keys()
+
+    def told(self, order: Watched) -> Decimal:
+        """Return the volume of an order's executions that the bot knows or has been told."""
+        fresh = self._told.get(order.client_order_id, {})
+        return order.filled + sum(
+            (volume for x, volume in fresh.items() if x not in order.execution_ids), ZERO
+        )
+
+    def is_same(self, order: Watched, view: OrderView) -> bool:
+        """Tell whether the exchange's order is the one we meant; halt where it is not."""
+        differs = (
+            view.pair not in self.facts.names
+            or view.side is not order.side
+            or (order.price is not None and view.price != order.price)
+            or (order.volume is not None and view.volume != order.volume)
+            or (order.txid is not None and view.txid != order.txid)
+        )
+        if differs:
+            self.halt(
+                f"order {view.txid} ({view.side} {view.volume:f} {view.pair} at {view.price:f}) "
+                f"carries the id of another order of ours, {order.client_order_id}"
+            )
+        return not differs
+
+    def _tell_executions(self, behind: Sequence[tuple[Watched, OrderView]]) -> None:
+        start = min(order.since for order, _ in behind) + self.offset_sec - OVERLAP_SEC
+        by_txid = {view.txid: order for order, view in behind}
+        for trade in self.reader.trades(start, Priority.EXECUTIONS):
+            order = by_txid.get(trade.txid)
+            if order is None or trade.execution_id in order.execution_ids:
+                continue
+            told = self._told.setdefault(order.client_order_id, {})
+            if trade.execution_id in told:
+                continue
+            told[trade.execution_id] = trade.volume
+            self.post(
+                e.FillEvent(
+                    time=self.clock(),
+                    client_order_id=order.client_order_id,
+                    txid=trade.txid,
+                    execution_id=trade.execution_id,
+                    price=trade.price,
+                    volume=trade.volume,
+                    cost=trade.cost,
+                    fee=trade.fee,
+                    executed_at=trade.time - self.offset_sec,
+                    is_maker=trade.is_maker,
+                )
+            )
+
+    def _tell_status(self, order: Watched, view: OrderView) -> None:
+        """Tell that an order is over once its executions add up; that it works, if in doubt."""
+        order_id, told = order.client_order_id, self.told(order)
+        if view.is_over:
+            if view.executed == told and order_id not in self._closed:
+                self._closed.add(order_id)
+                self.doubts.settled(order_id)
+                self.post(
+                    e.OrderClosed(
+                        time=self.clock(),
+                        client_order_id=order_id,
+                        reason=ENDINGS.get(view.status, view.status),
+                        executed=view.executed,
+                    )
+                )
+        elif order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN):
+            self.doubts.settled(order_id)
+            self.post(
+                e.OrderFound(
+                    time=self.clock(),
+                    client_order_id=order_id,
+                    txid=view.txid,
+                    executed=view.executed,
+                )
+            )
+
+    # ---- orders of ours that nobody owns, and those of others ---------------------------------
+
+    def _note_strangers(self, views: Sequence[OrderView]) -> None:
+        """Count open orders that are not ours; tell of those that are, and that nobody owns."""
+        now, strange = self.clock(), {}
+        foreign = []
+        for view in views:
+            order_id = view.client_order_id or ""
+            if order_id in self.known:
+                continue
+            foreign.append(view)
+            place = decode(order_id)
+            if place is None or place.tag != self.tag:
+                continue
+            if place.epoch != self.epoch:
+                self._tell_other_store(view)
+                continue
+            # A view may be older than what we know: it takes two, farther apart than views lag.
+            strange[order_id] = self._strange.get(order_id, now)
+            if now - strange[order_id] >= self.config.again_sec:
+                self._tell_ghost(view)
+            else:
+                self.schedule("poll", now + self.config.again_sec)
+        self._strange = strange
+        self.account.foreign = foreign
+
+    def _tell_ghost(self, view: OrderView) -> None:
+        order_id = view.client_order_id or ""
+        self.post(e.GhostFound(time=self.clock(), client_order_id=order_id, txid=view.txid))
+
+    def _tell_other_store(self, view: OrderView) -> None:
+        self.halt(
+            f"order {view.txid} was placed by this bot from another database; two run, or the "
+            "database is not the one that placed it. Stop the other, or cancel the order at Kraken"
+        )
+
+    def _sweep(self) -> None:
+        """Look for orders of ours that were over before anybody knew of them."""
+        now = self.clock()
+        alive, self._alive_at = self._alive_at, None
+        since = now - SWEEP_SEC if self._has_swept or alive is None else alive - OVERLAP_SEC
+        views = self.reader.closed_orders(since + self.offset_sec, Priority.EXECUTIONS)
+        self._has_swept = True
+        ours = []
+        for view in views:
+            place = decode(view.client_order_id or "")
+            is_ours = place is not None and (place.tag, place.epoch) == (self.tag, self.epoch)
+            if is_ours and view.executed > 0 and view.client_order_id not in self.known:
+                ours.append(view)
+        booked = self.booked({x for view in ours for x in view.trade_ids})
+        for view in ours:
+            if not view.trade_ids or not booked.issuperset(view.trade_ids):
+                self._tell_ghost(view)
+
+
+def _urgency(job: Job) -> tuple[int, float, int]:
+    return int(job.priority), job.due, job.number

@@ -1,0 +1,207 @@
+"""The Kraken exchange as the loop sees it: a queue of events, and one private thread behind it.
+
+The thread drives the desk; the public feed posts quotes and health here too. Events are handed to
+the loop by `advance`, executions and order states before quotes. Nothing here decides anything.
+"""
+
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable
+
+from core import events as e
+from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.ports import Message, Venue
+from core.record import replace
+from core.state import BotState
+from exchange.kraken_desk import Desk
+from exchange.nonce import Nonces
+
+log = logging.getLogger("kraken")
+
+RECONCILING = "reconciling"  # the status until all that the exchange holds has been read
+IDLE_SEC = 0.5  # the thread looks at its clock this often even when nothing is due
+STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
+WORST = 2
+STOP_SEC = 5.0
+
+
+class KrakenExchange:
+    """Kraken (or the sandbox), live; `now` is exchange time as well as it is known."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        venue: Venue,
+        nonces: Nonces,
+        *,
+        clock: Callable[[], float],
+        reserve: Callable[[int], None],
+        abort: Callable[[], None],
+    ) -> None:
+        self.desk = desk
+        self.woken: Callable[[], None] = lambda: None
+        self._venue, self._nonces = venue, nonces
+        self._clock, self._reserve, self._abort = clock, reserve, abort
+        self._events: queue.SimpleQueue[e.Event] = queue.SimpleQueue()
+        self._tick: e.PriceTick | None = None
+        self._public = e.HealthChanged(time=0.0, system_status=venue.system_status)
+        self._told: e.HealthChanged | None = None
+        self._failure: BaseException | None = None
+        self._stopping, self._awake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="kraken", daemon=True)
+
+    # ---- events in ----------------------------------------------------------------------------
+
+    def post(self, event: e.Event) -> None:
+        """Take an event of the desk or of the feed for the loop; safe from any thread."""
+        match event:
+            case e.PriceTick():
+                self._tick = event  # of those that wait the latest counts
+            case e.HealthChanged():
+                self._public = event
+                self._note_status(event)
+                return
+            case _:
+                self._events.put(event)
+        self.woken()
+
+    def _note_status(self, event: e.HealthChanged) -> None:
+        desk, was = self.desk, self.desk.status
+        desk.status, desk.offset_sec = event.system_status, event.clock_offset_sec
+        if STATUS_RANK.get(was, WORST) and not STATUS_RANK.get(event.system_status, WORST):
+            desk.is_ready = False  # back again: read everything before anything is placed
+            self._is_back = True
+        self._awake.set()
+
+    _is_back = False
+
+    # ---- the port -----------------------------------------------------------------------------
+
+    def describe(self) -> Venue:
+        """Return pair facts, fees and balances as read at the start."""
+        return self._venue
+
+    def watch(self, state: BotState) -> None:
+        """Take note of the orders that live."""
+        self.desk.watch(state)
+
+    def obstacle(self, action: PlaceOrderAction, status: str) -> str | None:
+        """Return why an order may not leave now, or None."""
+        present = self.desk.status
+        if STATUS_RANK.get(present, WORST) > STATUS_RANK.get(status, WORST):
+            return f"the exchange is in {present}, it was {status}"
+        return self.desk.obstacle(action.deadline)
+
+    def place(self, action: PlaceOrderAction) -> None:
+        """Send an order."""
+        self._put(action)
+
+    def cancel(self, action: CancelOrderAction) -> None:
+        """Ask for the end of an order."""
+        self._put(action)
+
+    def reconcile(self, action: RequestReconcile) -> None:
+        """Read balances and the named orders."""
+        self._put(action)
+
+    def _put(self, action: PlaceOrderAction | CancelOrderAction | RequestReconcile) -> None:
+        self.desk.put(action)
+        self._awake.set()
+
+    def now(self) -> float:
+        """Return the present instant."""
+        return self._clock()
+
+    def horizon(self) -> float:
+        """Return the present instant: nothing later may be processed yet."""
+        return self._clock()
+
+    def next_time(self) -> float:
+        """Return when there is something for the loop: now, or an instant that never comes."""
+        is_waiting = self._tick is not None or not self._events.empty()
+        return self._clock() if is_waiting or self._failure is not None else math.inf
+
+    def advance(self, to: float) -> tuple[Message, ...]:  # noqa: ARG002  # the port's: time passes by itself
+        """Return what has come: executions and order states first, then the latest quote.
+
+        Raises what ended the private thread. Nonces are reserved on disk here, ahead of their use.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self.reserve_nonces()
+        events: list[e.Event] = []
+        while not self._events.empty():
+            events.append(self._events.get_nowait())
+        tick, self._tick = self._tick, None
+        if tick is not None:
+            events.append(tick)
+        return tuple(Message(seq=0, event=event) for event in events)
+
+    def reserve_nonces(self) -> None:
+        """Commit a higher ceiling for nonces when the present one is half used up."""
+        wanted = self._nonces.wanted()
+        if wanted is not None:
+            self._reserve(wanted)
+            self._nonces.extend(wanted)
+
+    def acknowledge(self, seq: int) -> None:
+        """Do nothing: events of this exchange are found again by reading, not by number."""
+
+    def catch_up(self, told: int, until: float) -> None:
+        """Do nothing: the exchange goes on by itself."""
+
+    def pending(self, after: int) -> tuple[Message, ...]:  # noqa: ARG002  # the port's
+        """Return nothing: what was missed is read by the desk."""
+        return ()
+
+    # ---- the private thread -------------------------------------------------------------------
+
+    def start(self, state: BotState) -> None:
+        """Begin to work: read all that the exchange holds, then serve the loop."""
+        self.reserve_nonces()
+        self.desk.resume_from(state)
+        self.desk.begin()
+        self._tell_health()
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                if self._is_back:
+                    self._is_back = False
+                    self.desk.begin()
+                wait = self.desk.step() - self._clock()
+                self._tell_health()
+                if wait > 0:
+                    self._awake.wait(min(wait, IDLE_SEC))
+                    self._awake.clear()
+        except Exception as error:  # boundary: the loop ends the process
+            log.exception("the private thread has failed")
+            self._failure = error
+            self.woken()
+
+    def _tell_health(self) -> None:
+        """Tell of the connection when it has changed; not ready is a status of its own."""
+        public, desk = self._public, self.desk
+        is_open = not STATUS_RANK.get(public.system_status, WORST)
+        status = RECONCILING if is_open and not desk.is_ready else public.system_status
+        errors = max(public.consecutive_errors, desk.reader.errors)
+        health = replace(public, time=0.0, system_status=status, consecutive_errors=errors)
+        if health != self._told:
+            self._told = health
+            self._events.put(replace(health, time=self._clock()))
+            self.woken()
+
+    def pause(self, seconds: float) -> None:
+        """Wait on the private thread, not longer than until the end."""
+        self._stopping.wait(seconds)
+
+    def close(self) -> None:
+        """Stop the thread; a call in flight is abandoned, its intent is resolved at the start."""
+        self._stopping.set()
+        self._awake.set()
+        self._abort()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SEC)

@@ -1,0 +1,220 @@
+"""Reading Kraken's private API within its limits: one call, and whole walks over pages.
+
+A read that fails raises, it never returns nothing. Every call passes here, so that rate budget,
+errors and halts are counted in one place. Look next at `exchange/kraken_desk.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from exchange.kraken_budget import Budget, Priority, rest_cost
+from exchange.kraken_errors import judge_answer
+from exchange.kraken_records import (
+    Answer,
+    Judgement,
+    LedgerView,
+    OrderView,
+    Page,
+    Purpose,
+    TradeView,
+    Trouble,
+    Verdict,
+    WireError,
+)
+from exchange.kraken_wire import (
+    closed_orders,
+    ledgers,
+    open_orders,
+    queried_orders,
+    queried_trades,
+    trades_history,
+)
+
+T = TypeVar("T")
+WALKS_MAX = 3
+PAGES_MAX = 200
+IDS_PER_QUERY = 50
+TRADE_IDS_PER_QUERY = 20
+OVERLAP_SEC = 300.0  # windows of history overlap by this much
+NONCE_ERRORS_MAX, NONCE_WINDOW_SEC = 3, 300.0
+WAIT_MAX_SEC = 60.0  # a walk waits this long for room before it gives up
+
+
+class Client(Protocol):
+    """What makes the calls; total: whatever happens, there is an Answer."""
+
+    def private(self, method: str, params: Mapping[str, object]) -> Answer:
+        """Call a private method."""
+        ...
+
+
+class CallFailed(Exception):
+    """A read did not give what it should; nothing is known. Ask again after `pause_sec`."""
+
+    def __init__(self, what: str, pause_sec: float = 0.0) -> None:
+        super().__init__(what)
+        self.pause_sec = pause_sec
+
+
+class Reader:
+    """Makes calls for the private thread; `halt` is told what only a person may decide."""
+
+    def __init__(
+        self,
+        client: Client,
+        budget: Budget,
+        *,
+        clock: Callable[[], float],
+        pause: Callable[[float], None],
+        halt: Callable[[str], None],
+    ) -> None:
+        self.budget = budget
+        self.errors = 0  # failed calls in a row
+        self.last_error = ""
+        self._client = client
+        self._clock = clock
+        self._pause = pause
+        self._halt = halt
+        self._nonce_errors: list[float] = []
+
+    # ---- one call -----------------------------------------------------------------------------
+
+    def call(
+        self, method: str, params: Mapping[str, object], purpose: Purpose
+    ) -> tuple[Answer, Judgement | None]:
+        """Make a call for which there is room; return the answer and what it means."""
+        answer = self._client.private(method, params)
+        judgement = judge_answer(answer, purpose)
+        now = self._clock()
+        if judgement is None:
+            self.errors = 0
+            self.budget.succeeded(now)
+            return answer, None
+        self._note(method, answer, judgement, now)
+        return answer, judgement
+
+    def _note(self, method: str, answer: Answer, judgement: Judgement, now: float) -> None:
+        words = answer.fault or ", ".join(answer.errors)
+        self.last_error = f"{method}: {words}"[:200]
+        if judgement.verdict is not Verdict.REJECT and answer.was_sent:
+            self.errors += 1
+        self.budget.punish(judgement, now)
+        if judgement.trouble is Trouble.NONCE:
+            recent = [x for x in self._nonce_errors if x > now - NONCE_WINDOW_SEC]
+            self._nonce_errors = [*recent, now]
+            if len(self._nonce_errors) >= NONCE_ERRORS_MAX:
+                self._nonce_errors = []
+                self._halt(
+                    f"{NONCE_ERRORS_MAX} nonce errors in five minutes: is another program using "
+                    "this API key? Give each program a key of its own"
+                )
+        elif judgement.verdict is Verdict.HALT:
+            self._halt(f"Kraken answered {words} to {method}: {judgement.advice}")
+
+    def read(self, method: str, params: Mapping[str, object], priority: Priority) -> Any:
+        """Return the result of a read; waits for room. Raises CallFailed."""
+        for attempt in (1, 2):
+            self._make_room(method, priority)
+            answer, judgement = self.call(method, params, Purpose.READ)
+            if judgement is None:
+                return answer.result
+            if judgement.trouble is not Trouble.NONCE or attempt == 2:
+                break
+        raise CallFailed(self.last_error, judgement.pause_sec)
+
+    def _make_room(self, method: str, priority: Priority) -> None:
+        cost = rest_cost(method)
+        wait = self.budget.wait(cost, 0.0, priority, self._clock())
+        if wait > WAIT_MAX_SEC:
+            raise CallFailed(f"{method}: no room in the rate limit for {wait:.0f} s", wait)
+        if wait > 0:
+            self._pause(wait)
+        self.budget.charge(cost, 0.0, self._clock())
+
+    def parsed(self, parse: Callable[[Any], T], result: object) -> T:
+        """Return `parse(result)`; an answer of another shape than documented is a failure."""
+        try:
+            return parse(result)
+        except WireError as error:
+            self.errors += 1
+            self.last_error = str(error)[:200]
+            raise CallFailed(self.last_error) from None
+
+    # ---- orders and trades --------------------------------------------------------------------
+
+    def open_orders(
+        self, priority: Priority, client_order_id: str | None = None
+    ) -> tuple[OrderView, ...]:
+        """Return all open orders of the account, or those of one client id."""
+        params = {"trades": True, "cl_ord_id": client_order_id}
+        return self.parsed(open_orders, self.read("OpenOrders", params, priority))
+
+    def closed_orders(
+        self, start: float, priority: Priority, client_order_id: str | None = None
+    ) -> list[OrderView]:
+        """Return the closed orders since `start`, or those of one client id."""
+
+        def page(offset: int) -> Page[OrderView]:
+            params = {
+                "trades": True,
+                "cl_ord_id": client_order_id,
+                "start": int(start),
+                "ofs": offset,
+            }
+            return self.parsed(closed_orders, self.read("ClosedOrders", params, priority))
+
+        return self._walk(page, lambda x: x.txid)
+
+    def orders(self, txids: list[str], priority: Priority) -> list[OrderView]:
+        """Return the orders of these exchange ids."""
+        views: list[OrderView] = []
+        for first in range(0, len(txids), IDS_PER_QUERY):
+            some = ",".join(txids[first : first + IDS_PER_QUERY])
+            result = self.read("QueryOrders", {"txid": some, "trades": True}, priority)
+            views.extend(self.parsed(queried_orders, result))
+        return views
+
+    def trades(self, start: float, priority: Priority) -> list[TradeView]:
+        """Return the account's executions since `start`, oldest first."""
+
+        def page(offset: int) -> Page[TradeView]:
+            params = {"start": int(start), "ofs": offset, "consolidate_taker": "false"}
+            return self.parsed(trades_history, self.read("TradesHistory", params, priority))
+
+        return sorted(self._walk(page, lambda x: x.execution_id), key=lambda x: x.time)
+
+    def trades_of(self, ids: list[str], priority: Priority) -> list[TradeView]:
+        """Return the executions of these ids."""
+        views: list[TradeView] = []
+        for first in range(0, len(ids), TRADE_IDS_PER_QUERY):
+            some = ",".join(ids[first : first + TRADE_IDS_PER_QUERY])
+            result = self.read("QueryTrades", {"txid": some}, priority)
+            views.extend(self.parsed(queried_trades, result))
+        return views
+
+    def ledger(self, start: float, priority: Priority) -> list[LedgerView]:
+        """Return the ledger's lines since `start`, oldest first."""
+
+        def page(offset: int) -> Page[LedgerView]:
+            params = {"start": int(start), "ofs": offset}
+            return self.parsed(ledgers, self.read("Ledgers", params, priority))
+
+        return sorted(self._walk(page, lambda x: x.ledger_id), key=lambda x: x.time)
+
+    def _walk(self, page: Callable[[int], Page[T]], key: Callable[[T], str]) -> list[T]:
+        """Walk pages until an empty one; begin anew where rows have shifted away meanwhile."""
+        for _ in range(WALKS_MAX):
+            rows: dict[str, T] = {}
+            offset, count = 0, 0
+            for _ in range(PAGES_MAX):
+                some = page(offset)
+                count = max(count, some.count or 0)
+                if not some.rows:
+                    break
+                rows.update((key(row), row) for row in some.rows)
+                offset += len(some.rows)
+            else:
+                raise CallFailed(f"a walk over pages has not ended after {PAGES_MAX}")
+            if len(rows) >= count:
+                return list(rows.values())
+        raise CallFailed(f"pages hold {len(rows)} of {count} rows, {WALKS_MAX} times")

@@ -1,0 +1,118 @@
+"""Orders in doubt: whether an order whose placing had no definite answer exists.
+
+Found among the open orders, then among the closed (an order moves only that way): it is adopted.
+Absent only after two looks that found nothing, farther apart than reads lag, both after its
+deadline and a margin by the exchange's clock, and a look at the trades of orders nobody knows.
+"""
+
+from typing import TYPE_CHECKING
+
+from core.domain import OrderStatus, RejectReason
+from core.record import Record
+from exchange.kraken_budget import Priority
+from exchange.kraken_reads import CallFailed
+from exchange.kraken_records import OrderView
+from exchange.kraken_watch import Watched
+from leg import DEADLINE_SEC
+
+if TYPE_CHECKING:
+    from exchange.kraken_desk import Desk
+
+BEFORE_SEC = 120.0  # history is read from so long before the order was placed
+LOOK_AGAIN_SEC = 30.0
+
+
+class Doubt(Record, frozen=True, kw_only=True):
+    """One order in doubt, and how often it was looked for in vain when that counted."""
+
+    negatives: int = 0
+    negative_at: float = 0.0
+
+
+class Doubts:
+    """All orders in doubt; works for one desk."""
+
+    def __init__(self, desk: "Desk") -> None:
+        self.unseen: set[str] = set()  # not looked for yet since they came in doubt
+        self._desk = desk
+        self._open: dict[str, Doubt] = {}
+
+    def add(self, client_order_id: str) -> None:
+        """Look for an order at once, and again until its fate is certain."""
+        if client_order_id not in self._open:
+            self._open[client_order_id] = Doubt()
+            self.unseen.add(client_order_id)
+        self._plan(client_order_id, self._desk.clock())
+
+    def settled(self, client_order_id: str) -> None:
+        """Forget an order whose fate is known."""
+        self._open.pop(client_order_id, None)
+        self.unseen.discard(client_order_id)
+
+    def look(self, client_order_id: str) -> None:
+        """Look for one order, and say what became of it if that is certain. Raises CallFailed."""
+        desk, order = self._desk, self._desk.known.get(client_order_id)
+        doubt = self._open.get(client_order_id)
+        in_doubt = (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
+        if order is None or doubt is None or (order.txid and order.status not in in_doubt):
+            self.settled(client_order_id)
+            return
+        asked_at = desk.clock()
+        found = self._seek(order)
+        self.unseen.discard(client_order_id)
+        if len(found) > 1:
+            ids = ", ".join(x.txid for x in found)
+            desk.halt(f"orders {ids} carry one client order id, {client_order_id}")
+        if found:
+            desk.learn(found)
+        else:
+            self._not_found(order, doubt, asked_at)
+        if client_order_id in self._open:
+            self._plan(client_order_id, desk.clock() + LOOK_AGAIN_SEC)
+
+    def _seek(self, order: Watched) -> list[OrderView]:
+        reader, order_id = self._desk.reader, order.client_order_id
+        start = order.placed_at + self._desk.offset_sec - BEFORE_SEC
+        views = [*reader.open_orders(Priority.RESOLVE, order_id)]
+        views += reader.closed_orders(start, Priority.RESOLVE, order_id)
+        by_txid = {x.txid: x for x in views if x.client_order_id == order_id}
+        return list(by_txid.values())
+
+    def settles_at(self, order: Watched) -> float:
+        """Return from when on an order that is not found counts as not there."""
+        return order.placed_at + DEADLINE_SEC + self._desk.config.settle_sec
+
+    def _not_found(self, order: Watched, doubt: Doubt, asked_at: float) -> None:
+        desk, config, order_id = self._desk, self._desk.config, order.client_order_id
+        settles_at = self.settles_at(order)
+        if asked_at < settles_at or desk.offset_error_sec > config.offset_error_max_sec:
+            self._plan(order_id, max(settles_at, asked_at + config.again_sec))
+            return
+        if not doubt.negatives or asked_at - doubt.negative_at >= config.again_sec:
+            doubt = Doubt(negatives=doubt.negatives + 1, negative_at=asked_at)
+            self._open[order_id] = doubt
+        if doubt.negatives >= self.negatives_needed and not self._is_traded(order):
+            self.settled(order_id)
+            desk.reject(order_id, RejectReason.NEVER_ARRIVED, "not found after its deadline")
+            return
+        self._plan(order_id, doubt.negative_at + config.again_sec)
+
+    negatives_needed = 2
+
+    def _is_traded(self, order: Watched) -> bool:
+        """Look whether an order that nobody knows has executed, and whether it is this one."""
+        desk = self._desk
+        start = order.placed_at + desk.offset_sec - BEFORE_SEC
+        known = {x.txid for x in desk.known.values()}
+        trades = desk.reader.trades(start, Priority.RESOLVE)
+        strange = sorted({x.txid for x in trades} - known)
+        views = desk.reader.orders(strange, Priority.RESOLVE) if strange else []
+        if len(views) < len(strange):
+            raise CallFailed("an order that has executed cannot be read")
+        found = [x for x in views if x.client_order_id == order.client_order_id]
+        if found:
+            desk.learn(found)
+        return bool(found)
+
+    def _plan(self, client_order_id: str, due: float) -> None:
+        self._desk.schedule("resolve", due, Priority.RESOLVE, key=client_order_id)

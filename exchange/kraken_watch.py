@@ -1,0 +1,58 @@
+"""Our live orders and ghosts, as much of them as following them at the exchange takes."""
+
+from decimal import Decimal
+
+from accounting import orders
+from core.domain import ZERO, OrderStatus, Side
+from core.record import Record
+from core.state import BotState
+
+GHOST_SEC = 2 * 86_400.0  # so long before it was found a ghost may have executed
+
+
+class Watched(Record, frozen=True, kw_only=True):
+    """An order that the state knows: an intent that may live, or a ghost (no price, no volume)."""
+
+    client_order_id: str
+    txid: str | None
+    side: Side
+    price: Decimal | None
+    volume: Decimal | None
+    status: OrderStatus
+    placed_at: float
+    filled: Decimal = ZERO
+    execution_ids: tuple[str, ...] = ()
+    since: float = 0.0  # no execution that is not known yet is older
+
+
+def watched(state: BotState) -> dict[str, Watched]:
+    """Return every order to follow, by client order id."""
+    found = {
+        x.client_order_id: Watched(
+            client_order_id=x.client_order_id,
+            txid=x.txid,
+            side=x.side,
+            price=x.price,
+            volume=x.volume,
+            status=x.status,
+            placed_at=x.placed_at,
+            filled=x.filled_volume,
+            execution_ids=x.execution_ids,
+            since=x.placed_at,
+        )
+        for x in orders(state)
+    }
+    for ghost in state.ghosts:
+        found[ghost.client_order_id] = Watched(
+            client_order_id=ghost.client_order_id,
+            txid=ghost.txid,
+            side=ghost.side,
+            price=None,
+            volume=None,
+            status=OrderStatus.CANCELLING,
+            placed_at=ghost.found_at,
+            filled=ghost.executed,
+            execution_ids=ghost.execution_ids,
+            since=ghost.found_at - GHOST_SEC,
+        )
+    return found
