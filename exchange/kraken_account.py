@@ -72,7 +72,7 @@ class Account:
 
     def _tell_flows(self, now: float) -> None:
         desk = self._desk
-        start = (self._read_from or now) + desk.offset_sec - OVERLAP_SEC
+        start = (self._read_from or now) + desk.reader.offset_sec - OVERLAP_SEC
         lines = desk.reader.ledger(start, Priority.TELEMETRY)
         young = [x for x in lines if x.kind == TRADE and x.time > now - SETTLED_SEC]
         lines = [x for x in lines if x not in young and x.time >= (self._read_from or 0.0)]

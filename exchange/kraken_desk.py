@@ -80,7 +80,6 @@ class Desk:
         self.facts, self.config = facts, config
         self.known: Mapping[str, Watched] = {}
         self.status = "online"  # the exchange's, as last read
-        self.offset_sec = 0.0  # exchange time less ours
         self.offset_error_sec = math.inf
         self.is_ready = False
         self.tag, self.epoch = tag, epoch
@@ -267,12 +266,18 @@ class Desk:
         return None
 
     def _place(self, action: PlaceOrderAction) -> None:
-        order_id, now = action.order.client_order_id, self.clock()
+        order_id = action.order.client_order_id
         obstacle = self.obstacle(action.deadline)
         if obstacle is not None:
             self.reject(order_id, RejectReason.NOT_SENT, obstacle)
             return
-        self.reader.budget.charge(0.0, 1.0, now)
+        is_entry = action.order.role is Role.ENTRY
+        wait = self.reader.room(0.0, 1.0, Priority.ENTRY if is_entry else Priority.EXIT)
+        if wait:
+            self.reject(
+                order_id, RejectReason.NOT_SENT, f"no room in the rate limit for {wait:.1f} s"
+            )
+            return
         answer, judgement = self.reader.call("AddOrder", self._order(action), Purpose.PLACE)
         if not answer.was_sent:
             self.reject(order_id, RejectReason.NOT_SENT, answer.fault or "")
@@ -290,7 +295,7 @@ class Desk:
 
     def _order(self, action: PlaceOrderAction) -> dict[str, object]:
         order = action.order
-        until = datetime.fromtimestamp(action.deadline + self.offset_sec, UTC)
+        until = datetime.fromtimestamp(action.deadline + self.reader.offset_sec, UTC)
         return {
             "pair": self.facts.instrument.symbol,
             "type": order.side.value,
@@ -325,7 +330,9 @@ class Desk:
         if order is None:
             return
         txid = order.txid or action.txid
-        self.reader.budget.charge(0.0, self._cancel_cost(action, now), now)
+        if wait := self.reader.room(0.0, self._cancel_cost(action, now), Priority.CANCEL):
+            self.schedule("cancel", now + min(wait, RETRY_SEC), Priority.CANCEL, action=action)
+            return
         params: dict[str, object] = {"txid": txid} if txid else {"cl_ord_id": order.client_order_id}
         self.reader.call("CancelOrder", params, Purpose.CANCEL)
         if txid:
@@ -392,7 +399,7 @@ class Desk:
         return not differs
 
     def _tell_executions(self, behind: Sequence[tuple[Watched, OrderView]]) -> None:
-        start = min(order.since for order, _ in behind) + self.offset_sec - OVERLAP_SEC
+        start = min(order.since for order, _ in behind) + self.reader.offset_sec - OVERLAP_SEC
         by_txid = {view.txid: order for order, view in behind}
         for trade in self.reader.trades(start, Priority.EXECUTIONS):
             order = by_txid.get(trade.txid)
@@ -412,7 +419,7 @@ class Desk:
                     volume=trade.volume,
                     cost=trade.cost,
                     fee=trade.fee,
-                    executed_at=trade.time - self.offset_sec,
+                    executed_at=trade.time - self.reader.offset_sec,
                     is_maker=trade.is_maker,
                 )
             )
@@ -484,7 +491,7 @@ class Desk:
         now = self.clock()
         alive, self._alive_at = self._alive_at, None
         since = now - SWEEP_SEC if self._has_swept or alive is None else alive - OVERLAP_SEC
-        views = self.reader.closed_orders(since + self.offset_sec, Priority.EXECUTIONS)
+        views = self.reader.closed_orders(since + self.reader.offset_sec, Priority.EXECUTIONS)
         self._has_swept = True
         ours = []
         for view in views:

@@ -5,7 +5,6 @@ the loop by `advance`, executions and order states before quotes. Nothing here d
 """
 
 import logging
-import math
 import queue
 import threading
 from collections.abc import Callable
@@ -69,7 +68,7 @@ class KrakenExchange:
 
     def _note_status(self, event: e.HealthChanged) -> None:
         desk, was = self.desk, self.desk.status
-        desk.status, desk.offset_sec = event.system_status, event.clock_offset_sec
+        desk.status, desk.reader.offset_sec = event.system_status, event.clock_offset_sec
         if STATUS_RANK.get(was, WORST) and not STATUS_RANK.get(event.system_status, WORST):
             desk.is_ready = False  # back again: read everything before anything is placed
             self._is_back = True
@@ -118,10 +117,10 @@ class KrakenExchange:
         """Return the present instant: nothing later may be processed yet."""
         return self._clock()
 
-    def next_time(self) -> float:
-        """Return when there is something for the loop: now, or an instant that never comes."""
+    def next_time(self) -> float | None:
+        """Return the present instant when something waits for the loop, else None."""
         is_waiting = self._tick is not None or not self._events.empty()
-        return self._clock() if is_waiting or self._failure is not None else math.inf
+        return self._clock() if is_waiting or self._failure is not None else None
 
     def advance(self, to: float) -> tuple[Message, ...]:  # noqa: ARG002  # the port's: time passes by itself
         """Return what has come: executions and order states first, then the latest quote.

@@ -71,6 +71,7 @@ class Reader:
         self.budget = budget
         self.errors = 0  # failed calls in a row
         self.last_error = ""
+        self.offset_sec = 0.0  # exchange time less ours
         self._client = client
         self._clock = clock
         self._pause = pause
@@ -88,7 +89,7 @@ class Reader:
         now = self._clock()
         if judgement is None:
             self.errors = 0
-            self.budget.succeeded(now)
+            self.budget.forgive(now)
             return answer, None
         self._note(method, answer, judgement, now)
         return answer, judgement
@@ -98,7 +99,7 @@ class Reader:
         self.last_error = f"{method}: {words}"[:200]
         if judgement.verdict is not Verdict.REJECT and answer.was_sent:
             self.errors += 1
-        self.budget.punish(judgement, now)
+        self.budget.punish(judgement, now, exchange_now=now + self.offset_sec)
         if judgement.trouble is Trouble.NONCE:
             recent = [x for x in self._nonce_errors if x > now - NONCE_WINDOW_SEC]
             self._nonce_errors = [*recent, now]
@@ -113,23 +114,30 @@ class Reader:
 
     def read(self, method: str, params: Mapping[str, object], priority: Priority) -> Any:
         """Return the result of a read; waits for room. Raises CallFailed."""
-        for attempt in (1, 2):
+        self._make_room(method, priority)
+        answer, judgement = self.call(method, params, Purpose.READ)
+        if judgement is not None and judgement.trouble is Trouble.NONCE:
             self._make_room(method, priority)
             answer, judgement = self.call(method, params, Purpose.READ)
-            if judgement is None:
-                return answer.result
-            if judgement.trouble is not Trouble.NONCE or attempt == 2:
-                break
-        raise CallFailed(self.last_error, judgement.pause_sec)
+        if judgement is not None:
+            raise CallFailed(self.last_error, judgement.pause_sec)
+        return answer.result
 
     def _make_room(self, method: str, priority: Priority) -> None:
-        cost = rest_cost(method)
-        wait = self.budget.wait(cost, 0.0, priority, self._clock())
-        if wait > WAIT_MAX_SEC:
-            raise CallFailed(f"{method}: no room in the rate limit for {wait:.0f} s", wait)
-        if wait > 0:
+        cost, waited = rest_cost(method), 0.0
+        while wait := self.room(cost, 0.0, priority):
+            if waited + wait > WAIT_MAX_SEC:
+                raise CallFailed(f"{method}: no room in the rate limit for {wait:.0f} s", wait)
             self._pause(wait)
-        self.budget.charge(cost, 0.0, self._clock())
+            waited += wait
+
+    def room(self, cost: float, engine_cost: float, priority: Priority) -> float:
+        """Count a call that is about to be sent and return 0, or return how long it must wait."""
+        now = self._clock()
+        wait = self.budget.wait(cost, engine_cost, priority, now)
+        if not wait:
+            self.budget.charge(cost, engine_cost, priority, now)
+        return wait
 
     def parsed(self, parse: Callable[[Any], T], result: object) -> T:
         """Return `parse(result)`; an answer of another shape than documented is a failure."""

@@ -72,7 +72,7 @@ class Doubts:
 
     def _seek(self, order: Watched) -> list[OrderView]:
         reader, order_id = self._desk.reader, order.client_order_id
-        start = order.placed_at + self._desk.offset_sec - BEFORE_SEC
+        start = order.placed_at + self._desk.reader.offset_sec - BEFORE_SEC
         views = [*reader.open_orders(Priority.RESOLVE, order_id)]
         views += reader.closed_orders(start, Priority.RESOLVE, order_id)
         by_txid = {x.txid: x for x in views if x.client_order_id == order_id}
@@ -102,7 +102,7 @@ class Doubts:
     def _is_traded(self, order: Watched) -> bool:
         """Look whether an order that nobody knows has executed, and whether it is this one."""
         desk = self._desk
-        start = order.placed_at + desk.offset_sec - BEFORE_SEC
+        start = order.placed_at + desk.reader.offset_sec - BEFORE_SEC
         known = {x.txid for x in desk.known.values()}
         trades = desk.reader.trades(start, Priority.RESOLVE)
         strange = sorted({x.txid for x in trades} - known)
