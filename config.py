@@ -23,7 +23,7 @@ from core.record import Record
 from grid_strategy import break_even_pct
 from risk import slots_max
 from settings.names import meant_by, suggestion
-from settings.variable import Variable, path_is, value_of
+from settings.variable import LOOPBACK, Variable, path_is, value_of
 
 __all__ = [
     "BY_NAME", "VARIABLES", "Setting", "Settings", "Variable", "generate_env_example",
@@ -31,14 +31,16 @@ __all__ = [
 ]  # fmt: skip
 
 OPEN_ORDER_LIMITS = {"starter": 60, "intermediate": 80, "pro": 225}
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
-    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "ORPHAN_", "PAIR_", "PAPER_",
+    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "NOTIFY_", "ORPHAN_", "PAIR_", "PAPER_",
     "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
+    "TELEGRAM_",
 )  # fmt: skip
+_BOT_TOKEN = re.compile(r"\d{3,20}:[\w-]{20,256}", re.ASCII)
+_CHAT_ID = re.compile(r"-?[1-9]\d{0,17}", re.ASCII)
 _HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
 
 
@@ -52,7 +54,7 @@ def _v(  # noqa: PLR0917 - a table reads better without the names of its columns
 
 
 _RUN, _MARKET, _PAPER, _GRID = "Running", "Market", "Paper exchange", "Grid"
-_SIZE, _RISK, _PAGE = "Size", "Risk", "Page and logs"
+_SIZE, _RISK, _PAGE, _NOTIFY = "Size", "Risk", "Page and logs", "Notifications"
 VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "MODE", "choice", "paper", "mode", "what orders are: paper (live comes with the "
        "Kraken adapter)", choices=("paper", "live")),
@@ -187,6 +189,16 @@ VARIABLES: tuple[Variable, ...] = (
        choices=("DEBUG", "INFO", "WARNING", "ERROR")),
     _v(_PAGE, "LOG_FORMAT", "choice", "text", "log_format", "how lines look",
        choices=("text", "json")),
+    _v(_NOTIFY, "NOTIFY_WEBHOOK_URL", "secret_url", "", "notify_webhook_url", "where messages are "
+       "sent as JSON by POST, or NOTIFY_WEBHOOK_URL_FILE: a file that holds it"),
+    _v(_NOTIFY, "TELEGRAM_BOT_TOKEN", "secret", "", "telegram_bot_token", "token of a Telegram bot "
+       "that sends messages and takes commands, or TELEGRAM_BOT_TOKEN_FILE"),
+    _v(_NOTIFY, "TELEGRAM_CHAT_ID", "text", "", "telegram_chat_id", "number of the chat it talks "
+       "to; everybody in that chat may command the bot"),
+    _v(_NOTIFY, "TELEGRAM_COMMANDS", "flag", "true", "telegram_commands", "commands from that chat "
+       "are taken; false: messages only"),
+    _v(_NOTIFY, "TELEGRAM_API_URL", "url", "https://api.telegram.org", "telegram_api_url",
+       "Telegram, or a Bot API server of your own"),
 )  # fmt: skip
 BY_NAME = {variable.name: variable for variable in VARIABLES}
 
@@ -230,6 +242,11 @@ class Settings(Record, frozen=True, kw_only=True):
     dashboard_allowed_hosts: tuple[str, ...]
     log_level: str
     log_format: str
+    notify_webhook_url: str | None
+    telegram_bot_token: str | None
+    telegram_chat_id: str | None
+    telegram_commands: bool
+    telegram_api_url: str
     effective: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -240,6 +257,11 @@ class Settings(Record, frozen=True, kw_only=True):
     def describe(self) -> list[tuple[str, str, str]]:
         """Return (name, effective value, source) of each setting, secrets masked."""
         return [(setting.name, setting.value, setting.source) for setting in self.effective]
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the values that may stand in no log line."""
+        found = (getattr(self, v.target) for v in VARIABLES if v.is_secret)
+        return tuple(value for value in found if value)
 
     def page_url(self, port: int) -> str:
         """Return the address of the page for a browser on this machine."""
@@ -287,14 +309,14 @@ def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
             folder = Path() if sources[variable.name] == "environment" else dotenv_path.parent
             values[variable.target] = value_of(variable, texts[variable.name], folder)
         except ValueError as error:
-            shown = "***" if variable.kind == "secret" else repr(texts[variable.name][:80])
+            shown = "***" if variable.is_secret else repr(texts[variable.name][:80])
             found.problems.append(f"{variable.name}={shown}: {error}")
-    for check in (_market_checks, _fee_checks, _size_checks, _page_checks):
+    for check in (_market_checks, _fee_checks, _size_checks, _page_checks, _notify_checks):
         found.problems.extend(check(_Known(values)))
     if found.problems:
         raise ConfigError(found.problems)
     for v in VARIABLES:
-        if v.kind == "secret" and texts[v.name]:
+        if v.is_secret and texts[v.name]:
             texts[v.name] = "***"
     effective = tuple(Setting(name=n, value=texts[n], source=sources[n]) for n in BY_NAME)
     return _settings(values, effective, tuple(found.warnings))
@@ -325,7 +347,7 @@ def _dotenv(path: Path, found: _Findings) -> dict[str, str]:
 
 
 def _check_names(env: Mapping[str, str], file_values: Mapping[str, str], found: _Findings) -> None:
-    known = frozenset(BY_NAME) | {f"{v.name}_FILE" for v in VARIABLES if v.kind == "secret"}
+    known = frozenset(BY_NAME) | {f"{v.name}_FILE" for v in VARIABLES if v.is_secret}
     for name in file_values:
         if name not in known:
             text = f"{name}: unknown setting in the .env file{suggestion(name, known)}"
@@ -349,7 +371,7 @@ def _texts(
     for values, where, base in ((file_values, ".env", folder), (env, "environment", Path())):
         for name, variable in BY_NAME.items():
             text = values.get(name, "").strip()
-            is_secret = variable.kind == "secret"
+            is_secret = variable.is_secret
             path = values.get(f"{name}_FILE", "").strip() if is_secret else ""
             if text and path:
                 found.problems.append(f"{name}, {name}_FILE: both are set; set one")
@@ -445,6 +467,18 @@ def _page_checks(values: _Known) -> Iterator[str]:
     for name in values.get("dashboard_allowed_hosts", ()):
         if not _HOST_NAME.fullmatch(name):
             yield f"DASHBOARD_ALLOWED_HOSTS: {name!r} is no host name"
+
+
+def _notify_checks(values: _Known) -> Iterator[str]:
+    if not values.has("telegram_bot_token", "telegram_chat_id"):
+        return
+    token, chat = values["telegram_bot_token"], values["telegram_chat_id"]
+    if (token is None) != (chat is None):
+        yield "TELEGRAM_BOT_TOKEN, TELEGRAM_CHAT_ID: set both or neither"
+    if token is not None and not _BOT_TOKEN.fullmatch(token):
+        yield "TELEGRAM_BOT_TOKEN=***: must look as BotFather gives it: digits, a colon, letters"
+    if chat is not None and not _CHAT_ID.fullmatch(chat):
+        yield f"TELEGRAM_CHAT_ID={chat[:80]!r}: must be the chat's number, such as 12345 or -10012"
 
 
 def _settings(

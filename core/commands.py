@@ -174,7 +174,13 @@ ACTION_NAMES = tuple(sorted(_VARIANTS))
 _SHELL_ONLY = {"base_difference", "quote_difference"}
 _MAX_ABS = Decimal(10**12)
 _WHOLE_MAX = 10**9
+_WHOLE = re.compile(r"-?\d{1,10}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
+
+def _fields(variant: type[Record]) -> dict[str, msgspec.structs.FieldInfo]:
+    """Return the fields of a command that are the operator's to set."""
+    return {f.name: f for f in msgspec.structs.fields(variant) if f.name not in _SHELL_ONLY}
 
 
 def _number(field: str, value: object) -> Decimal:
@@ -225,7 +231,7 @@ def parse(body: Mapping[str, Any]) -> Command:
     if not isinstance(name, str) or name not in _VARIANTS:
         raise CommandError("action", f"action must be one of: {', '.join(ACTION_NAMES)}")
     variant = _VARIANTS[name]
-    fields = {f.name: f for f in msgspec.structs.fields(variant) if f.name not in _SHELL_ONLY}
+    fields = _fields(variant)
     values: dict[str, Any] = {"action": name}
     for key, value in body.items():
         if key == "action":
@@ -244,6 +250,44 @@ def parse(body: Mapping[str, Any]) -> Command:
         at = text.rsplit("`$.", 1)[-1].rstrip("`") if "`$." in text else "action"
         raise CommandError(at, f"{at}: {text.split(' - at ', maxsplit=1)[0]}") from None
     return command
+
+
+def usage() -> dict[str, str]:
+    """Return per command its fields as a person would type them, optional ones in brackets."""
+    return {
+        name: " ".join(
+            f"{f.name}={_kind(f.type)}" if f.required else f"[{f.name}={_kind(f.type)}]"
+            for f in _fields(variant).values()
+        )
+        for name, variant in sorted(_VARIANTS.items())
+    }
+
+
+def _kind(kind: Any) -> str:
+    wanted = (get_args(kind) or (kind,))[0]
+    if issubclass(wanted, StrEnum):
+        return "|".join(wanted)
+    return {bool: "true", int: "N", str: "text"}.get(wanted, "number")
+
+
+def parse_words(name: str, words: Mapping[str, str]) -> Command:
+    """Return the command `name` with its fields as typed text: `slot=1`, `confirm=true`.
+
+    As `parse`, which decides; only whole numbers and true or false are read from text before.
+    Raises CommandError.
+    """
+    fields = _fields(_VARIANTS[name]) if name in _VARIANTS else {}
+    body: dict[str, Any] = {"action": name}
+    for key, text in words.items():
+        if key == "action":
+            raise CommandError(key, "action is no field: it is the first word")
+        wanted = (get_args(fields[key].type) or (fields[key].type,))[0] if key in fields else str
+        body[key] = text
+        if wanted is int and _WHOLE.fullmatch(text):
+            body[key] = int(text)
+        elif wanted is bool and text.lower() in ("true", "false"):
+            body[key] = text.lower() == "true"
+    return parse(body)
 
 
 def is_same(command: Command, journaled: str) -> bool:

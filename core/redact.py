@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 MASK = "***"
+PATH_MIN = 8  # a shorter path of an address is no secret, and may be anywhere in a text
 LENGTH_MIN = 4  # of shorter ones every other line would be full
 
 
@@ -21,6 +22,15 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
 
 
 def _spellings(secret: str) -> set[str]:
-    shown = {secret, repr(secret)[1:-1]}
+    shown = {secret, repr(secret)[1:-1], _request_path(secret)} - {""}
     as_json = {json.dumps(x, ensure_ascii=y)[1:-1] for x in shown for y in (True, False)}
     return shown | as_json | {quote(secret, safe=x, errors="replace") for x in ("", "/")}
+
+
+def _request_path(secret: str) -> str:
+    """Return what an HTTP client shows of an address that is a secret; empty for others."""
+    if "://" not in secret:
+        return ""
+    parts = urlsplit(secret)
+    shown = parts.path + (f"?{parts.query}" if parts.query else "")
+    return shown if len(shown) >= PATH_MIN else ""

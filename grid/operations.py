@@ -55,7 +55,8 @@ def carry_out(r: Reduction, event: CommandReceived) -> None:
     )
     if is_accepted:
         r.update(pass_due=r.now)
-        r.notify("info", "command", message)
+        is_halt = isinstance(event.command, c.Halt)
+        r.notify("warning" if is_halt else "info", "halt" if is_halt else "command", message)
 
 
 def _changed(before: BotState, after: BotState) -> tuple[tuple[str, str], ...]:

@@ -7,12 +7,14 @@ import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from core.record import Record
 
 TOKEN_LENGTH_MIN = 32
 TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 
 
@@ -20,7 +22,7 @@ class Variable(Record, frozen=True, kw_only=True):
     """One environment variable; `target` is the field it sets, `params.` a decision."""
 
     name: str
-    kind: str  # decimal, integer, float, seconds, flag, choice, text, path, secret, list
+    kind: str  # decimal, integer, float, seconds, flag, choice, text, path, secret, url, list, …
     default: str
     meaning: str
     section: str
@@ -30,6 +32,11 @@ class Variable(Record, frozen=True, kw_only=True):
     choices: tuple[str, ...] = ()
     word: str | None = None  # the one word that is allowed instead of a number
     word_value: Decimal | None = None
+
+    @property
+    def is_secret(self) -> bool:
+        """Tell whether the value is masked wherever it is shown, and may come from a file."""
+        return self.kind in ("secret", "secret_url")
 
     def allowed(self) -> str:
         """Return what is allowed, in plain words."""
@@ -43,6 +50,8 @@ class Variable(Record, frozen=True, kw_only=True):
             "choice": "one of " + ", ".join(self.choices),
             "list": "distinct names of at most 64 characters, separated by commas",
             "path": "the name of a file",
+            "url": "an address https://…, or http://… of this machine",
+            "secret_url": "an address https://…, or http://… of this machine",
             "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
         }.get(self.kind, "text")
         return f"{text}, or {self.word}" if self.word else text
@@ -70,6 +79,8 @@ def value_of(variable: Variable, text: str, folder: Path) -> Any:
             return _names(variable, text)
         case "secret":
             return _secret(variable, text)
+        case "url" | "secret_url":
+            return _url(variable, text)
         case _:
             return _text(variable, text, folder)
 
@@ -99,6 +110,22 @@ def _secret(variable: Variable, text: str) -> str:
         raise ValueError(
             f"must have {variable.allowed()} and not be a placeholder; make one: {TOKEN_RECIPE}"
         )
+    return text
+
+
+def _url(variable: Variable, text: str) -> str:
+    problem = ValueError(f"must be {variable.allowed()}, without a user name or a fragment")
+    if not re.fullmatch(r"[!-~]{1,1024}", text) or "#" in text or "\\" in text:
+        raise problem
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise problem from None
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
+    is_named = re.fullmatch(r"[a-z0-9_.:-]{1,253}", host, re.ASCII) is not None
+    if not is_safe or not is_named or "@" in parts.netloc or port == 0:
+        raise problem
     return text
 
 

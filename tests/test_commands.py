@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.commands import ACTION_NAMES, CommandError, PairOff, SetProfitPct, is_same, parse
+from core.commands import (
+    ACTION_NAMES,
+    CommandError,
+    PairOff,
+    RecordFlow,
+    SetProfitPct,
+    is_same,
+    parse,
+    parse_words,
+    usage,
+)
 
 NUMBER = "value must be a number with a point for decimals, such as 1250.5"
 
@@ -126,3 +136,49 @@ def test_parse_is_total(name: str, fields: dict[str, Any]) -> None:
 def test_a_command_is_known_again(body: dict[str, Any], journaled: str, expected: bool) -> None:
     """What the shell added is no difference; what cannot be read is another command."""
     assert is_same(parse(body), journaled) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("set_profit_pct", {"slot": "1", "value": "2.0"}, SetProfitPct(slot=1, value=Decimal(2))),
+        ("pair_off", {"slot": "2", "confirm": "True"}, PairOff(slot=2, confirm=True)),
+        ("record_flow", {"note": "2024", "base": "5"}, RecordFlow(note="2024", base=Decimal(5))),
+    ],
+)
+def test_typed_words_are_read_by_the_kind_of_the_field(
+    name: str, words: dict[str, str], expected: object
+) -> None:
+    """A whole number and a truth are read from text, a note of digits stays text."""
+    assert parse_words(name, words) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "expected"),
+    [
+        ("explode", {}, "action must be one of: add_layer"),
+        ("pair_off", {"slot": "1.5"}, "slot must be a whole number"),
+        ("pair_off", {"slot": "1" * 30}, "slot must be a whole number"),
+        ("pair_off", {"slot": "١"}, "slot must be a whole number"),
+        ("pair_off", {"slot": "1", "confirm": "yes"}, "confirm must be true or false"),
+        ("pair_off", {"action": "halt", "slot": "1"}, "action is no field"),
+        ("pause", {"slot": "1"}, "pause has no field 'slot'"),
+        ("set_profit_pct", {"value": "1_0"}, NUMBER),
+        ("set_profit_pct", {}, "set_profit_pct needs value"),
+    ],
+)
+def test_typed_words_are_refused_as_json_is(
+    name: str, words: dict[str, str], expected: str
+) -> None:
+    """The words of the refusal are those of `parse`."""
+    with pytest.raises(CommandError, match=expected.replace("(", r"\(")):
+        parse_words(name, words)
+
+
+def test_usage_names_every_field_but_the_shells_own() -> None:
+    """Required fields stand bare, optional ones in brackets, an audit has none."""
+    shown = usage()
+    assert tuple(shown) == ACTION_NAMES
+    assert shown["set_profit_pct"] == "value=number [slot=N]"
+    assert shown["soft_close"].startswith("slot=N [recovery=text] [leg=A|B]")
+    assert shown["audit_pnl"] == shown["pause"] == ""

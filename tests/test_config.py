@@ -21,6 +21,7 @@ from core.ports import ConfigError
 ROOT = Path(__file__).parent.parent
 NOWHERE = Path("/nonexistent/.env")
 TOKEN = "Zx81-qwerty-ASDFGH-0123456789-token"
+BOT_TOKEN = "123456789:AAh-0123456789_abcdefghijklmnopqrstu"
 
 
 def problems(env: dict[str, str], dotenv: Path = NOWHERE) -> str:
@@ -123,6 +124,21 @@ def test_every_variable_sets_one_field_of_its_own() -> None:
         ({"DASHBOARD_TOKEN_FILE": "a\0b"}, "cannot be read"),
         ({"DASHBOARD_TOKEN_FILE": "/dev/null"}, "is empty"),
         ({"MODE": "live"}, "live trading comes with the Kraken adapter"),
+        ({"NOTIFY_WEBHOOK_URL": "http://example.com/x"}, "https://…, or http://… of this machine"),
+        ({"NOTIFY_WEBHOOK_URL": "ftp://example.com/x"}, "https://…"),
+        ({"NOTIFY_WEBHOOK_URL": "https://me:pw@example.com/x"}, "without a user name"),
+        ({"NOTIFY_WEBHOOK_URL": "http://localhost@evil.example/x"}, "without a user name"),
+        ({"NOTIFY_WEBHOOK_URL": "http://localhost.evil.example/x"}, "https://…"),
+        ({"NOTIFY_WEBHOOK_URL": "https://example.com\\@x/"}, "https://…"),
+        ({"NOTIFY_WEBHOOK_URL": "https://example.com:99999/x"}, "https://…"),
+        ({"NOTIFY_WEBHOOK_URL": "https:///x"}, "https://…"),
+        ({"NOTIFY_WEBHOOK_URL": "https://exämple.com/"}, "https://…"),
+        ({"TELEGRAM_API_URL": "http://api.telegram.org"}, "https://…"),
+        ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN}, "TELEGRAM_CHAT_ID: set both or neither"),
+        ({"TELEGRAM_CHAT_ID": "5"}, "TELEGRAM_CHAT_ID: set both or neither"),
+        ({"TELEGRAM_BOT_TOKEN": TOKEN, "TELEGRAM_CHAT_ID": "5"}, "as BotFather gives it"),
+        ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "@me"}, "the chat's number"),
+        ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "0"}, "the chat's number"),
         ({"ORDER_SIZE_USD": "500"}, "MAX_ORDER_USD=200: must not be below ORDER_SIZE_USD 500"),
     ],
 )
@@ -292,6 +308,20 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     for bad in ("shortie", TOKEN + " " + TOKEN):
         assert bad not in problems({"DASHBOARD_TOKEN": bad})
         assert bad not in problems({"DASHBOARD_TOKEN_FILE": str(file_of(tmp_path, bad))})
+
+
+def test_an_address_that_is_a_secret_is_masked_too(tmp_path: Path) -> None:
+    """The address of a webhook and the token of a bot stand in no text."""
+    path = file_of(tmp_path, "https://hooks.example/T0/B0/zzSECRETzz\n")
+    env = {"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "-10012"}
+    made = config.load({**env, "NOTIFY_WEBHOOK_URL_FILE": str(path)}, NOWHERE)
+    assert made.secrets() == ("https://hooks.example/T0/B0/zzSECRETzz", BOT_TOKEN)
+    assert ("NOTIFY_WEBHOOK_URL", "***", "file") in made.describe()
+    for text in (repr(made), repr(made.describe())):
+        assert "zzSECRETzz" not in text
+        assert BOT_TOKEN not in text
+    assert "zzSECRETzz" not in problems({"NOTIFY_WEBHOOK_URL": "http://hooks.example/zzSECRETzz"})
+    assert BOT_TOKEN not in problems({"TELEGRAM_BOT_TOKEN": BOT_TOKEN + "/x", **{"SEED": "x"}})
 
 
 def test_secrets_come_from_files(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ SOCKETS = {
     "exchange/kraken.py", "exchange/sandbox.py", "market/public.py", "store/supabase.py",
     "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
 }  # fmt: skip
-BOUNDARIES = {"bot.py", "engine/publish.py", "dashboard.py"}
+BOUNDARIES = {
+    "bot.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py", "dashboard.py",
+}  # fmt: skip
 
 
 def tracked() -> list[str]:

@@ -1,0 +1,174 @@
+"""What the operator is told in whole paragraphs: the daily report and the short status, as text.
+
+The texts are pure functions of the published status and of a day's rows; `ReportClock` watches bot
+time and reads the rows. Nothing here sends, decides or asks the machine for the time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Protocol
+
+from core.domain import ZERO
+from core.ports import History, StoreError
+from core.record import Record
+from core.status import Comparison, Status
+
+DAY_SEC = 86_400
+REPORT_AT_SEC = 300.0  # after UTC midnight
+_CYCLES_MAX = 10_000
+_EVENTS_MAX = 2_000
+_POINTS_MAX = 72  # hourly ones: more than the day that is looked for
+_LOCKS_SHOWN = 5
+
+
+class ReportHistory(History, Protocol):
+    """What a daily report reads; safe from any thread."""
+
+    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
+        """Return completed cycles that ended before `before`, newest first."""
+        ...
+
+
+class Day(Record, frozen=True, kw_only=True):
+    """What one UTC day brought; amounts in quote, `net` after and `gross` before fees.
+
+    `fees` and `change` (of equity) are None where the day has no two equity points.
+    """
+
+    start: float
+    cycles: int
+    gross: Decimal
+    net: Decimal
+    fees: Decimal | None
+    change: Decimal | None
+    locks: tuple[str, ...]
+
+
+def day_of(
+    start: float,
+    *,
+    cycles: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
+) -> Day:
+    """Return the UTC day that begins at `start` from rows of the store.
+
+    `points` are equity points, oldest first, cumulative since the start of the run; `events` and
+    `cycles` come in any order and may reach beyond the day.
+    """
+    end = start + DAY_SEC
+    own = [x for x in cycles if start <= x["exit_time"] < end]
+    opening = next((x for x in points if start <= x["time"] < end), None)
+    closing = next((x for x in points if x["time"] >= end), None)
+    if closing is None and points and points[-1] is not opening:
+        closing = points[-1]
+    has_both = opening is not None and closing is not None
+
+    def rise(name: str) -> Decimal | None:
+        if opening is None or closing is None or not has_both:
+            return None
+        return Decimal(closing[name]) - Decimal(opening[name])
+
+    locks = [str(x["text"]) for x in events if x["kind"] == "lock" and start <= x["time"] < end]
+    return Day(
+        start=start,
+        cycles=len(own),
+        gross=sum((Decimal(x["gross_profit"]) for x in own), ZERO),
+        net=sum((Decimal(x["net_profit"]) for x in own), ZERO),
+        fees=rise("fees"),
+        change=rise("equity"),
+        locks=tuple(locks),
+    )
+
+
+def daily_report(status: Status, day: Day) -> str:
+    """Return the report on `day`, with the present state of things; several lines."""
+    quote = status.market.quote
+    date = datetime.fromtimestamp(day.start, UTC).strftime("%Y-%m-%d")
+    lines = [f"report for {date} UTC, {status.bot.exchange_mode}, {status.market.pair}"]
+    lines += _money_lines(status)
+    if day.change is not None:
+        lines.append(f"equity over the day: {day.change:+.2f} {quote}")
+    lines.append(
+        f"cycles of the day: {day.cycles}, grid profit {day.gross:+.4f} {quote}, "
+        f"after their fees {day.net:+.4f}"
+    )
+    if day.fees is not None:
+        lines.append(f"fees of the day: {day.fees:.4f} {quote}")
+    shown = [f"  {text}" for text in day.locks[:_LOCKS_SHOWN]]
+    lines += [f"locks set that day: {len(day.locks) or 'none'}", *shown]
+    return "\n".join([*lines, *_risk_lines(status)])
+
+
+def status_text(status: Status) -> str:
+    """Return the state of things in a few lines, as a chat shows it."""
+    bot, market = status.bot, status.market
+    lines = [f"{bot.exchange_mode}, {market.pair}: {bot.mode}, {bot.condition}"]
+    lines += [f"  {reason}" for reason in bot.reasons]
+    if market.bid is not None:
+        age = " (not fresh)" if market.is_stale else ""
+        lines.append(f"bid {market.bid}, ask {market.ask} {market.quote}{age}")
+    lines += _money_lines(status)
+    room, economics = status.capacity_fill_health, status.equity.economics
+    lines.append(f"cycles: {economics.cycles}; open orders: {room.open_orders} of {room.limit}")
+    return "\n".join([*lines, *_risk_lines(status)])
+
+
+def _money_lines(status: Status) -> list[str]:
+    block, quote = status.equity, status.market.quote
+    if block.equity is None or block.holding is None:
+        return ["equity: there was no price yet"]
+    held = block.holding
+    named = {
+        "the starting balances": held.start,
+        f"all in {quote}": held.usd,
+        f"all in {status.market.base}": held.doge,
+        "half and half": held.half,
+    }
+    lines = [f"equity: {Decimal(block.equity):.2f} {quote}"]
+    return lines + [f"against {name}: {_ahead(x, quote)}" for name, x in named.items()]
+
+
+def _ahead(comparison: Comparison, quote: str) -> str:
+    share = "" if comparison.ahead_pct is None else f" ({Decimal(comparison.ahead_pct):+.2f} %)"
+    return f"{Decimal(comparison.ahead):+.2f} {quote}{share}"
+
+
+def _risk_lines(status: Status) -> list[str]:
+    risk = status.risk
+    held = ", ".join(str(lock.name) for lock in risk.locks) or "none"
+    return [f"drawdown: {risk.drawdown_pct} %, level {risk.level}", f"locks now: {held}"]
+
+
+class ReportClock:
+    """Tells when a daily report is due, in bot time, and returns it once.
+
+    A day whose 00:05 UTC passed while nothing watched is not reported.
+    """
+
+    def __init__(self, status: Callable[[], Status | None], history: ReportHistory) -> None:
+        self._status = status
+        self._history = history
+        self._day: int | None = None
+
+    def due(self) -> str | None:
+        """Return the report if 00:05 UTC has passed since the last call, else None."""
+        status = self._status()
+        if status is None:
+            return None
+        day = int((status.bot.now - REPORT_AT_SEC) // DAY_SEC)
+        known, self._day = self._day, day
+        if known is None or day <= known:
+            return None
+        start = float((day - 1) * DAY_SEC)
+        try:
+            rows = day_of(
+                start,
+                cycles=self._history.cycles(_CYCLES_MAX, start + DAY_SEC),
+                points=self._history.equity_curve(_POINTS_MAX),
+                events=self._history.recent_events(_EVENTS_MAX),
+            )
+        except StoreError:
+            return "report: the day's history cannot be read\n" + status_text(status)
+        return daily_report(status, rows)
