@@ -13,6 +13,7 @@ from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 
@@ -23,6 +24,14 @@ from core.record import Record
 from grid_strategy import break_even_pct
 from risk import slots_max
 from settings.names import meant_by, suggestion
+from settings.table import (
+    BY_NAME,
+    DEMO_KEY,
+    DEMO_SECRET,
+    LIVE_PHRASE,
+    OPEN_ORDER_LIMITS,
+    VARIABLES,
+)
 from settings.variable import LOOPBACK, Variable, path_is, value_of
 
 __all__ = [
@@ -30,11 +39,11 @@ __all__ = [
     "generate_markdown", "load",
 ]  # fmt: skip
 
-OPEN_ORDER_LIMITS = {"starter": 60, "intermediate": 80, "pro": 225}
+VENUE_HOST = "api.kraken.com"
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
-    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "NOTIFY_", "ORPHAN_", "PAIR_", "PAPER_",
+    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "NOTIFY_WEBHOOK_", "ORPHAN_", "PAIR_", "PAPER_",
     "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
     "TELEGRAM_",
@@ -42,165 +51,6 @@ PREFIXES = (
 _BOT_TOKEN = re.compile(r"\d{3,20}:[\w-]{20,256}", re.ASCII)
 _CHAT_ID = re.compile(r"-?[1-9]\d{0,17}", re.ASCII)
 _HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
-
-
-def _v(  # noqa: PLR0917 - a table reads better without the names of its columns
-    section: str, name: str, kind: str, default: str, target: str, meaning: str, **more: Any
-) -> Variable:
-    return Variable(
-        section=section, name=name, kind=kind, default=default, target=target, meaning=meaning,
-        **more,
-    )  # fmt: skip
-
-
-_RUN, _MARKET, _PAPER, _GRID = "Running", "Market", "Paper exchange", "Grid"
-_SIZE, _RISK, _PAGE, _NOTIFY = "Size", "Risk", "Page and logs", "Notifications"
-VARIABLES: tuple[Variable, ...] = (
-    _v(_RUN, "MODE", "choice", "paper", "mode", "what orders are: paper (live comes with the "
-       "Kraken adapter)", choices=("paper", "live")),
-    _v(_RUN, "BOT_NAME", "text", "grid", "bot_name", "name of this bot, part of its order ids"),
-    _v(_RUN, "PAIR", "choice", "DOGE/USD", "pair", "what is traded; no other pair is known yet",
-       choices=("DOGE/USD",)),
-    _v(_RUN, "STATE_DB", "path", "data/bot.db", "state_db", "the database; the paper exchange "
-       "keeps its own file beside it"),
-    _v(_RUN, "JOURNAL_RETENTION_DAYS", "integer", "30", "journal_retention_days",
-       "days of journal kept at least", low="1", high="3650"),
-    _v(_RUN, "HISTORY_RETENTION_DAYS", "integer", "400", "history_retention_days",
-       "days of events, ledger lines and hourly equity kept; executions, orders, cycles and daily "
-       "equity stay for good", low="31", high="36500"),
-    _v(_RUN, "SEED", "integer", "1", "seed", "seed of everything random in simulation", low="0",
-       high="4294967295"),
-    _v(_RUN, "KRAKEN_TIER", "choice", "pro", "kraken_tier", "account tier: open-order limit and "
-       "rate counters", choices=tuple(OPEN_ORDER_LIMITS)),
-    _v(_MARKET, "MARKET_DATA", "choice", "synthetic", "market_data", "where prices come from",
-       choices=("synthetic", "replay")),
-    _v(_MARKET, "REPLAY_FILE", "path", "", "replay_file", "recorded candles or trades: .csv, "
-       ".csv.gz or .parquet"),
-    _v(_MARKET, "REPLAY_SYMBOL", "text", "", "replay_symbol", "which symbol, where the file holds "
-       "several"),
-    _v(_MARKET, "REPLAY_SPEED", "float", "60", "replay_speed", "times real time",
-       low="0.01", high="1000000", word="max"),
-    _v(_MARKET, "SYNTHETIC_SPEED", "float", "600", "synthetic_speed", "times real time",
-       low="0.01", high="1000000", word="max"),
-    _v(_MARKET, "STALE_PRICE_MAX_AGE_SEC", "seconds", "", "stale_price_max_age_sec",
-       "older prices stop entries; unset: 60; with candles at least twice their interval",
-       low="1", high="86400"),
-    _v(_MARKET, "PRICE_JUMP_MAX_PCT", "decimal", "10", "params.price_jump_max_pct",
-       "a larger move needs a second sample, percent", low="0.1", high="90"),
-    _v(_MARKET, "MAX_SPREAD_PCT", "decimal", "0.5", "params.max_spread_pct",
-       "a wider spread stops entries, percent", low="0.01", high="20"),
-    _v(_PAPER, "PAPER_START_QUOTE", "decimal", "500", "paper_start_quote", "USD at the start",
-       low="0", high="1000000000"),
-    _v(_PAPER, "PAPER_START_BASE_USD", "decimal", "500", "paper_start_base_usd",
-       "DOGE at the start, worth this many USD at the first price", low="0", high="1000000000"),
-    _v(_PAPER, "PAPER_PRESET", "choice", "default", "paper_preset", "how careful fills are",
-       choices=("optimistic", "default", "pessimistic")),
-    _v(_PAPER, "PAPER_TOUCH_PROB", "float", "0", "paper_touch_prob",
-       "chance that a candle's touch fills", low="0", high="1"),
-    _v(_PAPER, "PAPER_QUEUE_MODEL", "choice", "risk_averse", "paper_queue_model",
-       "where what leaves a book stood: all behind us, or by share", choices=("risk_averse",
-       "power", "log")),
-    _v(_PAPER, "PAPER_SPREAD_BPS", "decimal", "5", "paper_spread_bps",
-       "spread around a candle's close, basis points", low="0", high="500"),
-    _v(_PAPER, "PAPER_MAKER_FEE_PCT", "decimal", "", "paper_maker_fee_pct",
-       "flat maker fee, percent; unset: the volume tiers from 0.40", low="0", high="5"),
-    _v(_PAPER, "PAPER_TAKER_FEE_PCT", "decimal", "", "paper_taker_fee_pct",
-       "flat taker fee, percent; set both or neither", low="0", high="5"),
-    _v(_GRID, "SLOT_COUNT", "integer", "3", "params.slot_count", "slots at the first start",
-       low="1", high="39"),
-    _v(_GRID, "SLOT_STAGGER_PCT", "decimal", "0.5", "params.slot_stagger_pct",
-       "how much farther out each next slot enters, percent", low="0", high="20"),
-    _v(_GRID, "SLOT_ALIAS_POOL", "list", "", "params.slot_aliases", "names for slots"),
-    _v(_GRID, "PAIR_ENTRY_PCT", "decimal", "0.5", "params.entry_pct",
-       "distance of entries from the market, percent", low="0.05", high="20"),
-    _v(_GRID, "PAIR_PROFIT_PCT", "decimal", "2.0", "params.profit_pct",
-       "profit target of a cycle, gross, percent", low="0.05", high="50"),
-    _v(_GRID, "PAIR_REFRESH_PCT", "decimal", "1.5", "params.refresh_pct",
-       "an entry farther away is placed anew, percent", low="0.1", high="50"),
-    _v(_GRID, "MIN_NET_PROFIT_PCT", "decimal", "0.10", "params.min_net_profit_pct",
-       "margin of the target above break-even, percent", low="0", high="10"),
-    _v(_GRID, "ENTRIES_PER_SECOND", "integer", "2", "params.entries_per_second",
-       "entries placed a second at most", low="1", high="20"),
-    _v(_GRID, "PARTIAL_ENTRY_MAX_SEC", "seconds", "600", "params.partial_entry_max_sec",
-       "how long a partly filled entry works on", low="1", high="86400"),
-    _v(_GRID, "REENTRY_BASE_COOLDOWN_SEC", "seconds", "0", "params.reentry_cooldown_sec",
-       "rest of a leg after a cycle", low="0", high="86400"),
-    _v(_GRID, "ENTRY_BACKOFF_AFTER", "integer", "3", "params.backoff_after",
-       "losses in a row before entries move out", low="1", high="100"),
-    _v(_GRID, "ENTRY_BACKOFF_STEP", "decimal", "0.5", "params.backoff_step",
-       "added to the distance factor per further loss", low="0", high="5"),
-    _v(_GRID, "ENTRY_BACKOFF_MAX", "decimal", "5", "params.backoff_max",
-       "largest distance factor", low="1", high="20"),
-    _v(_GRID, "LOSS_STREAK_REST_AT", "integer", "5", "params.loss_streak_rest_at",
-       "losses in a row after which a leg rests", low="1", high="100"),
-    _v(_GRID, "LOSS_REST_SEC", "seconds", "900", "params.loss_rest_sec", "how long it rests",
-       low="0", high="604800"),
-    _v(_GRID, "S1_ORPHAN_AFTER_SEC", "seconds", "21600", "params.s1_orphan_after_sec",
-       "age of a lone exit before it may become a recovery", low="60", high="31536000"),
-    _v(_GRID, "S2_ORPHAN_AFTER_SEC", "seconds", "43200", "params.s2_orphan_after_sec",
-       "the same while both legs hold", low="60", high="31536000"),
-    _v(_GRID, "ORPHAN_MIN_ADVERSE_PCT", "decimal", "", "params.orphan_min_adverse_pct",
-       "how far the market must stand against it, percent; unset: the profit target", low="0",
-       high="90"),
-    _v(_GRID, "MAX_RECOVERY_SLOTS", "integer", "1", "params.max_recovery_slots",
-       "recoveries per slot", low="0", high="10"),
-    _v(_GRID, "PAUSE_POLICY", "choice", "withdraw", "params.pause_policy",
-       "what a pause does with resting entries", choices=("withdraw", "stay")),
-    _v(_SIZE, "ORDER_SIZE_USD", "decimal", "40", "params.order_size_usd", "size of an entry, USD",
-       low="0.01", high="1000000"),
-    _v(_SIZE, "MAX_ORDER_USD", "decimal", "200", "params.max_order_usd",
-       "no entry is larger, USD", low="0.01", high="1000000"),
-    _v(_SIZE, "CAPITAL_LAYERS", "integer", "0", "params.layers_target",
-       "layers added to every entry as funds allow", low="0", high="100"),
-    _v(_SIZE, "CAPITAL_LAYER_DOGE_PER_ORDER", "decimal", "1", "params.layer_base_per_order",
-       "DOGE a layer adds to an entry", low="0.00000001", high="1000000"),
-    _v(_SIZE, "REBALANCE_ENABLED", "flag", "false", "params.rebalance_enabled",
-       "grow the side that brings the balances back"),
-    _v(_SIZE, "REBALANCE_TARGET_PCT", "decimal", "50", "rebalance_target_pct",
-       "share of quote aimed at, percent", low="1", high="99"),
-    _v(_SIZE, "REBALANCE_BAND_PCT", "decimal", "10", "rebalance_band_pct",
-       "deviation that is left alone, percent", low="0", high="50"),
-    _v(_RISK, "DAILY_LOSS_LIMIT_USD", "decimal", "", "params.daily_loss_limit_usd",
-       "loss since UTC midnight that locks buying; unset: 5 % of the equity then", low="0.01",
-       high="1000000000", word="off", word_value=Decimal(0)),
-    _v(_RISK, "RISK_BASIS", "choice", "strategy", "params.risk_basis",
-       "drawdown against the starting balances held, or of the account", choices=("strategy",
-       "account")),
-    _v(_RISK, "MAX_EQUITY_SHARE", "decimal", "0.8", "params.max_equity_share",
-       "share of equity committed to buying at most", low="0.01", high="1"),
-    _v(_RISK, "EQUITY_STOP_USD", "decimal", "0", "params.equity_stop_usd",
-       "below this equity buying stops; 0: off", low="0", high="1000000000"),
-    _v(_RISK, "MAX_CONSECUTIVE_ERRORS", "integer", "25", "params.max_consecutive_errors",
-       "exchange errors in a row that lock entries", low="1", high="1000"),
-    _v(_RISK, "IMBALANCE_ALERT_MIN", "float", "60", "params.imbalance_alert_min",
-       "minutes a side may be without an entry before it is reported", low="1", high="10000"),
-    _v(_RISK, "RECON_INTERVAL_SEC", "seconds", "300", "params.recon_interval_sec",
-       "how often balances are compared", low="10", high="86400"),
-    _v(_PAGE, "HOST", "text", "127.0.0.1", "host", "address of the page; any other needs "
-       "DASHBOARD_TOKEN"),
-    _v(_PAGE, "PORT", "integer", "8080", "port", "port of the page", low="0", high="65535"),
-    _v(_PAGE, "DASHBOARD_TOKEN", "secret", "", "dashboard_token", "password of the page, or "
-       "DASHBOARD_TOKEN_FILE: a file that holds it"),
-    _v(_PAGE, "DASHBOARD_READ_ONLY", "flag", "false", "dashboard_read_only",
-       "no commands from the page"),
-    _v(_PAGE, "DASHBOARD_ALLOWED_HOSTS", "list", "", "dashboard_allowed_hosts",
-       "further host names under which the page may be asked for"),
-    _v(_PAGE, "LOG_LEVEL", "choice", "INFO", "log_level", "least level that is logged",
-       choices=("DEBUG", "INFO", "WARNING", "ERROR")),
-    _v(_PAGE, "LOG_FORMAT", "choice", "text", "log_format", "how lines look",
-       choices=("text", "json")),
-    _v(_NOTIFY, "NOTIFY_WEBHOOK_URL", "secret_url", "", "notify_webhook_url", "where messages are "
-       "sent as JSON by POST, or NOTIFY_WEBHOOK_URL_FILE: a file that holds it"),
-    _v(_NOTIFY, "TELEGRAM_BOT_TOKEN", "secret", "", "telegram_bot_token", "token of a Telegram bot "
-       "that sends messages and takes commands, or TELEGRAM_BOT_TOKEN_FILE"),
-    _v(_NOTIFY, "TELEGRAM_CHAT_ID", "text", "", "telegram_chat_id", "number of the chat it talks "
-       "to; everybody in that chat may command the bot"),
-    _v(_NOTIFY, "TELEGRAM_COMMANDS", "flag", "true", "telegram_commands", "commands from that chat "
-       "are taken; false: messages only"),
-    _v(_NOTIFY, "TELEGRAM_API_URL", "url", "https://api.telegram.org", "telegram_api_url",
-       "Telegram, or a Bot API server of your own"),
-)  # fmt: skip
-BY_NAME = {variable.name: variable for variable in VARIABLES}
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -223,6 +73,12 @@ class Settings(Record, frozen=True, kw_only=True):
     history_retention_days: int
     seed: int
     kraken_tier: str
+    kraken_api_key: str | None
+    kraken_api_secret: str | None
+    live_trading: str | None
+    kraken_api_url: str
+    kraken_api_url_allow: tuple[str, ...]
+    poll_sec: float
     market_data: str
     replay_file: Path | None
     replay_symbol: str | None
@@ -311,7 +167,8 @@ def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
         except ValueError as error:
             shown = "***" if variable.is_secret else repr(texts[variable.name][:80])
             found.problems.append(f"{variable.name}={shown}: {error}")
-    for check in (_market_checks, _fee_checks, _size_checks, _page_checks, _notify_checks):
+    checks = (_market_checks, _live_checks, _fee_checks, _size_checks, _page_checks, _notify_checks)
+    for check in checks:
         found.problems.extend(check(_Known(values)))
     if found.problems:
         raise ConfigError(found.problems)
@@ -412,8 +269,8 @@ class _Known(dict[str, Any]):
 
 
 def _market_checks(values: _Known) -> Iterator[str]:
-    if values.get("mode") == "live":
-        yield "MODE=live: live trading comes with the Kraken adapter; use MODE=paper for now"
+    if values.get("mode") == "live" and values.get("market_data") not in (None, "kraken"):
+        yield f"MARKET_DATA={values['market_data']}: MODE=live needs MARKET_DATA=kraken"
     if values.get("market_data") == "replay" and "replay_file" in values:
         file = values["replay_file"]
         if file is None:
@@ -448,14 +305,45 @@ def _size_checks(values: _Known) -> Iterator[str]:
         most_usd, size = values["params.max_order_usd"], values["params.order_size_usd"]
         if most_usd < size:
             yield f"MAX_ORDER_USD={most_usd}: must not be below ORDER_SIZE_USD {size}"
-    if values.has("kraken_tier", "params.slot_count"):
-        limit = OPEN_ORDER_LIMITS[values["kraken_tier"]]
+    if values.has("kraken_tier", "mode", "params.slot_count"):
+        tier = _tier(values)
+        limit = OPEN_ORDER_LIMITS[tier]
         most = slots_max(Params(open_order_limit=limit))
         if values["params.slot_count"] > most:
             yield (
                 f"SLOT_COUNT={values['params.slot_count']}: an open-order limit of {limit} "
-                f"(KRAKEN_TIER={values['kraken_tier']}) carries at most {most}"
+                f"(KRAKEN_TIER={tier}) carries at most {most}"
             )
+
+
+def _is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in {x.strip("[]") for x in LOOPBACK}
+
+
+def _keys(values: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return key and private key; without any, a sandbox on this machine gets its demo keys."""
+    key, secret = values["kraken_api_key"], values["kraken_api_secret"]
+    if values["mode"] == "live" and key is None and _is_loopback(values["kraken_api_url"]):
+        key, secret = DEMO_KEY, DEMO_SECRET
+    return {"kraken_api_key": key, "kraken_api_secret": secret}
+
+
+def _tier(values: Mapping[str, Any]) -> str:
+    tier: str = values["kraken_tier"] or ("starter" if values["mode"] == "live" else "pro")
+    return tier
+
+
+def _live_checks(values: _Known) -> Iterator[str]:
+    """Yield what a run with orders at Kraken, or at a sandbox, lacks."""
+    if values.get("mode") != "live" or not values.has("kraken_api_url", "live_trading"):
+        return
+    names = {"kraken_api_key": "KRAKEN_API_KEY", "kraken_api_secret": "KRAKEN_API_SECRET"}
+    missing = [name for target, name in names.items() if values.get(target, "") is None]
+    if missing and (len(missing) == 1 or not _is_loopback(values["kraken_api_url"])):
+        yield f"{', '.join(missing)}: MODE=live needs both"
+    is_real = urlsplit(values["kraken_api_url"]).hostname == VENUE_HOST
+    if is_real and values["live_trading"] != LIVE_PHRASE:
+        yield f"LIVE_TRADING: MODE=live trades real money; set it to {LIVE_PHRASE} if you mean it"
 
 
 def _page_checks(values: _Known) -> Iterator[str]:
@@ -484,17 +372,25 @@ def _notify_checks(values: _Known) -> Iterator[str]:
 def _settings(
     values: dict[str, Any], effective: tuple[Setting, ...], warnings: tuple[str, ...]
 ) -> Settings:
-    own = {k.removeprefix("params."): v for k, v in values.items() if k.startswith("params.")}
-    own["pause_policy"] = PausePolicy(own["pause_policy"])
-    own["risk_basis"] = RiskBasis(own["risk_basis"])
+    is_live = values["mode"] == "live"
+    market = values["market_data"] or ("kraken" if is_live else "synthetic")
+    chosen = {k.removeprefix("params."): v for k, v in values.items() if k.startswith("params.")}
+    chosen["pause_policy"] = PausePolicy(chosen["pause_policy"])
+    chosen["risk_basis"] = RiskBasis(chosen["risk_basis"])
     params = Params(
-        **own,
+        **chosen,
         rebalance_target=values["rebalance_target_pct"] / HUNDRED,
         rebalance_band=values["rebalance_band_pct"] / HUNDRED,
-        open_order_limit=OPEN_ORDER_LIMITS[values["kraken_tier"]],
-        is_simulated=True,
+        open_order_limit=OPEN_ORDER_LIMITS[_tier(values)],
+        is_simulated=market != "kraken",
     )
-    is_replay = values["market_data"] == "replay"
+    own: dict[str, Any] = {
+        "market_data": market,
+        "kraken_tier": _tier(values),
+        "poll_sec": values["poll_sec"] or (20.0 if is_live else 5.0),
+        **_keys(values),
+    }
+    is_replay = market == "replay"
     maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
     fees = None if maker is None else FeeRates(maker=maker / HUNDRED, taker=taker / HUNDRED)
     return Settings(
@@ -503,7 +399,8 @@ def _settings(
         paper_fees=fees,
         effective=effective,
         warnings=warnings,
-        **{name: values[name] for name in Settings.__struct_fields__ if name in values},
+        **{x: values[x] for x in Settings.__struct_fields__ if x in values and x not in own},
+        **own,
     )
 
 

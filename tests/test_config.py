@@ -17,10 +17,13 @@ import config
 from core.domain import FeeRates, Instrument
 from core.params import Params, PausePolicy, RiskBasis
 from core.ports import ConfigError
+from settings.table import DEMO_KEY, DEMO_SECRET
 
 ROOT = Path(__file__).parent.parent
 NOWHERE = Path("/nonexistent/.env")
 TOKEN = "Zx81-qwerty-ASDFGH-0123456789-token"
+LIVE = {"MODE": "live", "LIVE_TRADING": "yes-real-money"}
+KEYS = {"KRAKEN_API_KEY": TOKEN, "KRAKEN_API_SECRET": TOKEN}
 BOT_TOKEN = "123456789:AAh-0123456789_abcdefghijklmnopqrstu"
 
 
@@ -123,7 +126,11 @@ def test_every_variable_sets_one_field_of_its_own() -> None:
         ({"DASHBOARD_TOKEN_FILE": "/nonexistent/token"}, "cannot be read"),
         ({"DASHBOARD_TOKEN_FILE": "a\0b"}, "cannot be read"),
         ({"DASHBOARD_TOKEN_FILE": "/dev/null"}, "is empty"),
-        ({"MODE": "live"}, "live trading comes with the Kraken adapter"),
+        (LIVE, "KRAKEN_API_KEY, KRAKEN_API_SECRET: MODE=live needs both"),
+        ({**LIVE, "KRAKEN_API_KEY": TOKEN}, "KRAKEN_API_SECRET: MODE=live needs both"),
+        ({**LIVE, **KEYS, "LIVE_TRADING": "yes"}, "set it to yes-real-money"),
+        ({**LIVE, **KEYS, "MARKET_DATA": "synthetic"}, "needs MARKET_DATA=kraken"),
+        ({**LIVE, **KEYS, "KRAKEN_API_URL": "http://example.com"}, "http://… of this machine"),
         ({"NOTIFY_WEBHOOK_URL": "http://example.com/x"}, "https://…, or http://… of this machine"),
         ({"NOTIFY_WEBHOOK_URL": "ftp://example.com/x"}, "https://…"),
         ({"NOTIFY_WEBHOOK_URL": "https://me:pw@example.com/x"}, "without a user name"),
@@ -155,7 +162,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     dotenv = file_of(tmp_path, "PAIR_PROFT_PCT=3\nnot a setting\n")
     env = {"PORT": "x", "SEED": "-1", "LOG_LEVEL": "LOUD", "MODE": "live", "HOST": "0.0.0.0"}
     text = problems(env, dotenv)
-    assert len(text.splitlines()) == 7
+    assert len(text.splitlines()) == 8
     for part in (*env, "PAIR_PROFT_PCT", "line 2"):
         assert part in text
 
@@ -424,3 +431,17 @@ def test_the_module_prints_its_documentation() -> None:
     env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
     assert shown == config.generate_markdown()
+
+
+def test_live_takes_prices_from_kraken_and_a_sandbox_of_this_machine_has_demo_keys() -> None:
+    """What is unset follows the mode; no phrase is asked for where no money is."""
+    real = config.load({**LIVE, **KEYS}, NOWHERE)
+    assert (real.market_data, real.kraken_tier, real.poll_sec) == ("kraken", "starter", 20)
+    assert not real.params.is_simulated
+    assert real.params.open_order_limit == 60
+    sandbox = config.load({"MODE": "live", "KRAKEN_API_URL": "http://127.0.0.1:8090"}, NOWHERE)
+    assert (sandbox.kraken_api_key, sandbox.kraken_api_secret) == (DEMO_KEY, DEMO_SECRET)
+    paper = config.load({}, NOWHERE)
+    assert (paper.market_data, paper.kraken_tier, paper.poll_sec) == ("synthetic", "pro", 5)
+    assert paper.kraken_api_key is None
+    assert TOKEN not in repr(real)
