@@ -1,13 +1,10 @@
 """Kraken's wire: signature, forms, the envelope, and every recorded answer through its parser."""
 
 import base64
-import gzip
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,155 +14,22 @@ from hypothesis import strategies as st
 from core.domain import Side
 from exchange import kraken_wire as wire
 from exchange.kraken_records import Answer, WireError
-from tests.wire_shapes import shape
+from tests.wire_answers import (
+    DOGE,
+    ERRORS,
+    FOLDER,
+    PAIR,
+    PARSERS,
+    REFUSED,
+    Parser,
+    is_other,
+    of_pair,
+    read,
+    recorded,
+)
 
 D = Decimal
-FOLDER = Path(__file__).parent.parent.parent / "shared" / "kraken_rest"
-recorded = pytest.mark.skipif(not FOLDER.exists(), reason=f"no recorded answers at {FOLDER}")
 SECRET = "kQH5HW/8p1uGOVjbgWA7FunAmGO8lsSUXNsu3eow76sz84Q18fWxnyRzBHCd3pd5nE9qa99HAZtuZuj6F1huXg=="
-DOGE = {"XDGUSD", "DOGEUSD", "DOGE/USD", "XDG/USD"}
-BTC = {"XXBTZUSD", "XBTUSD", "BTC/USD"}
-
-Parser = Callable[[Any], object]
-
-
-def of_pair(parser: Callable[..., object], *names: str) -> Parser:
-    """Return `parser` for the pair of these names."""
-    extra = {wire.depth: (5.0,), wire.candles: (60.0,)}.get(parser, ())
-    return lambda result: parser(result, set(names), *extra)
-
-
-def nothing(result: object) -> object:
-    """Read an answer of a method that the daemon does not use: only its envelope is read."""
-    return result
-
-
-# File → its parser. The folders beside these hold other things than answers of this wire.
-PARSERS: Mapping[str, Parser] = {
-    "recorded/assetpairs_20260925.json": wire.pair_facts,
-    "recorded/assets_20260925.json": wire.asset_names,
-    "recorded/ohlc_btcusd_60_20260925.json": of_pair(wire.candles, *BTC),
-    "recorded/openorders_xdgusd_20251017.json": wire.open_orders,
-    **{
-        f"recorded/ticker_assetversion1_{day}_{part}": of_pair(wire.ticker, *DOGE)
-        for day in ("20260624a", "20260624b", "20260723")
-        for part in ("doge.json", "full.json.gz")
-    },
-    "recorded/trades_btcusd_20260925.json": of_pair(wire.public_trades, *BTC),
-    "jkorf/account/GetApiKeyInfo.json": wire.key_facts,
-    "jkorf/account/GetAvailableBalances.json": wire.balances_ex,
-    "jkorf/account/GetBalances.json": wire.balances,
-    "jkorf/account/GetLedgerInfo.json": wire.ledgers,
-    "jkorf/account/GetLedgersEntry.json": nothing,
-    "jkorf/account/GetOpenPositions.json": nothing,
-    "jkorf/account/GetTradeBalance.json": nothing,
-    "jkorf/account/GetTradeVolume.json": of_pair(wire.fee_rates, *BTC),
-    "jkorf/exchangedata/GetAssets.json": wire.asset_names,
-    "jkorf/exchangedata/GetKlines.json": of_pair(wire.candles, *BTC),
-    "jkorf/exchangedata/GetOrderBook.json": of_pair(wire.depth, *BTC),
-    "jkorf/exchangedata/GetRecentSpread.json": nothing,
-    "jkorf/exchangedata/GetSymbols.json": wire.pair_facts,
-    "jkorf/exchangedata/GetSystemStatus.json": wire.system_status,
-    "jkorf/exchangedata/GetTicker.json": of_pair(wire.ticker, *BTC),
-    "jkorf/exchangedata/GetTradeHistory.json": of_pair(wire.public_trades, *BTC),
-    "jkorf/json_responses/CancelOrderAsync.json": wire.cancelled,
-    "jkorf/json_responses/GetAssetsAsync.json": wire.asset_names,
-    "jkorf/json_responses/GetBalancesAsync.json": wire.balances,
-    "jkorf/json_responses/GetClosedOrdersAsync.json": wire.closed_orders,
-    "jkorf/json_responses/GetLedgerInfoAsync.json": wire.ledgers,
-    "jkorf/json_responses/GetLedgersEntryAsync.json": nothing,
-    "jkorf/json_responses/GetOpenOrdersAsync.json": wire.open_orders,
-    "jkorf/json_responses/GetOpenPositionsAsync.json": nothing,
-    "jkorf/json_responses/GetOrderAsync.json": wire.queried_orders,
-    "jkorf/json_responses/GetOrderBookAsync.json": of_pair(wire.depth, *BTC),
-    "jkorf/json_responses/GetSystemStatusAsync.json": wire.system_status,
-    "jkorf/json_responses/GetTickerAsync.json": of_pair(wire.ticker, *BTC),
-    "jkorf/json_responses/GetTickersAsync.json": of_pair(wire.ticker, *BTC),
-    "jkorf/json_responses/GetTradeBalanceAsync.json": nothing,
-    "jkorf/json_responses/GetTradeVolumeAsync.json": of_pair(wire.fee_rates, *BTC),
-    "jkorf/json_responses/GetUserTradeDetailsAsync.json": wire.queried_trades,
-    "jkorf/json_responses/GetUserTradesAsync.json": wire.trades_history,
-    "jkorf/json_responses/PlaceOrderAsync.json": wire.placed,
-    "jkorf/trading/CancelAllOrders.json": wire.cancelled,
-    "jkorf/trading/CancelAllOrdersAfter.json": nothing,
-    "jkorf/trading/CancelMultipleOrders.json": wire.cancelled,
-    "jkorf/trading/CancelOrder.json": wire.cancelled,
-    "jkorf/trading/EditOrder.json": nothing,
-    "jkorf/trading/GetClosedOrders.json": wire.closed_orders,
-    "jkorf/trading/GetOpenOrders.json": wire.open_orders,
-    "jkorf/trading/GetOrders.json": wire.queried_orders,
-    "jkorf/trading/GetOrders2.json": wire.queried_orders,
-    "jkorf/trading/GetUserTradeDetails.json": wire.queried_trades,
-    "jkorf/trading/GetUserTrades.json": wire.trades_history,
-    "jkorf/trading/PlaceMultipleOrders.json": nothing,
-    "jkorf/trading/PlaceOrder.json": wire.placed,
-    "nautilus/http_add_order_spot.json": wire.placed,
-    "nautilus/http_asset_pairs.json": wire.pair_facts,
-    "nautilus/http_asset_pairs_tokenized.json": wire.pair_facts,
-    "nautilus/http_cancel_order_spot.json": wire.cancelled,
-    "nautilus/http_closed_orders.json": wire.closed_orders,
-    "nautilus/http_ohlc.json": of_pair(wire.candles, "XBTUSDT"),
-    "nautilus/http_open_orders.json": wire.open_orders,
-    "nautilus/http_order_book.json": of_pair(wire.depth, "XBTUSDT"),
-    "nautilus/http_server_time.json": wire.server_time,
-    "nautilus/http_spot_balance.json": wire.balances,
-    "nautilus/http_spot_open_positions.json": nothing,
-    "nautilus/http_spot_trade_balance.json": nothing,
-    "nautilus/http_system_status.json": wire.system_status,
-    "nautilus/http_ticker.json": of_pair(wire.ticker, "XBTUSDT"),
-    "nautilus/http_trades.json": of_pair(wire.public_trades, "XBTUSDT"),
-    "nautilus/http_trades_history.json": wire.trades_history,
-    "xchange/addorder-response-data.json": wire.placed,
-    "xchange/assets-data.json": wire.asset_names,
-    "xchange/balance-data.json": wire.balances,
-    "xchange/cancelorder-data.json": wire.cancelled,
-    "xchange/depth-data.json": of_pair(wire.depth, "XXBTZEUR"),
-    "xchange/krakenWebsocketToken-data.json": nothing,
-    "xchange/ledgerinfo-data.json": wire.ledgers,
-    "xchange/market-ask-order.json": wire.queried_orders,
-    "xchange/ohlc-data.json": of_pair(wire.candles, *BTC),
-    "xchange/openorders-data.json": wire.open_orders,
-    "xchange/openorders-in-transaction-currency-data.json": wire.open_orders,
-    "xchange/order-data.json": wire.placed,
-    "xchange/servertime-data.json": wire.server_time,
-    "xchange/spreads-data.json": nothing,
-    "xchange/ticker-data.json": of_pair(wire.ticker, "XXBTZEUR"),
-    "xchange/tradebalanceinfo-data.json": nothing,
-    "xchange/tradehistory-data.json": wire.trades_history,
-    "xchange/tradehistory-icn.json": wire.trades_history,
-    "xchange/trades-data.json": of_pair(wire.public_trades, *BTC),
-    "xchange/tradevolume-data-2.json": of_pair(wire.fee_rates, *BTC),
-    "xchange/tradevolume-data.json": of_pair(wire.fee_rates, *BTC),
-}
-# Answers of years ago that do not tell every limit of a pair: a limit not told is not "no limit".
-REFUSED: Mapping[str, str] = {
-    "recorded/assetpairs_20210417_doge.json": "is missing",
-    "recorded/assetpairs_20210417_full.json.gz": "is missing",
-    "jkorf/json_responses/GetSymbolsAsync.json": "is missing",
-    "xchange/assetpairs-data.json": "is missing",
-}
-ERRORS: Mapping[str, str] = {"recorded/unknown_pair_20260925.json": "EQuery:Unknown asset pair"}
-
-
-def is_other(name: str) -> str:
-    """Return why a file is no answer of this wire, "" if it is one."""
-    if name.startswith("openapi/"):
-        return "a description of the interface, not an answer"
-    if name.startswith("python_kraken_sdk/") or "/ws_" in name:
-        return "a message of the websocket, whose wire is another"
-    if name.startswith("errors/"):
-        return "error answers and catalogues: test_kraken_errors.py"
-    return ""
-
-
-def read(name: str) -> Answer:
-    """Return the answer in a file; some files hold it beside the request it belongs to."""
-    raw = (FOLDER / name).read_bytes()
-    body = gzip.decompress(raw) if name.endswith(".gz") else raw
-    whole = json.loads(body, parse_float=D)
-    if "response" in whole:
-        body = json.dumps(whole["response"], default=float).encode()
-    return wire.read_answer(200, body)
 
 
 @recorded
@@ -399,11 +263,6 @@ ORDER: dict[str, Any] = {
 TRADE: dict[str, Any] = {
     "ordertxid": "OUF4EM-FRGI2-MQMWZD", "pair": "XDGUSD", "time": D("1700000000.1234"),
     "type": "sell", "price": "0.1", "cost": "5", "fee": "0.02", "vol": "50", "maker": True,
-}  # fmt: skip
-PAIR: dict[str, Any] = {
-    "altname": "XDGUSD", "wsname": "XDG/USD", "base": "XXDG", "quote": "ZUSD", "lot_multiplier": 1,
-    "cost_decimals": 9, "pair_decimals": 7, "lot_decimals": 8, "ordermin": "50", "costmin": "0.5",
-    "tick_size": "0.0000001", "status": "online",
 }  # fmt: skip
 GOOD: tuple[tuple[Parser, Any], ...] = (
     (wire.open_orders, {"open": {"OUF4EM-FRGI2-MQMWZD": ORDER}}),
@@ -646,178 +505,3 @@ def test_key_facts_without_what_the_start_checks_are_refused(missing: str) -> No
     del told[missing]
     with pytest.raises(WireError):
         wire.key_facts(told)
-
-
-# ---- market ---------------------------------------------------------------------------------
-
-
-@recorded
-def test_names_of_a_pair_are_those_told_and_the_documented_tickers() -> None:
-    """XDGUSD is DOGE/USD; nothing is made up by adding or taking letters."""
-    facts = {x.instrument.symbol: x for x in wire.pair_facts(read(
-        "recorded/assetpairs_20260925.json").result)}  # fmt: skip
-    doge, btc = facts["XDGUSD"], facts["XBTUSD"]
-    assert doge.names == DOGE
-    assert btc.names == {"XXBTZUSD", "XBTUSD", "XBT/USD", "BTCUSD", "BTC/USD"}
-    assert (doge.base_id, doge.quote_id, doge.status) == ("XXDG", "ZUSD", "online")
-    instrument = doge.instrument
-    assert (instrument.pair, instrument.base, instrument.quote) == ("DOGE/USD", "DOGE", "USD")
-    assert (instrument.tick_size, instrument.lot_size) == (D("1E-7"), D("1E-8"))
-    assert (instrument.order_min, instrument.cost_min) == (D(50), D("0.5"))
-    assert instrument.cost_decimals == 9
-    assets = wire.asset_names(read("recorded/assets_20260925.json").result)
-    assert assets["XXDG"] == {"XXDG", "XDG", "DOGE"}
-    assert assets["SOL"] == {"SOL"}
-
-
-@recorded
-def test_no_name_belongs_to_two_pairs() -> None:
-    """Over all pairs of a recorded answer, completed by limits, names stay apart."""
-    told = read("recorded/assetpairs_20210417_full.json.gz").result
-    limits = {"ordermin": "1", "costmin": "1", "cost_decimals": 5, "status": "online"}
-    whole = {
-        key: limits | value | {"tick_size": D(1).scaleb(-value["pair_decimals"])}
-        for key, value in told.items()
-    }
-    pairs = wire.pair_facts(whole)
-    names = [name for facts in pairs for name in facts.names]
-    assert len(pairs) == sum("wsname" in value for value in told.values()) > 250
-    assert len(names) == len(set(names))
-
-
-def test_the_coarser_of_tick_and_decimals_counts() -> None:
-    """Both must be kept; a tick off the grid of decimals is refused."""
-    (facts,) = wire.pair_facts({"XDGUSD": PAIR | {"tick_size": "0.0005"}})
-    assert facts.instrument.tick_size == D("0.0005")
-    (facts,) = wire.pair_facts({"XDGUSD": PAIR | {"tick_size": "0.00000001"}})
-    assert facts.instrument.tick_size == D("1E-7")
-    with pytest.raises(WireError, match="does not fit"):
-        wire.pair_facts({"XDGUSD": PAIR | {"tick_size": "0.00000025"}})
-
-
-def test_a_pair_that_cannot_be_read_does_not_hide_the_others() -> None:
-    """It is left out; alone, it is said what is wrong with it."""
-    odd = PAIR | {"ordermin": "0"}
-    assert len(wire.pair_facts({"XDGUSD": PAIR, "ODDUSD": odd})) == 1
-    for changes in (
-        {"ordermin": "0"},
-        {"lot_multiplier": 10},
-        {"pair_decimals": 99},
-        {"wsname": "X"},
-    ):
-        with pytest.raises(WireError, match=next(iter(changes))):
-            wire.pair_facts({"XDGUSD": PAIR | changes})
-
-
-@recorded
-def test_candles_still_forming_are_left_out() -> None:
-    """Of the recorded rows the last is not committed."""
-    result = read("recorded/ohlc_btcusd_60_20260925.json").result
-    rows = wire.candles(result, BTC, 3600)
-    assert len(rows) == len(result["BTC/USD"]) - 1
-    assert (rows[-1].time, rows[-1].interval, rows[-1].close) == (1790355600, 3600, D("83765.4"))
-    assert (rows[-1].volume, rows[-1].trades) == (D("81.13696690"), 5879)
-    with pytest.raises(WireError, match="not of this interval"):
-        wire.candles(result, BTC, 7200)
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        [60, "1", "2", "1.5", "2", "1", "5", 3],
-        [60, "1", "2", "1", "2.5", "1", "5", 3],
-        [60, "0", "2", "0", "2", "1", "5", 3],
-        [60, "1", "2", "1", "2", "1", "5"],
-    ],
-)
-def test_impossible_candles_are_refused(row: list[Any]) -> None:
-    """Prices outside low and high, zero prices, missing columns."""
-    with pytest.raises(WireError):
-        wire.candles({"XDGUSD": [row], "last": 60}, DOGE, 60)
-
-
-@recorded
-def test_prints_keep_their_order_side_and_cursor() -> None:
-    """The cursor is told in nanoseconds as text."""
-    trades, cursor = wire.public_trades(read("recorded/trades_btcusd_20260925.json").result, BTC)
-    assert cursor == 1790359841138228746
-    assert [x.side for x in trades] == [Side.SELL, Side.BUY, Side.BUY]
-    assert (trades[0].price, trades[0].volume) == (D("83930.3"), D("0.000051"))
-    assert trades[0].time == pytest.approx(1790359840.9392912)
-    none, _ = wire.public_trades({"XDGUSD": [["1", "0", 1, "b"]], "last": 5}, DOGE)
-    assert none == ()
-
-
-@pytest.mark.parametrize(
-    ("bids", "asks", "words"),
-    [
-        ([["2", "1", 1]], [["2", "1", 1]], "not below the ask"),
-        ([], [["2", "1", 1]], "no level"),
-        ([["1", "1", 1]], [], "no level"),
-        ([["1", "0", 1]], [["2", "1", 1]], "above zero"),
-        ([["1", "1", 1], ["1.5", "1", 1]], [["2", "1", 1]], "bids: the best"),
-        ([["1", "1", 1]], [["3", "1", 1], ["2", "1", 1]], "asks: the best"),
-    ],
-)
-def test_a_book_that_cannot_be_is_refused(bids: Any, asks: Any, words: str) -> None:
-    """Crossed, one-sided, empty levels, out of order."""
-    with pytest.raises(WireError, match=words):
-        wire.depth({"XDGUSD": {"bids": bids, "asks": asks}}, DOGE, 5.0)
-
-
-@recorded
-def test_a_ticker_of_all_pairs_gives_ours() -> None:
-    """Ours is found by name among more than a thousand; crossed prices are refused."""
-    result = read("recorded/ticker_assetversion1_20260723_full.json.gz").result
-    assert wire.ticker(result, DOGE) == (D("0.0723188"), D("0.0723189"), D("0.072317"))
-    with pytest.raises(WireError, match="named 0 times"):
-        wire.ticker(result, {"NOSUCH"})
-    crossed = {"XDGUSD": {"a": ["1"], "b": ["2"], "c": ["1"]}}
-    with pytest.raises(WireError, match="not below the ask"):
-        wire.ticker(crossed, DOGE)
-
-
-def test_an_answer_about_another_pair_is_refused() -> None:
-    """The only key beside `last` must be one of our names."""
-    for told in (
-        {"XETHZUSD": [], "last": 1},
-        {"last": 1},
-        {"XDGUSD": [], "XETHZUSD": [], "last": 1},
-    ):
-        with pytest.raises(WireError):
-            wire.public_trades(told, DOGE)
-
-
-def test_clock_and_status() -> None:
-    """Any status is told as it is; what it allows is decided elsewhere."""
-    assert wire.server_time({"unixtime": 1700000000}) == 1.7e9
-    assert wire.system_status({"status": "cancel_only"}) == "cancel_only"
-
-
-# ---- shapes ---------------------------------------------------------------------------------
-
-
-def test_shapes_tell_keys_and_kinds() -> None:
-    """A number as text differs from a number; ids, values and lengths do not matter."""
-    first = {"open": {"OUF4EM-FRGI2-MQMWZD": {"vol": "1.5", "t": 1, "a": [], "r": None}}}
-    other = {"open": {"OAAAAA-BBBBB-CCCCCC": {"r": None, "t": D("1.5"), "a": [], "vol": "7"}}}
-    assert shape(first) == shape(other)
-    inner = {"a": {"list of": []}, "r": "null", "t": "number", "vol": "numeral"}
-    assert shape(first) == {"open": {"<id>": [inner]}}
-    assert shape({"vol": 1.5}) != shape({"vol": "1.5"})
-    assert shape({"a": 1}) != shape({"b": 1})
-    assert shape({"a": True}) == {"a": "boolean"}
-    assert shape({"x": [["1", 2, "b"], ["3", 4, "s"]]}) == {
-        "x": {"list of": [{"row": ["numeral", "number", "text"]}]}
-    }
-    with pytest.raises(TypeError, match="bytes"):
-        shape(b"")
-
-
-@recorded
-def test_shapes_of_recorded_answers_are_finite_and_stable() -> None:
-    """Two recordings of one method, of the same years, have the same shape."""
-    pairs = read("recorded/trades_btcusd_20260925.json").result["BTC/USD"]
-    older = read("nautilus/http_trades.json").result["XBTUSDT"]
-    assert shape(pairs) == shape(older)
-    assert len(shape(older)["list of"]) == 1
