@@ -294,7 +294,7 @@ def _order(key: str, value: object, field: str) -> OrderView:
     told = as_mapping(value, where)
     terms = as_mapping(part(told, "descr", where), f"{where} descr")
     status = part(told, "status", where)
-    if status not in ORDER_STATUSES:
+    if not isinstance(status, str) or status not in ORDER_STATUSES:
         raise WireError(f"{where} status: one of {', '.join(sorted(ORDER_STATUSES))} is expected")
     # Only a plain limit order has its limit in `price`; others (never ours) may even tell a
     # percentage there, and one of them must not hide the rest of the account.
@@ -305,7 +305,7 @@ def _order(key: str, value: object, field: str) -> OrderView:
     return OrderView(
         txid=txid,
         client_order_id=as_client_id(told.get("cl_ord_id"), f"{where} cl_ord_id"),
-        status=str(status),
+        status=status,
         pair=as_text(part(terms, "pair", where), f"{where} pair"),
         side=as_side(part(terms, "type", where), f"{where} type"),
         price=as_positive(part(terms, "price", where), f"{where} price") if is_limit else ZERO,
