@@ -271,7 +271,8 @@ class Daemon:
 
 def run(settings: config.Settings) -> int:
     """Run the daemon; return its exit code."""
-    log.configure(settings.log_level, settings.log_format)
+    secrets = [settings.dashboard_token or ""]
+    log.configure(settings.log_level, settings.log_format, secrets=secrets)
     for warning in settings.warnings:
         logger.warning("configuration: %s", warning)
     return Daemon(settings).run()

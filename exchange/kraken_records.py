@@ -77,6 +77,7 @@ class Judgement(Record, frozen=True, kw_only=True):
     trouble: Trouble = Trouble.NONE
     reason: RejectReason = RejectReason.OTHER  # for REJECT
     pause_sec: float = 0.0  # no call of this kind before it is over
+    until: float | None = None  # the exchange's time before which it wants no call, where told
     advice: str = ""  # what the operator can do, in plain words
 
 
