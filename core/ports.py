@@ -32,7 +32,12 @@ class StoreInUse(StoreError):
 
 
 class Unavailable(Exception):
-    """The exchange did not do it, surely; try again later."""
+    """The exchange did not do it, surely; try again later, after `pause_sec` at the earliest."""
+
+    def __init__(self, why: str, pause_sec: float = 0.0) -> None:
+        super().__init__(why)
+        self.why = why
+        self.pause_sec = pause_sec
 
 
 class StartRefused(Exception):
@@ -120,20 +125,31 @@ class Exchange(Protocol):
 
 
 class SimulatedExchange(Exchange, Protocol):
-    """An exchange that lives in simulated time together with its market."""
+    """An exchange that is driven through time by the loop, together with its market."""
 
     def now(self) -> float:
-        """Return the simulated instant the exchange has reached."""
+        """Return the instant the exchange has reached."""
+        ...
+
+    def horizon(self) -> float | None:
+        """Return the instant until which all that happened is known; it never falls.
+
+        None: simulated time, without such a bound. Ask for it before `next_time`.
+        """
         ...
 
     def next_time(self) -> float | None:
-        """Return the time of its next event (market, arrival, delivery); None: nothing to come."""
+        """Return the time of its next event (market, arrival, delivery).
+
+        None: nothing to come, which without a horizon means the end.
+        """
         ...
 
     def advance(self, to: float) -> tuple[Message, ...]:
         """Go to the instant `to`; return the messages due by then, in order.
 
-        Everything is durable before it returns. Messages stay until acknowledged.
+        Everything is durable before it returns. Messages stay until acknowledged. With a horizon
+        it may come out later than `to`, never later than the horizon.
         """
         ...
 

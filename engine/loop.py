@@ -1,7 +1,9 @@
-"""The loop in simulated time: market, exchange answers, commands, timers, in this order.
+"""The loop: market, exchange answers, commands, timers, in this order.
 
 One discrete-event queue: the exchange tells its next instant, the state its next due time. Time
 stands still while code runs; the pacer only sleeps. HTTP commands enter at the present instant.
+Where the exchange has a horizon (its market is a live one), nothing later than that is touched: the
+loop waits until the horizon has moved on.
 """
 
 import queue
@@ -70,7 +72,7 @@ class Inbox:
 
 
 class Loop:
-    """Runs a Runtime against a simulated exchange until stopped or the market has ended."""
+    """Runs a Runtime against an exchange until stopped or the market has ended."""
 
     def __init__(
         self,
@@ -99,18 +101,21 @@ class Loop:
         self._take_up()
         while not self.stopping.is_set():
             had_command = self._commands()
-            at, is_exchange = self._next()
-            if at is None:
+            horizon = self.exchange.horizon()  # asked first: what is due by then is then known
+            at, is_exchange = self._next(has_end=horizon is None)
+            if at is None and horizon is None:
                 return "ended"
+            if at is None or (horizon is not None and at > horizon):
+                self._wait_for_horizon()
+                continue
             if not self._sleep_until(at):
                 continue
+            for message in self.exchange.advance(at):
+                self._deliver(message.seq, message.event)
             if is_exchange:
-                for message in self.exchange.advance(at):
-                    self._deliver(message.seq, message.event)
                 self.exchange.acknowledge(self.runtime.durable_cursor)
             else:
-                self.exchange.advance(at)  # nothing is due there before; requests leave at `at`
-                self.runtime.step(e.TimerTick(time=at))
+                self.runtime.step(e.TimerTick(time=max(at, self.exchange.now())))
             self.iterations += 1
             if self.on_iteration is not None:
                 self.on_iteration(had_command)
@@ -124,21 +129,27 @@ class Loop:
         now = max(self.exchange.now(), self.runtime.state.now)
         self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
 
-    def _next(self) -> tuple[float | None, bool]:
+    def _next(self, *, has_end: bool) -> tuple[float | None, bool]:
         """Return the next instant and whether it is the exchange's; ties are the exchange's.
 
-        None once the exchange has nothing to come: its market has ended and told so.
+        None: there is nothing to come. Where markets end, that is once the exchange says so.
         """
         exchange_at = self.exchange.next_time()
         state = self.runtime.state
         timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
-        if exchange_at is None or timer_at is None:
+        if timer_at is None or (exchange_at is None and has_end):
             return exchange_at, True
         timer_at = max(timer_at, state.now, state.timer_at + TIMER_SEC)
-        return (exchange_at, True) if exchange_at <= timer_at else (timer_at, False)
+        is_exchange = exchange_at is not None and exchange_at <= timer_at
+        return (exchange_at, True) if is_exchange else (timer_at, False)
 
     def _deliver(self, seq: int, event: e.Event) -> None:
         self.runtime.step(replace(event, message=seq))
+
+    def _wait_for_horizon(self) -> None:
+        """Wait a little; a command that comes in ends the wait."""
+        if not self.inbox.woken.wait(WAKE_SEC) and self.on_iteration is not None:
+            self.on_iteration(False)
 
     def _sleep_until(self, at: float) -> bool:
         """Wait for the pace; False when something else has to be looked at first."""

@@ -116,6 +116,10 @@ class PaperExchange:
         """Return the simulated instant the exchange has reached."""
         return self._now
 
+    def horizon(self) -> float | None:
+        """Return None: with a recorded market all that is to come is known."""
+        return None
+
     def describe(self) -> Venue:
         """Return pair facts, fee rates, and balances without executions whose message travels.
 
