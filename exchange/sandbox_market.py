@@ -117,7 +117,8 @@ class MarketView:
     def _ticker(self, params: Params, now: float, _status: str) -> dict[str, Any]:
         asked = params.get("pair") or self.pair.symbol
         version = params.get("assetVersion")
-        return {self.pair.key(name, version): self._ticker_row(now) for name in asked.split(",")}
+        keys = [self.pair.key(name, version) for name in asked.split(",")]
+        return {key: self._ticker_row(now) for key in keys}
 
     def _ticker_row(self, now: float) -> dict[str, Any]:
         quote, last = self._shown_quote(), self._tape.last

@@ -132,7 +132,7 @@ class Tape:
         if volume <= 0:
             return
         last = self.last
-        at_ns = round(at * SECOND_NS)
+        at_ns = int(Decimal(repr(at)) * SECOND_NS)  # a float has no room for nanoseconds
         if last is not None:
             at_ns = max(at_ns, last.at_ns + 1)
         if side is None:
