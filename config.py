@@ -43,8 +43,8 @@ VENUE_HOST = "api.kraken.com"
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
-    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "NOTIFY_WEBHOOK_", "ORPHAN_", "PAIR_", "PAPER_",
-    "REBALANCE_", "REENTRY_", "REGIME_",
+    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "NOTIFY_WEBHOOK_", "ORPHAN_", "PAIR_",
+    "PAPER_", "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
     "TELEGRAM_",
 )  # fmt: skip

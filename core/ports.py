@@ -125,7 +125,12 @@ class Exchange(Protocol):
 
 
 class SimulatedExchange(Exchange, Protocol):
-    """An exchange that is driven through time by the loop, together with its market."""
+    """An exchange that is driven through time by the loop, together with its market.
+
+    `reads_first`: it tells balances by itself, once it has told what has executed meanwhile.
+    """
+
+    reads_first: bool
 
     def now(self) -> float:
         """Return the instant the exchange has reached."""

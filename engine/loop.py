@@ -125,6 +125,8 @@ class Loop:
         """Go on where the last run left off: what was not heard of, then compare balances."""
         for message in self.exchange.pending(self.runtime.state.exchange_cursor):
             self._deliver(message.seq, message.event)
+        if self.exchange.reads_first:
+            return
         venue = self.exchange.describe()
         now = max(self.exchange.now(), self.runtime.state.now)
         self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))

@@ -231,6 +231,7 @@ class Desk:
                     self._sweep()
                     self.schedule("sweep", self.clock() + DAY_SEC)
                 case "balances":
+                    self._poll()  # what has executed is told before what it has left
                     self.account.read_money()
                 case "fees":
                     self.account.read_fees()

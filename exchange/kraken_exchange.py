@@ -29,6 +29,8 @@ STOP_SEC = 5.0
 class KrakenExchange:
     """Kraken (or the sandbox), live; `now` is exchange time as well as it is known."""
 
+    reads_first = True
+
     def __init__(
         self,
         desk: Desk,

@@ -44,6 +44,8 @@ class PaperExchange:
     another run, market, instrument, setting or start.
     """
 
+    reads_first = False
+
     def __init__(
         self,
         path: Path | str,

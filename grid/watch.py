@@ -12,6 +12,7 @@ from accounting import (
     first_benchmarks,
     held,
     is_short,
+    orders,
     rebalanced,
     with_flow,
 )
@@ -336,8 +337,9 @@ def _drift(r: Reduction) -> None:
         if own.drift_since is not None:
             r.update(balances=replace(own, drift_since=None))
         return
-    is_moving = own.last_execution_at is not None and (
-        own.last_execution_at >= (own.drift_since or r.now) - DRIFT_CONFIRM_SEC
+    is_moving = _is_in_flight(r) or (
+        own.last_execution_at is not None
+        and own.last_execution_at >= (own.drift_since or r.now) - DRIFT_CONFIRM_SEC
     )
     if own.drift_since is None or is_moving:
         r.update(balances=replace(own, drift_since=r.now))
@@ -349,6 +351,15 @@ def _drift(r: Reduction) -> None:
             f"the exchange reports {base:+f} {r.state.instrument.base} and {quote:+f} "
             f"{r.state.instrument.quote} against our books; see audit_pnl in docs/OPERATION.md",
         )
+
+
+def _is_in_flight(r: Reduction) -> bool:
+    """Tell whether an order may have executed without our having heard of it yet."""
+    return any(
+        order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
+        or order.closed_executed is not None
+        for order in orders(r.state)
+    ) or any(ghost.closed_executed != ghost.executed for ghost in r.state.ghosts)
 
 
 def is_drifting(r: Reduction) -> bool:

@@ -32,7 +32,7 @@ SOCKETS = {
     "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
 }  # fmt: skip
 BOUNDARIES = {
-    "bot.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py", "dashboard.py",
+    "bot.py", "exchange/kraken_exchange.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py", "dashboard.py",
 }  # fmt: skip
 
 
