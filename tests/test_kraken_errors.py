@@ -174,6 +174,7 @@ def test_a_detail_that_may_speak_of_an_existing_order_is_no_rejection(detail: st
     ["", " ", "E", "EOrder", "EOrder:", "EOrder:Insufficient", "Insufficient funds",
      "EOrder:Insufficient funds!", "EOrder:Insufficient funds:x", "xEOrder:Insufficient funds",
      "EOrder:Insufficient\x00funds", "EOrder:In\u017fufficient funds", "EOrder:Unknown",
+     "EOrder:Tic\u212a size check failed",
      "EOrder:Insufficient\u00a0funds", "WOrder:Insufficient funds", "EGeneral:Invalid"],
 )  # fmt: skip
 def test_what_is_nearly_a_known_string_is_unknown(text: str) -> None:
