@@ -184,10 +184,10 @@ class Budget:
 
     # ---- learning ----
 
-    def forgive(self, now: float) -> None:
+    def forgive(self) -> None:
         """Learn that a call was answered well: back-off begins anew, a probe has succeeded."""
         self._downs = 0
-        if self._probe is _Probe.OUT and now >= self._blocked_until:
+        if self._probe is _Probe.OUT:
             self._probe = _Probe.NONE
 
     def punish(
@@ -204,13 +204,13 @@ class Budget:
             self._fill_engine(POST_ONLY_COST, now)
         match judgement.trouble:
             case Trouble.NONE:
-                self.forgive(now)
+                self.forgive()
             case Trouble.MARKET_MODE:
-                self.forgive(now)
+                self.forgive()
                 self._place_until = max(self._place_until, now + pause)
                 self._place_why = "the market takes no orders"
             case Trouble.ENGINE_RATE:
-                self.forgive(now)
+                self.forgive()
                 self._fill_engine(self._engine_max, now)
                 calm = (1 - CALM_SHARE) * self._engine_max / self._engine_decay
                 self._engine_until = max(self._engine_until, now + max(pause, calm))

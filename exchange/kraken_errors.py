@@ -107,7 +107,10 @@ def _proves_nothing(text: str, advice: str) -> ErrorRow:
 _KEY_ROWS = (
     _halts("EAPI:Invalid key", "the API key is wrong, revoked or expired: make a new one"),
     _halts("EAPI:Invalid signature", "the private key does not belong to the API key"),
-    _halts("EGeneral:Permission denied", "the API key lacks a permission: see the list above"),
+    _halts(
+        "EGeneral:Permission denied",
+        "the API key lacks a permission: docs/KRAKEN.md lists those it needs",
+    ),
     _halts(
         "EAccount:Invalid permissions",
         "the account may not trade this: ask Kraken's support",

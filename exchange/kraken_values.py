@@ -95,10 +95,10 @@ def as_positive(value: object, field: str) -> Decimal:
 
 
 def as_count(value: object, field: str) -> int:
-    """Return a whole number from 0 below 2^63, told as number or digits. Raises WireError."""
+    """Return a whole number from 0 below 2^64, told as number or digits. Raises WireError."""
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**64:
         raise WireError(f"{field}: a whole number from 0 is expected, not {_told(value)}")
     return value
 

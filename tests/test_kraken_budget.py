@@ -157,14 +157,14 @@ def test_lockout_means_silence_and_then_exactly_one_probe() -> None:
     """A quarter of an hour nothing; then one read, and the others when it was answered well."""
     budget = punished("EGeneral:Temporary lockout")
     assert read_wait(budget, 899.0) == 1.0
-    budget.forgive(500.0)  # a late good answer ends nothing
+    budget.forgive()  # a late good answer ends nothing
     assert read_wait(budget, 899.0) == 1.0
     assert budget.wait(0.0, 1.0, Priority.EXIT, 900.0) > 0  # an order is no probe
     budget.charge(1.0, 0.0, Priority.RESOLVE, 900.0)
     for priority in Priority:
         assert budget.wait(0.0, 0.0, priority, 901.0) > 0
     assert "one call" in budget.view(901.0).why
-    budget.forgive(902.0)
+    budget.forgive()
     assert budget.wait(0.0, 1.0, Priority.EXIT, 902.0) == 0
     assert budget.view(902.0).why == ""
 
@@ -191,7 +191,7 @@ def test_down_backs_off_from_5_to_60_seconds_and_begins_anew() -> None:
         pauses.append(read_wait(budget, now))
         now += pauses[-1]
     assert pauses == [5, 10, 20, 40, 60, 60]
-    budget.forgive(now)
+    budget.forgive()
     budget.punish(judge(["EService:Unavailable"], READ), now)
     assert read_wait(budget, now) == 5
 
@@ -281,7 +281,7 @@ def test_no_counter_ever_exceeds_its_maximum(
         if isinstance(said, Judgement):
             budget.punish(said, now, exchange_now=now)
         elif said:
-            budget.forgive(now)
+            budget.forgive()
         assert rest <= rest_max * 0.7 + 1e-6
         assert engine <= engine_max * 0.7 + 1e-6
         seen = budget.view(now)
