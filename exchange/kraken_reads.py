@@ -89,7 +89,7 @@ class Reader:
         now = self._clock()
         if judgement is None:
             self.errors = 0
-            self.budget.forgive(now)
+            self.budget.forgive()
             return answer, None
         self._note(method, answer, judgement, now)
         return answer, judgement

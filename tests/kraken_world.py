@@ -43,6 +43,7 @@ START = 1_700_000_000.0
 TAG = bot_tag("test", "DOGE/USD")
 EPOCH = 5
 TIMEOUT_SEC = 8.0
+FRESH_SEC = 20.0
 PARAMS = Params(
     slot_count=3,
     entry_pct=Decimal("0.3"),
@@ -440,17 +441,22 @@ class World:
 
     # ---- the oracle ---------------------------------------------------------------------------
 
-    def settle(self, seconds: float = 150.0) -> None:
+    def settle(self, seconds: float = 300.0) -> None:
         """Stop all faults and let everything come to rest."""
         self.line.faults = CALM
         self.run(seconds)
 
     def wrong(self) -> list[str]:
-        """Return everything that the venue's own truth says is wrong; empty if all is well."""
+        """Return everything that the venue's own truth says is wrong; empty if all is well.
+
+        What has executed in the last seconds cannot have been heard of yet.
+        """
         truth, state = self.venue.truth(), self.runtime.state
         found: list[str] = []
         booked = set(self.store.execution_ids())
-        there = {x.trade_id for x in truth.trades}
+        fresh = [x for x in truth.trades
+                 if x.time > self.clock.now - FRESH_SEC and x.trade_id not in booked]  # fmt: skip
+        there = {x.trade_id for x in truth.trades} - {x.trade_id for x in fresh}
         if booked != there:
             found.append(f"booked {len(booked - there)} too many, {len(there - booked)} missing")
         by_client: dict[str, list[str]] = {}
@@ -459,6 +465,9 @@ class World:
         found += [f"two orders {ids} with one id" for ids in by_client.values() if len(ids) > 1]
         own = state.balances
         base, quote = truth.balances["XXDG"], truth.balances["ZUSD"]
+        for x in fresh:
+            sign = 1 if x.side == "buy" else -1
+            base, quote = base - sign * x.volume, quote + sign * x.cost + x.fee
         if (own.base, own.quote) != (base, quote):
             found.append(f"we own {own.base}, {own.quote}; the venue says {base}, {quote}")
         live = {x.txid for x in self.exchange.desk.known.values()}
