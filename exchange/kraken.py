@@ -430,14 +430,14 @@ class KrakenClient:
         has_ended = call.wake.is_set()
         call.leave()
         answer = call.answer
-        if answer is not None and not call.is_too_late():
-            return answer, call.met_dead_line
-        if self._is_closed:
+        if self._is_closed and (answer is None or answer.fault is not None):
             why = "the client was closed meanwhile"
-        elif has_ended and not call.is_too_late():
+        elif call.is_too_late() or not has_ended:
+            why = f"no answer within {self._timeout_sec:g} s"
+        elif answer is None:
             why = "the call broke off"
         else:
-            why = f"no answer within {self._timeout_sec:g} s"
+            return answer, call.met_dead_line
         return Answer(fault=why, was_sent=call.was_sent), False
 
 
