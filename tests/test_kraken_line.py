@@ -14,6 +14,7 @@ import requests
 
 from exchange.kraken import KrakenClient
 from exchange.kraken_records import Answer
+from exchange.nonce import Nonces
 from tests.bad_server import (
     GOOD,
     Manner,
@@ -26,6 +27,7 @@ from tests.kraken_server import (
     CHUNKED,
     HEAD,
     KEY,
+    NONCE,
     SECRET,
     SHORT_SEC,
     Clock,
@@ -99,6 +101,29 @@ def test_answer_after_the_deadline_does_not_count() -> None:
     with KrakenServer(late) as server:
         told = server.client(clock=clock).private("AddOrder", {})
     assert told == Answer(fault="no answer within 8 s", was_sent=True)
+
+
+def test_clock_that_stands_still_holds_no_call() -> None:
+    """The wait is over after the time of a call even if the injected clock does not move."""
+    with KrakenServer(hang) as server:
+        told = server.client(clock=Clock(), timeout_sec=SHORT_SEC).private("AddOrder", {})
+    assert told == Answer(fault="no answer within 0.4 s", was_sent=True)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_fault_of_our_own_is_an_answer_too() -> None:
+    """What nobody thought of ends its call at once, and the next one is made."""
+    times = iter([NONCE])
+    broken = Nonces(lambda: next(times), 0)
+    broken.extend(NONCE + 10)
+    with KrakenServer(answer()) as server:
+        client = server.client(nonces=broken, timeout_sec=600.0)
+        assert_good(client.private("Balance", {}))
+        told = client.private("AddOrder", {})
+        assert told == Answer(fault="the call broke off", was_sent=False)
+        for thread in [x for x in threading.enumerate() if x.name == "kraken"]:
+            thread.join(10)
+        assert_good(client.public("Time", {}))
 
 
 def test_lookup_that_hangs_sends_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
