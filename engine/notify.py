@@ -309,8 +309,9 @@ class Notifications:
         self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
 
     def start(self) -> None:
-        """Begin to send."""
-        self._thread.start()
+        """Begin to send; once is enough."""
+        if not self._thread.is_alive() and not self._stopping.is_set():
+            self._thread.start()
 
     def send(self, *, level: str, kind: str, text: str) -> None:
         """Queue a message for every channel; never waits, never fails."""
