@@ -97,7 +97,8 @@ class Line:
             return
         timer = threading.Timer(after_sec, self._break, (call,))
         timer.daemon = True
-        timer.start()
+        with suppress(RuntimeError):  # no thread to be had: the call's own limit holds
+            timer.start()
 
     def close(self) -> None:
         """Break off the call under way and refuse further ones."""

@@ -1,8 +1,10 @@
 """What leaves a box and when, in time that is passed in; and the texts of report and chat."""
 
+import ast
 from contextlib import suppress
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -58,6 +60,21 @@ def test_one_table_decides_how_a_kind_is_told(kind: str, level: str, expected: R
     assert route_of(kind, level, is_fast=False) is expected
     is_least = kind in ("lock", "halt")
     assert route_of(kind, level, is_fast=True) is (expected if is_least else Route.SILENT)
+
+
+def test_the_table_knows_every_kind_of_the_reducer() -> None:
+    """Nothing that the reducer tells is left to the rule for the unknown."""
+    root = Path(__file__).parent.parent
+    kinds = {
+        constant.value
+        for path in (*root.glob("grid/*.py"), root / "leg.py", root / "state_machine.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "notify"
+        for constant in ast.walk(call.args[1])
+        if isinstance(constant, ast.Constant)
+    }
+    assert {"lock", "halt", "command", "cycle", "owed_exit"} < kinds
+    assert kinds <= outbox.ROUTES.keys()
 
 
 def test_the_rate_is_one_a_second_and_twenty_a_minute() -> None:
