@@ -129,6 +129,8 @@ class Line:
             except (OSError, HTTPError, ValueError) as error:  # their texts hold the address
                 return HttpAnswer(problem=_problem(error))
             with response:
+                if self._broken == self._call:  # a head cut short is no answer, whatever its status
+                    return HttpAnswer(problem="cut short")
                 return HttpAnswer(
                     status=response.status_code,
                     body=_content(response, answer_max),

@@ -17,7 +17,7 @@ CHAT = 4711
 class World:
     """What the server heard, and how it is to answer: one behaviour a call, "ok" when none is left.
 
-    Behaviours: ok, hang, drip, drip_head, drop, drop_body, huge, garbage, redirect, bad_head, a
+    Behaviours: ok, hang, drip, drip_head, drip_later, drop, drop_body, huge, garbage, redirect, bad_head, a
     status such as "500", or "429:7" for a pause of 7 s.
     """
 
@@ -137,7 +137,9 @@ def _misbehave(world: World, request: BaseHTTPRequestHandler, behaviour: str) ->
         send(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{")
     elif behaviour == "bad_head":
         send(b"HTTP/1.1 200 OK\r\nno colon here\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}')
-    elif behaviour in ("drip", "drip_head"):
+    elif behaviour in ("drip", "drip_head", "drip_later"):
+        if behaviour == "drip_later":
+            send(b"HTTP/1.1 200 OK\r\nX")
         if behaviour == "drip":
             send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         while not world.is_over:

@@ -116,6 +116,7 @@ def test_telegram_gets_plain_text(world: World) -> None:
         ("drop", "no connection, or it broke off", False),
         ("hang", "no complete answer within 0.3 s", False),
         ("drip_head", "no complete answer within 0.3 s", False),
+        ("drip_later", "no complete answer within 0.3 s", False),
     ],
 )
 @pytest.mark.parametrize("channel", ["webhook", "telegram"])
