@@ -17,8 +17,8 @@ CHAT = 4711
 class World:
     """What the server heard, and how it is to answer: one behaviour a call, "ok" when none is left.
 
-    Behaviours: ok, hang, drip, drip_head, drip_later, drop, drop_body, huge, garbage, redirect, bad_head, a
-    status such as "500", or "429:7" for a pause of 7 s.
+    Behaviours: ok, hang, drip, drip_head, drip_later, drop, drop_body, huge, garbage, redirect,
+    bad_head, a status such as "500", or "429:7" for a pause of 7 s.
     """
 
     def __init__(self) -> None:

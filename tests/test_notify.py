@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import bot
+import config
 from core.commands import Command
 from engine import log as log_setup
 from engine import notify, outbox, telegram
@@ -550,6 +552,38 @@ def test_the_daemon_stops_in_time_while_the_channels_hang(world: World, tmp_path
     began = time.monotonic()
     assert daemon.stop() == 0
     assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels", "has_listener"),
+    [
+        ({}, None, False),
+        ({"NOTIFY_WEBHOOK_URL": "https://hooks.example/x"}, ["webhook"], False),
+        ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "5"}, ["telegram"], True),
+        (
+            {
+                "TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "5",
+                "TELEGRAM_COMMANDS": "false", "NOTIFY_WEBHOOK_URL": "https://hooks.example/x",
+            },
+            ["telegram", "webhook"],
+            False,
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_set_is_what_there_is(
+    tmp_path: Path, changes: dict[str, str], channels: list[str] | None, has_listener: bool
+) -> None:
+    """Without a setting there are no threads; health names each channel and the listening."""
+    daemon = bot.Daemon(config.load(environment(tmp_path, **changes), Path("/nonexistent")))
+    daemon.dashboard.stop()
+    if channels is None:
+        assert daemon.notices is None
+        return
+    assert daemon.notices is not None
+    health = daemon.notices.health()
+    assert [x.name for x in health.channels] == channels
+    assert (health.listener is not None) is has_listener
+    daemon.notices.stop()
 
 
 def test_a_daemon_that_cannot_start_says_so(world: World, tmp_path: Path) -> None:
