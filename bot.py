@@ -130,8 +130,6 @@ class Daemon:
                 params.slot_count,
             )
         self.publisher.start()
-        if notices is not None:
-            notices.start(build_status(runtime.state, params, self._facts(runtime, parts)))
         progress = ProgressLine(
             sys.stderr,
             start=parts.source.start_time(),
@@ -140,6 +138,8 @@ class Daemon:
         )
         loop.on_iteration = lambda is_urgent: self._after(runtime, parts, progress, is_urgent)
         self._after(runtime, parts, progress, True)
+        if notices is not None:
+            notices.start(build_status(runtime.state, params, self._facts(runtime, parts)))
         self._catch_signals(loop)
         self._service.notify("READY=1")
         began, cpu = monotonic(), cpu_seconds()
