@@ -31,10 +31,10 @@ from engine.progress import ProgressLine
 from engine.publish import Publisher
 from engine.runtime import Runtime
 from engine.start_check import start_checks
-from engine.status_view import Facts
+from engine.status_view import Facts, build_status
 from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
-from engine.wiring import Parts, exchange_mode, open_parts, take_up
+from engine.wiring import Parts, exchange_mode, open_notices, open_parts, take_up
 
 EXIT_OK, EXIT_CONFIG, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 4, 5, 70
 ANSWER_SEC = 2.0
@@ -66,6 +66,9 @@ class Daemon:
             history=self,
             monotonic=monotonic,
         )
+        self.notices = open_notices(
+            settings, published=self.publisher.published, history=self, submit=self._submit
+        )
         self._waiting: dict[str, tuple[Command, Future[ReplyToOperator]]] = {}
         self._service = SystemdNotifier()
         self._last_step = monotonic()
@@ -76,16 +79,24 @@ class Daemon:
         try:
             self.parts = open_parts(self.settings)
             return self._trade(self.parts)
+        except BaseException as error:
+            if self.notices is not None:
+                self.notices.say_failed(error)
+            raise
         finally:
             self.waiting_for = "the daemon is stopping"
             self._service.notify("STOPPING=1")
             self.publisher.stop()
             self.dashboard.stop()
+            if self.notices is not None:
+                self.notices.stop()
             if self.parts is not None:
                 self.parts.close()
 
     def _trade(self, parts: Parts) -> int:
-        runtime = Runtime(parts.store, parts.exchange, None)
+        notices = self.notices
+        notifier = None if notices is None else notices.notifications
+        runtime = Runtime(parts.store, parts.exchange, notifier)
         is_old = runtime.restore()
         take_up(parts, runtime.state, self.settings)
         venue = parts.exchange.describe()
@@ -127,6 +138,8 @@ class Daemon:
         )
         loop.on_iteration = lambda is_urgent: self._after(runtime, parts, progress, is_urgent)
         self._after(runtime, parts, progress, True)
+        if notices is not None:
+            notices.start(build_status(runtime.state, params, self._facts(runtime, parts)))
         self._catch_signals(loop)
         self._service.notify("READY=1")
         began, cpu = monotonic(), cpu_seconds()
@@ -139,9 +152,10 @@ class Daemon:
         return EXIT_OK
 
     def _finish(self, runtime: Runtime, parts: Parts, outcome: Literal["stopped", "ended"]) -> None:
-        self.publisher.offer(
-            runtime.state, runtime.params, self._facts(runtime, parts), at_once=True
-        )
+        facts = self._facts(runtime, parts)
+        self.publisher.offer(runtime.state, runtime.params, facts, at_once=True)
+        if self.notices is not None:
+            self.notices.say_stopped(outcome, build_status(runtime.state, runtime.params, facts))
         runtime.stop()
         logger.info("%s journal=%s; resting orders stay", outcome, runtime.seq)
 
@@ -271,8 +285,7 @@ class Daemon:
 
 def run(settings: config.Settings) -> int:
     """Run the daemon; return its exit code."""
-    secrets = [settings.dashboard_token or ""]
-    log.configure(settings.log_level, settings.log_format, secrets=secrets)
+    log.configure(settings.log_level, settings.log_format, secrets=settings.secrets())
     for warning in settings.warnings:
         logger.warning("configuration: %s", warning)
     return Daemon(settings).run()

@@ -97,7 +97,8 @@ class Line:
             return
         timer = threading.Timer(after_sec, self._break, (call,))
         timer.daemon = True
-        timer.start()
+        with suppress(RuntimeError):  # no thread to be had: the call's own limit holds
+            timer.start()
 
     def close(self) -> None:
         """Break off the call under way and refuse further ones."""
@@ -128,6 +129,8 @@ class Line:
             except (OSError, HTTPError, ValueError) as error:  # their texts hold the address
                 return HttpAnswer(problem=_problem(error))
             with response:
+                if self._broken == self._call:  # a head cut short is no answer, whatever its status
+                    return HttpAnswer(problem="cut short")
                 return HttpAnswer(
                     status=response.status_code,
                     body=_content(response, answer_max),
@@ -309,8 +312,9 @@ class Notifications:
         self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
 
     def start(self) -> None:
-        """Begin to send."""
-        self._thread.start()
+        """Begin to send; once is enough."""
+        if not self._thread.is_alive() and not self._stopping.is_set():
+            self._thread.start()
 
     def send(self, *, level: str, kind: str, text: str) -> None:
         """Queue a message for every channel; never waits, never fails."""

@@ -155,8 +155,8 @@ class ReportClock:
     def due(self) -> str | None:
         """Return the report if 00:05 UTC has passed since the last call, else None."""
         status = self._status()
-        if status is None:
-            return None
+        if status is None or status.market.time is None:
+            return None  # bot time means nothing before the first price
         day = int((status.bot.now - REPORT_AT_SEC) // DAY_SEC)
         known, self._day = self._day, day
         if known is None or day <= known:

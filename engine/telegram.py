@@ -17,7 +17,7 @@ from core.commands import Command, CommandError
 from core.record import Record, replace
 from engine.chat import Ask, addressee, help_text, is_command, read
 from engine.notify import CALL_SEC, Line, judged, titled
-from engine.outbox import Message, Outcome
+from engine.outbox import PAUSE_SEC_MAX, Message, Outcome
 
 log = logging.getLogger("telegram")
 
@@ -57,8 +57,8 @@ class _Chat(Record, frozen=True, kw_only=True):
 class _Text(Record, frozen=True, kw_only=True):
     chat: _Chat
     text: str | None = None
-    forward_origin: msgspec.Raw | None = None
-    forward_date: msgspec.Raw | None = None
+    forward_origin: Any = None
+    forward_date: Any = None
 
 
 class _Number(Record, frozen=True, kw_only=True):
@@ -266,13 +266,14 @@ class Listener:
 
     def _skip(self, updates: list[msgspec.Raw]) -> float:
         """Pass by what was sent before the start, and say so."""
+        before = self._offset
         for raw in updates:
             number = self._number(raw)
             update = _decoded(bytes(raw), _Update)
             message = None if update is None else update.message
             if number is None or message is None or message.chat.id != self._telegram.chat_id:
                 continue
-            if not is_command(message.text or ""):
+            if not _asks_for_change((message.text or "").strip()):
                 continue
             answer = self._known(f"telegram-{number}")
             if answer is None:
@@ -287,7 +288,7 @@ class Listener:
                     f"applied ({self._skipped}); send them again if still wanted"
                 )
             log.info("listening skipped=%d", self._skipped)
-        return 0.0
+        return 0.0 if self._offset != before or not updates else FOREIGN_SEC
 
     # ---- commands -------------------------------------------------------------------------------
 
@@ -325,8 +326,12 @@ class Listener:
             return
         self._health = replace(self._health, commands=self._health.commands + 1)
         command_id = f"telegram-{number}"
-        answer = self._submit(command_id, asked)
         log.info("command %s id=%s", asked.__struct_config__.tag, command_id)
+        try:
+            answer = self._submit(command_id, asked)
+        except Exception:  # boundary: who asked must hear that it went wrong
+            log.exception("command failed id=%s", command_id)
+            answer = "an error inside; it may not have been carried out: look at /status"
         self._reply(answer)
 
     # ---- counting -------------------------------------------------------------------------------
@@ -359,4 +364,15 @@ class Listener:
         if outcome.is_final:
             return REFUSED_SEC
         rest = min(2.0 ** min(self._failures - 1, 10), BACKOFF_SEC_MAX)
-        return max(rest * (0.5 + self._rng.random()), outcome.pause_sec or 0.0)
+        asked = min(outcome.pause_sec or 0.0, PAUSE_SEC_MAX)
+        return max(rest * (0.5 + self._rng.random()), asked)
+
+
+def _asks_for_change(text: str) -> bool:
+    """Tell whether a text is a command, readable or not, and no mere question."""
+    if not is_command(text):
+        return False
+    try:
+        return not isinstance(read(text), Ask)
+    except CommandError:
+        return True

@@ -2,18 +2,29 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
+
+import msgspec
 
 import config
 from accounting import orders
+from core.commands import Command
 from core.domain import ZERO, Instrument
 from core.market import MarketSource
 from core.ports import StoreError
 from core.record import Record
 from core.state import BotState
+from core.status import Published, Status
+from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
-from engine.clock import wall_now
+from engine.clock import monotonic, wall_now
+from engine.notices import Notices
+from engine.notify import Channel, Line, Notifications, Webhook
+from engine.report import ReportClock, status_text
+from engine.telegram import Listener, Telegram
 from exchange.matching import MatchingConfig, preset
 from exchange.paper import PaperExchange, read_books
 from exchange.queue import QueueModel
@@ -168,3 +179,83 @@ def exchange_books(settings: config.Settings, *, told: int) -> ExchangeBooks:
     return ExchangeBooks(
         base=books.base, quote=books.quote, effects=books.effects, untold=books.untold
     )
+
+
+# ---- notifications ------------------------------------------------------------------------------
+
+_ASKED_TIMES = 3
+
+
+def open_notices(
+    settings: config.Settings,
+    *,
+    published: Callable[[], Published | None],
+    history: DashboardHistory,
+    submit: Submit,
+) -> Notices | None:
+    """Return what tells the operator, not yet started; None where no channel is set."""
+
+    def status() -> Status | None:
+        newest = published()
+        return None if newest is None else msgspec.json.decode(newest.body, type=Status)
+
+    def shown() -> str:
+        newest = status()
+        return "there is no status yet" if newest is None else status_text(newest)
+
+    telegram = _telegram(settings)
+    channels: list[Channel] = [] if telegram is None else [telegram]
+    if settings.notify_webhook_url is not None:
+        channels.append(Webhook(settings.notify_webhook_url, settings.bot_name))
+    if not channels:
+        return None
+    rng = Random(settings.seed)
+    notifications = Notifications(
+        channels,
+        is_fast=settings.speed is None or settings.speed > 1,
+        rng=rng,
+        monotonic=monotonic,
+        wall_now=wall_now,
+        report=ReportClock(status, history).due,
+    )
+    if telegram is None or not settings.telegram_commands:
+        return Notices(notifications, None)
+    listener = Listener(
+        telegram,
+        Line(monotonic),
+        submit=lambda command_id, command: _carried_out(submit, command_id, command),
+        known=lambda command_id: _known(history, command_id),
+        status=shown,
+        reply=lambda text: notifications.answer(telegram.name, text),
+        rng=Random(settings.seed + 1),
+        monotonic=monotonic,
+        wall_now=wall_now,
+    )
+    return Notices(notifications, listener)
+
+
+def _telegram(settings: config.Settings) -> Telegram | None:
+    token, chat_id = settings.telegram_bot_token, settings.telegram_chat_id
+    if token is None or chat_id is None:
+        return None
+    return Telegram(settings.telegram_api_url, token, int(chat_id), settings.bot_name)
+
+
+def _carried_out(submit: Submit, command_id: str, command: Command) -> str:
+    """Return in words what became of a command; one whose answer is late is asked after again."""
+    for _ in range(_ASKED_TIMES):
+        try:
+            reply = submit(command_id, command, None)
+        except Busy:
+            continue
+        except IdReused:
+            return "refused: this message was read as another command before; send it again"
+        return f"{'accepted' if reply.status == 200 else 'refused'}: {reply.message}"
+    return "no answer yet: it may still be carried out; look at /status"
+
+
+def _known(history: DashboardHistory, command_id: str) -> str | None:
+    known = history.command(command_id)
+    if known is None:
+        return None
+    return f"{'accepted' if known['is_accepted'] else 'refused'}: {known['message']}"
