@@ -36,7 +36,7 @@ FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
     "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "ORPHAN_", "PAIR_", "PAPER_",
-    "REBALANCE_", "REENTRY_", "REGIME_",
+    "POLL_", "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
 )  # fmt: skip
 _HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
@@ -71,7 +71,13 @@ VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "KRAKEN_TIER", "choice", "pro", "kraken_tier", "account tier: open-order limit and "
        "rate counters", choices=tuple(OPEN_ORDER_LIMITS)),
     _v(_MARKET, "MARKET_DATA", "choice", "synthetic", "market_data", "where prices come from",
-       choices=("synthetic", "replay")),
+       choices=("synthetic", "replay", "kraken")),
+    _v(_MARKET, "POLL_INTERVAL_SECONDS", "seconds", "5", "poll_interval_sec",
+       "MARKET_DATA=kraken: how often prices are asked for", low="2", high="60"),
+    _v(_MARKET, "KRAKEN_API_URL", "text", "https://api.kraken.com", "kraken_api_url",
+       "where Kraken answers; another host must be this machine or be allowed"),
+    _v(_MARKET, "KRAKEN_API_URL_ALLOW", "list", "", "kraken_api_url_allow",
+       "other hosts that KRAKEN_API_URL may name"),
     _v(_MARKET, "REPLAY_FILE", "path", "", "replay_file", "recorded candles or trades: .csv, "
        ".csv.gz or .parquet"),
     _v(_MARKET, "REPLAY_SYMBOL", "text", "", "replay_symbol", "which symbol, where the file holds "
@@ -212,6 +218,9 @@ class Settings(Record, frozen=True, kw_only=True):
     seed: int
     kraken_tier: str
     market_data: str
+    poll_interval_sec: float
+    kraken_api_url: str
+    kraken_api_url_allow: tuple[str, ...]
     replay_file: Path | None
     replay_symbol: str | None
     speed: float | None  # None: as fast as possible
@@ -460,12 +469,12 @@ def _settings(
         open_order_limit=OPEN_ORDER_LIMITS[values["kraken_tier"]],
         is_simulated=True,
     )
-    is_replay = values["market_data"] == "replay"
+    speeds = {"replay": values["replay_speed"], "synthetic": values["synthetic_speed"]}
     maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
     fees = None if maker is None else FeeRates(maker=maker / HUNDRED, taker=taker / HUNDRED)
     return Settings(
         params=params,
-        speed=values["replay_speed"] if is_replay else values["synthetic_speed"],
+        speed=speeds.get(values["market_data"], 1.0),
         paper_fees=fees,
         effective=effective,
         warnings=warnings,
