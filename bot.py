@@ -21,7 +21,7 @@ import config
 from core.actions import ReplyToOperator
 from core.commands import AuditPnl, Command, is_same
 from core.order_id import bot_tag
-from core.ports import ConfigError, MarketError, StoreError, StoreInUse, Venue
+from core.ports import ConfigError, MarketError, StartRefused, StoreError, StoreInUse, Venue
 from core.record import replace
 from dashboard import Busy, Dashboard, IdReused, Reply
 from engine import cli, log
@@ -34,9 +34,18 @@ from engine.start_check import start_checks
 from engine.status_view import Facts, build_status
 from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
-from engine.wiring import Parts, exchange_mode, open_notices, open_parts, take_up
+from engine.wiring import (
+    Parts,
+    await_first_look,
+    await_prints,
+    exchange_mode,
+    open_notices,
+    open_parts,
+    open_source,
+    take_up,
+)
 
-EXIT_OK, EXIT_CONFIG, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 4, 5, 70
+EXIT_OK, EXIT_CONFIG, EXIT_REFUSED, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 3, 4, 5, 70
 ANSWER_SEC = 2.0
 DOTENV = Path(__file__).resolve().parent / ".env"
 
@@ -51,7 +60,8 @@ class Daemon:
         self.publisher = Publisher(recent_events=self.recent_events)
         self.parts: Parts | None = None
         self.loop: Loop | None = None
-        self.waiting_for: str | None = "the store to open"
+        self.waiting_for: str | None = "the market to open"
+        self.stopping = threading.Event()
         self.started_wall = wall_now()
         self.dashboard = Dashboard(
             settings.host,
@@ -76,8 +86,14 @@ class Daemon:
     def run(self) -> int:
         """Run until stopped or the market ends; return the exit code."""
         self.dashboard.start()
+        self._catch_signals()
         try:
-            self.parts = open_parts(self.settings)
+            source = open_source(self.settings)
+            if not await_first_look(source, self.stopping, self._wait_for):
+                return EXIT_OK
+            self.parts = open_parts(self.settings, source)
+            if not await_prints(source, self.stopping, self._wait_for):
+                return EXIT_OK
             return self._trade(self.parts)
         except BaseException as error:
             if self.notices is not None:
@@ -92,6 +108,14 @@ class Daemon:
                 self.notices.stop()
             if self.parts is not None:
                 self.parts.close()
+
+    def _wait_for(self, what: str) -> None:
+        """Say, once, what keeps the start waiting; the page is up and answers."""
+        if self.waiting_for != what:
+            self.waiting_for = what
+            page = self.settings.page_url(self.dashboard.port)
+            logger.warning("waiting for %s; page %s", what, page)
+        self._service.notify("READY=1\nWATCHDOG=1")
 
     def _trade(self, parts: Parts) -> int:
         notices = self.notices
@@ -112,7 +136,7 @@ class Daemon:
         loop = Loop(
             runtime,
             parts.exchange,
-            pacer=Pacer(self.settings.speed),
+            pacer=Pacer(None if parts.exchange.horizon() is not None else self.settings.speed),
             prepare=lambda command: self._prepare(runtime, command),
         )
         self.loop = loop
@@ -140,7 +164,8 @@ class Daemon:
         self._after(runtime, parts, progress, True)
         if notices is not None:
             notices.start(build_status(runtime.state, params, self._facts(runtime, parts)))
-        self._catch_signals(loop)
+        if self.stopping.is_set():
+            loop.stop()
         self._service.notify("READY=1")
         began, cpu = monotonic(), cpu_seconds()
         outcome = loop.run()
@@ -182,6 +207,7 @@ class Daemon:
         return Facts(
             version=VERSION,
             exchange_mode=exchange_mode(self.settings),
+            is_real_time=parts.exchange.horizon() is not None,
             market_name=parts.source.name,
             speed=self.settings.speed,
             started_wall=self.started_wall,
@@ -269,15 +295,16 @@ class Daemon:
             quote_difference=Decimal(own.quote - own.start_quote - own.flow_quote - sums["quote"]),
         )
 
-    @staticmethod
-    def _catch_signals(loop: Loop) -> None:
+    def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
 
         def stop(_number: int, _frame: FrameType | None) -> None:
-            if loop.stopping.is_set():
+            if self.stopping.is_set():
                 os._exit(EXIT_OK)  # asked twice: leave at once; everything committed is safe
-            loop.stop()
+            self.stopping.set()
+            if self.loop is not None:
+                self.loop.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
@@ -306,6 +333,9 @@ def main(argv: list[str] | None = None) -> int:
     except MarketError as error:
         sys.stderr.write(f"The market data cannot be used: {error}\n")
         return EXIT_CONFIG
+    except StartRefused as error:
+        sys.stderr.write(f"The exchange refuses the start: {error}\n")
+        return EXIT_REFUSED
     except StoreInUse as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_IN_USE

@@ -390,12 +390,12 @@ def _settings(
         "poll_sec": values["poll_sec"] or (20.0 if is_live else 5.0),
         **_keys(values),
     }
-    is_replay = market == "replay"
+    speeds = {"replay": values["replay_speed"], "synthetic": values["synthetic_speed"]}
     maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
     fees = None if maker is None else FeeRates(maker=maker / HUNDRED, taker=taker / HUNDRED)
     return Settings(
         params=params,
-        speed=values["replay_speed"] if is_replay else values["synthetic_speed"],
+        speed=speeds.get(market, 1.0),
         paper_fees=fees,
         effective=effective,
         warnings=warnings,

@@ -6,9 +6,10 @@ is its open, it may be used only from `time + interval` on.
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from core.domain import Side
+from core.events import HealthChanged, InstrumentUpdated
 from core.record import Record
 
 
@@ -53,8 +54,8 @@ def available_at(evidence: Evidence) -> float:
     return evidence.time
 
 
-class MarketSource(Protocol):
-    """A finite or endless stream of evidence in order of `available_at`, resumable by count."""
+class Market(Protocol):
+    """What every market tells of itself."""
 
     name: str  # plain words for the page, e.g. "replay of kraken_xdgusd_5m.csv.gz"
     fingerprint: str  # of recorded content, "" for none: a run goes on only with the same
@@ -68,10 +69,41 @@ class MarketSource(Protocol):
         """Return the time at which the market begins (the first evidence's open)."""
         ...
 
+
+class MarketSource(Market, Protocol):
+    """A finite or endless stream of evidence in order of `available_at`, resumable by count."""
+
     def read(self, skip: int) -> Iterator[Evidence]:
         """Yield evidence in order, without the first `skip` items. Raises MarketError."""
         ...
 
     def total(self) -> int | None:
         """Return how many items there are in all, None if endless or unknown."""
+        ...
+
+
+@runtime_checkable
+class LiveMarket(Market, Protocol):
+    """A market that happens while it is read: it may run dry without having ended."""
+
+    def resume(self, at: float, seen: tuple[Trade, ...]) -> None:
+        """Begin, once, to read what was printed after the instant `at`.
+
+        `seen` are the prints of the last printed instant before it that are known already.
+        """
+        ...
+
+    def horizon(self) -> float:
+        """Return the instant until which all evidence has been released; it never falls."""
+        ...
+
+    def take(self) -> Trade | Book | None:
+        """Return the next evidence, none of it later than the horizon; None: dry for now.
+
+        A print that became known late may be older than evidence taken before it.
+        """
+        ...
+
+    def news(self) -> tuple[HealthChanged | InstrumentUpdated, ...]:
+        """Return, once, what has changed of connection, status and pair since the last call."""
         ...

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from core.actions import Action, CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import FeeRates, Instrument
 from core.events import Event
+from core.market import Book, Trade
 from core.params import Params
 from core.record import Record
 from core.state import BotState
@@ -46,6 +47,34 @@ class StartRefused(Exception):
 
 class MarketError(Exception):
     """The market data cannot be used; the message names the file, the line and what is allowed."""
+
+
+class PublicData(Protocol):
+    """What an exchange tells everybody of one pair. Every method raises Unavailable."""
+
+    def trades(self, since_ns: int) -> tuple[tuple[Trade, ...], int]:
+        """Return prints after the cursor `since_ns`, oldest first, and the cursor to go on from.
+
+        Where there are more than fit one answer, the oldest come; the cursor is nanoseconds since
+        the epoch.
+        """
+        ...
+
+    def depth(self, count: int) -> Book:
+        """Return up to `count` levels a side; its time is to be set by whoever asked."""
+        ...
+
+    def system_status(self) -> str:
+        """Return the exchange's status: online, maintenance, cancel_only, post_only, limit_only."""
+        ...
+
+    def server_time(self) -> float:
+        """Return the exchange's clock, whole seconds since the epoch, rounded down."""
+        ...
+
+    def pair(self) -> tuple[Instrument, str]:
+        """Return the pair's limits and its status (those above, reduce_only or delisted)."""
+        ...
 
 
 class Clock(Protocol):

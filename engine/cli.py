@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 import config
-from core.ports import Loaded, StoreError
+from core.ports import Loaded, StoreError, Unavailable
 from engine.books import Check, canonical, canonical_text, describe, digest, refold, verify
 from engine.runtime import Runtime
 from engine.start_check import start_checks
@@ -83,6 +83,14 @@ def _progress(count: int) -> None:
 
 
 def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
+    try:
+        return _check_parts(settings)
+    except Unavailable as error:
+        _out(f"FAILED {'market':<16} {error}")
+        return EXIT_REFUSED
+
+
+def _check_parts(settings: config.Settings) -> int:
     if not settings.state_db.exists():
         exchange = open_trial(settings)
         try:

@@ -76,6 +76,7 @@ class Facts(Record, frozen=True, kw_only=True):
     waiting_for: str | None = None
     read_only: bool = False
     stale_after_sec: float = 15.0
+    is_real_time: bool = False  # the market's time is the wall's
     recent_events: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -85,7 +86,7 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
     return s.Status(
         version=facts.state_seq,
         bot=_bot(state, params, facts),
-        market=_market(state, params),
+        market=_market(state, params, facts),
         equity=_equity(state, own),
         slots=tuple(_slot(state, slot, params) for slot in state.slots),
         capacity_fill_health=_capacity(state, params),
@@ -195,7 +196,7 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
         notes.append("Paused: no new entries; exits and fills go on")
     if facts.waiting_for is not None:
         notes.append(f"Not ready: {facts.waiting_for}")
-    if _is_stale(state, params):
+    if _is_stale(state, params, facts):
         notes.append("No fresh price")
     if state.health.system_status != "online":
         notes.append(f"Exchange status: {state.health.system_status}")
@@ -228,11 +229,14 @@ def _words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def _is_stale(state: BotState, params: Params) -> bool:
-    return state.market is None or state.now - state.market.time > params.stale_price_max_age_sec
+def _is_stale(state: BotState, params: Params, facts: Facts) -> bool:
+    """Tell whether the price is too old; while a live market is silent only the wall goes on."""
+    wall = facts.now_wall + state.health.clock_offset_sec if facts.is_real_time else 0.0
+    now, most = max(state.now, wall), params.stale_price_max_age_sec
+    return state.market is None or now - state.market.time > most
 
 
-def _market(state: BotState, params: Params) -> s.MarketBlock:
+def _market(state: BotState, params: Params, facts: Facts) -> s.MarketBlock:
     instrument, market = state.instrument, state.market
     decimals = max(0, -int(instrument.tick_size.normalize().as_tuple().exponent))
     block = s.MarketBlock(
@@ -253,7 +257,7 @@ def _market(state: BotState, params: Params) -> s.MarketBlock:
         spread_pct=_share_pct(market.ask - market.bid, market.bid),
         change_pct=_share_pct(market.bid - start, start),
         time=round(market.time, 3),
-        is_stale=_is_stale(state, params),
+        is_stale=_is_stale(state, params, facts),
         candidate=None if market.candidate is None else plain(market.candidate),
     )
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,7 @@ import config
 from accounting import orders
 from core.commands import Command
 from core.domain import ZERO, Instrument
-from core.market import MarketSource
-from core.ports import StoreError
+from core.ports import ConfigError, StoreError
 from core.record import Record
 from core.state import BotState
 from core.status import Published, Status
@@ -25,13 +25,20 @@ from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook
 from engine.report import ReportClock, status_text
 from engine.telegram import Listener, Telegram
+from exchange.kraken import KrakenClient, is_venue
+from exchange.kraken_market import KrakenMarket
 from exchange.matching import MatchingConfig, preset
+from exchange.nonce import Nonces
 from exchange.paper import PaperExchange, read_books
 from exchange.queue import QueueModel
+from market.public import KrakenFeed
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
 from store.history import SqliteHistory
 from store.sqlite import SqliteStore
+
+Source = ReplaySource | SyntheticSource | KrakenFeed
+WAIT_SEC = 0.2  # between two looks at whether the market has answered
 
 
 class Parts(Record, frozen=True, kw_only=True):
@@ -39,11 +46,13 @@ class Parts(Record, frozen=True, kw_only=True):
 
     store: SqliteStore
     exchange: PaperExchange
-    source: ReplaySource | SyntheticSource
+    source: Source
     history: SqliteHistory
 
     def close(self) -> None:
-        """Release every file."""
+        """Release every file, and leave the market."""
+        if isinstance(self.source, KrakenFeed):
+            self.source.close()
         self.exchange.close()
         self.store.close()
 
@@ -53,11 +62,62 @@ def exchange_mode(settings: config.Settings) -> str:
     return "SIMULATED MARKET" if settings.market_data == "synthetic" else "PAPER"
 
 
-def open_source(settings: config.Settings) -> ReplaySource | SyntheticSource:
-    """Return the market. Raises MarketError."""
+def open_source(settings: config.Settings) -> Source:
+    """Return the market; a live one has not been looked at yet. Raises MarketError, ConfigError."""
+    if settings.market_data == "kraken":
+        return _open_feed(settings)
     if settings.market_data == "replay" and settings.replay_file is not None:
         return ReplaySource(settings.replay_file, symbol=settings.replay_symbol)
     return SyntheticSource(settings.seed, instrument=Instrument())
+
+
+def _open_feed(settings: config.Settings) -> KrakenFeed:
+    url = settings.kraken_api_url
+    try:
+        client = KrakenClient(
+            url=url,
+            key="",
+            secret="",
+            nonces=Nonces(lambda: int(wall_now() * 1e9), 0),  # none: all calls are public
+            clock=monotonic,
+            allow=settings.kraken_api_url_allow,
+        )
+    except ValueError as error:
+        raise ConfigError([f"KRAKEN_API_URL={url}: {error}"]) from None
+    return KrakenFeed(
+        KrakenMarket(client, settings.pair),
+        name="Kraken's public prices" + ("" if is_venue(url) else f" from {url}"),
+        poll_sec=settings.poll_sec,
+        wall=wall_now,
+        monotonic=monotonic,
+    )
+
+
+def await_first_look(source: Source, stopping: threading.Event, say: Callable[[str], None]) -> bool:
+    """Wait until a live market has answered, saying what is waited for; False: stopped first.
+
+    Raises StartRefused.
+    """
+    if not isinstance(source, KrakenFeed):
+        return True
+    source.start()
+    while not source.is_open():
+        say("Kraken to answer" if source.trouble is None else f"Kraken: {source.trouble}")
+        if stopping.wait(WAIT_SEC):
+            return False
+    return True
+
+
+def await_prints(source: Source, stopping: threading.Event, say: Callable[[str], None]) -> bool:
+    """Wait until a live market is known up to now; False: stopped first."""
+    if not isinstance(source, KrakenFeed):
+        return True
+    while not source.is_caught_up():
+        why = "" if source.trouble is None else f" ({source.trouble})"
+        say(f"what was printed since the last run{why}")
+        if stopping.wait(WAIT_SEC):
+            return False
+    return True
 
 
 def matching_config(settings: config.Settings) -> MatchingConfig:
@@ -89,9 +149,12 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
     )
 
 
-def open_parts(settings: config.Settings) -> Parts:
-    """Open everything a run needs. Raises MarketError, StoreError, StoreInUse."""
-    source = open_source(settings)
+def open_parts(settings: config.Settings, source: Source | None = None) -> Parts:
+    """Open everything a run needs, with `source` as its market if that is open already.
+
+    Raises MarketError, StoreError, StoreInUse; Unavailable, StartRefused of a live market.
+    """
+    source = source or _looked_at(open_source(settings))
     _refuse_widow(settings)
     store = open_store(settings)
     try:
@@ -114,10 +177,18 @@ def open_parts(settings: config.Settings) -> Parts:
 def open_trial(settings: config.Settings) -> PaperExchange:
     """Open the exchange of a run that is never begun, in memory: nothing is left on disk.
 
-    Raises MarketError, and StoreError where a run would find its files unusable.
+    Raises MarketError, and StoreError where a run would find its files unusable; Unavailable,
+    StartRefused of a live market.
     """
     _refuse_widow(settings)
-    return _open_exchange(settings, open_source(settings), ":memory:", "", must_exist=False)
+    source = _looked_at(open_source(settings))
+    return _open_exchange(settings, source, ":memory:", "", must_exist=False)
+
+
+def _looked_at(source: Source) -> Source:
+    if isinstance(source, KrakenFeed):
+        source.look()
+    return source
 
 
 def _refuse_widow(settings: config.Settings) -> None:
@@ -149,24 +220,27 @@ def take_up(parts: Parts, state: BotState, settings: config.Settings) -> None:
 
 def _open_exchange(
     settings: config.Settings,
-    source: MarketSource,
+    source: Source,
     path: Path | str,
     run: str,
     *,
     must_exist: bool,
 ) -> PaperExchange:
-    instrument = Instrument()
+    is_live = isinstance(source, KrakenFeed)
+    instrument = source.instrument() if isinstance(source, KrakenFeed) else Instrument()
     price = source.first_price()
-    base = instrument.volume_down(settings.paper_start_base_usd / price) if price else ZERO
+    start_usd, base_usd = settings.paper_start_quote, settings.paper_start_base_usd
+    base = instrument.volume_down(base_usd / price) if price else ZERO
     return PaperExchange(
         path,
         source,
         instrument,
         matching_config(settings),
         start_base=base,
-        start_quote=settings.paper_start_quote,
+        start_quote=start_usd,
         run=run,
         must_exist=must_exist,
+        terms=f"{start_usd} USD, and DOGE worth {base_usd} USD" if is_live else "",
     )
 
 

@@ -212,7 +212,7 @@ class MatchingEngine:
         instrument, state = self.instrument, self._state
         side, price, volume = order.side, order.price, order.volume
         crosses = self._crosses(side, price)
-        if state.status not in ("online", "post_only") or (
+        if state.status not in ("online", "limit_only", "post_only") or (
             state.status == "post_only" and not order.post_only
         ):
             return RejectReason.MARKET_MODE

@@ -1,11 +1,14 @@
-"""The paper exchange: a separate party with its own books on disk, in simulated time.
+"""The paper exchange: a separate party with its own books on disk, in its market's time.
 
 It takes requests, lets them travel, matches them against market evidence and answers by messages.
 Everything is committed to its own SQLite file (`exchange/paper_file.py`) before it answers and
 before the market moves on, so a daemon that was killed finds it as it left it, at the same instant.
+Of a live market it knows all up to the horizon; what it learns long after the fact the bot hears of
+only then, for nobody could have acted on it in between.
 """
 
 import heapq
+import math
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +16,7 @@ from pathlib import Path
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import ZERO, Instrument, RejectReason, Side
-from core.market import Evidence, MarketSource, available_at
+from core.market import Evidence, LiveMarket, MarketSource, Trade, available_at
 from core.ports import Message, StoreError, Venue
 from core.record import replace
 from exchange.matching import (
@@ -26,7 +29,15 @@ from exchange.matching import (
     Quote,
     VenueExecution,
 )
-from exchange.paper_file import Cursor, Flight, PaperBooks, PaperFile, Travelling, read_books
+from exchange.paper_file import (
+    Cursor,
+    Flight,
+    PaperBooks,
+    PaperFile,
+    Travelling,
+    fill_event,
+    read_books,
+)
 from exchange.rates import READ_BALANCES_COST, READ_ORDERS_COST, latency
 
 __all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
@@ -34,14 +45,17 @@ __all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
 SEND_MARGIN_SEC = 8.0
 STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
 WORST = 2
+UNREACHABLE = "unreachable"  # told by a live market: of our connection, not of the exchange
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
+LATE_SEC = 30.0  # what becomes known of a live market later than this was not heard of in time
 
 
 class PaperExchange:
-    """An exchange in simulated time, with its market, in one SQLite file (or ":memory:").
+    """An exchange with its market, in the market's time, in one SQLite file (or ":memory:").
 
-    `run` names the bot's database that it belongs to. Raises StoreError when the file belongs to
-    another run, market, instrument, setting or start.
+    `run` names the bot's database that it belongs to; `terms`, with a live market, what it was
+    started with in words. Raises StoreError when the file belongs to another run, market,
+    instrument, setting or start.
     """
 
     reads_first = False
@@ -49,7 +63,7 @@ class PaperExchange:
     def __init__(
         self,
         path: Path | str,
-        source: MarketSource,
+        source: MarketSource | LiveMarket,
         instrument: Instrument,
         config: MatchingConfig,
         *,
@@ -58,6 +72,7 @@ class PaperExchange:
         start_time: float | None = None,
         run: str = "",
         must_exist: bool = False,
+        terms: str = "",
     ) -> None:
         self.source = source
         self.instrument = instrument
@@ -72,6 +87,7 @@ class PaperExchange:
             start_quote=start_quote,
             run=run,
             must_exist=must_exist,
+            terms=terms,
         )
         try:
             self._resume(start_base, start_quote, start_time)
@@ -106,21 +122,30 @@ class PaperExchange:
         heapq.heapify(self._requests)
         heapq.heapify(self._messages)
         self._is_flight_changed = False
-        self._has_new_request = True  # since the last commit: it must survive a power cut
+        self._must_last = True  # what came since the last commit must survive a power cut
         self._book = self.engine.book()
-        self._market: Iterator[Evidence] = source.read(self._read_count)
-        self._next_evidence()
+        self._tail = list(cursor.tail)
+        self._live: LiveMarket | None = None
+        self._next: Evidence | None = None
+        self._market: Iterator[Evidence] = iter(())
+        if isinstance(source, LiveMarket):
+            self._live = source
+            source.resume(self._now, cursor.tail)
+            self._look(source)
+        else:
+            self._market = source.read(self._read_count)
+            self._next_evidence()
         self._commit()
 
     # ---- the SimulatedExchange protocol -------------------------------------------------------
 
     def now(self) -> float:
-        """Return the simulated instant the exchange has reached."""
+        """Return the instant the exchange has reached."""
         return self._now
 
     def horizon(self) -> float | None:
-        """Return None: with a recorded market all that is to come is known."""
-        return None
+        """Return until when the market is known; None: a recorded one, all of it is."""
+        return None if self._live is None else self._live.horizon()
 
     def describe(self) -> Venue:
         """Return pair facts, fee rates, and balances without executions whose message travels.
@@ -129,7 +154,8 @@ class PaperExchange:
         """
         base, quote = self._visible()
         rates = self._fees or self.engine.fees(self._now)
-        return Venue(instrument=self.instrument, fees=rates, base=base, quote=quote)
+        venue = Venue(instrument=self.instrument, fees=rates, base=base, quote=quote)
+        return replace(venue, system_status=self.engine.status)
 
     def place(self, action: PlaceOrderAction) -> None:
         """Send an order; it arrives after the entry latency."""
@@ -156,7 +182,12 @@ class PaperExchange:
         self._send(action, self.config.entry_sec, key)
 
     def next_time(self) -> float | None:
-        """Return the time of the next event: market, arrival or delivery; None after the end."""
+        """Return the time of the next event: market, arrival or delivery.
+
+        None after the end, and while a live market is dry.
+        """
+        if self._live is not None:
+            self._look(self._live)
         at = self._next_at
         if self._requests and (at is None or self._requests[0][0] < at):
             at = self._requests[0][0]
@@ -167,11 +198,19 @@ class PaperExchange:
             if at is None or tick < at:
                 at = tick
         if at is None:
-            return None if self._has_ended else self._now
+            return None if self._has_ended or self._live is not None else self._now
         return at if at > self._now else self._now
 
     def advance(self, to: float) -> tuple[Message, ...]:
-        """Go to the instant `to`; return the messages due by then, durable, in order."""
+        """Go to the instant `to`; return the messages due by then, durable, in order.
+
+        What a live market tells only now is lived through first, up to the horizon.
+        """
+        if (horizon := self.horizon()) is not None and horizon - self._now > LATE_SEC:
+            self._live_unheard(horizon)
+        return self._go(max(to, self._now))
+
+    def _go(self, to: float) -> tuple[Message, ...]:
         due: list[Message] = []
         while (at := self.next_time()) is not None and at <= to:
             self._now = at
@@ -204,18 +243,18 @@ class PaperExchange:
         again; the bot has heard of it all, up to message `told`, and takes later ones for new.
         """
         while (at := self.next_time()) is not None and at < until:
-            self.advance(at)
+            self._go(at)
         self._delivered = max(self._delivered, told)
         self._acknowledged = max(self._acknowledged, told)
 
     def knows(self, client_order_id: str) -> bool:
         """Tell whether an order of that id was ever accepted, or is on its way."""
-        is_coming = any(
-            isinstance(item.request, PlaceOrderAction)
-            and item.request.order.client_order_id == client_order_id
-            for _, _, item in self._requests
-        )
-        return is_coming or self._file.order(client_order_id) is not None
+        return self._is_coming(client_order_id) or self._file.order(client_order_id) is not None
+
+    def _is_coming(self, client_order_id: str) -> bool:
+        requests = (item.request for _, _, item in self._requests)
+        orders = (x.order for x in requests if isinstance(x, PlaceOrderAction))
+        return any(x.client_order_id == client_order_id for x in orders)
 
     def pending(self, after: int) -> tuple[Message, ...]:
         """Return messages delivered before with numbers above `after`, in order.
@@ -246,8 +285,39 @@ class PaperExchange:
 
     # ---- market -------------------------------------------------------------------------------
 
+    def _live_unheard(self, until: float) -> None:
+        """Go to `until` without a word to the bot; of the quotes on the way the last remains."""
+        while True:
+            if self._next is None:
+                self._next_evidence()
+            market_at = math.inf if self._next_at is None else self._next_at
+            request_at = self._requests[0][0] if self._requests else math.inf
+            if min(market_at, request_at) > until:
+                break
+            self._now = max(self._now, min(market_at, request_at))
+            if market_at <= self._now:
+                self._market_event()
+            else:
+                self._arrive(heapq.heappop(self._requests)[2])
+        self._now = until
+        self._ticks = self._ticks[-1:]
+
+    def _look(self, live: LiveMarket) -> None:
+        """Take what a live market has to tell; its news are messages of this instant."""
+        if self._next is None:
+            self._next_evidence()
+        for news in live.news():
+            if isinstance(news, e.InstrumentUpdated):
+                self.instrument = news.instrument
+                engine = MatchingEngine(self.instrument, self.config, self.engine.state())
+                engine.is_changed, self.engine = self.engine.is_changed, engine
+            elif news.system_status != UNREACHABLE:
+                self.engine.set_status(news.system_status)
+            self._tell(news, self._now, "")
+
     def _next_evidence(self) -> None:
-        self._next = next(self._market, None)
+        live = self._live
+        self._next = next(self._market, None) if live is None else live.take()
         self._next_at = None if self._next is None else available_at(self._next)
 
     def _market_event(self) -> None:
@@ -258,10 +328,18 @@ class PaperExchange:
         for fill in self.engine.on_evidence(evidence):
             self._report_fill(fill)
         self._read_count += 1
+        if self._live is not None and isinstance(evidence, Trade):
+            self._keep_tail(evidence)
         self._next_evidence()
         quote = self.engine.quote()
         if quote is not None:
             self._queue_tick(quote)
+
+    def _keep_tail(self, trade: Trade) -> None:
+        if not self._tail or trade.time > self._tail[-1].time:
+            self._tail = [trade]
+        elif trade.time == self._tail[-1].time:
+            self._tail.append(trade)
 
     def _tell_fees(self) -> None:
         """Announce the fee tier when it has changed, once a day, as a daily look would find it."""
@@ -305,7 +383,7 @@ class PaperExchange:
     ) -> None:
         """Let a request travel. Its luck hangs on `key`, never on what else was sent before."""
         # Market and orders decide all that follows: what they led to may be lost and lived again.
-        self._has_new_request |= not isinstance(request, RequestReconcile)
+        self._must_last |= not isinstance(request, RequestReconcile)
         at = max(self._now, sent_at) + self._latency(median, key)
         self._push(Travelling(at=at, number=self._number(), request=request))
         self._commit()
@@ -379,12 +457,7 @@ class PaperExchange:
     def _known_of(self, client_order_id: str) -> Iterator[e.Event]:
         """Yield what the venue knows of an order; nothing while its placement still travels."""
         at = self._now
-        found = self._file.order(client_order_id)
-        is_coming = any(
-            isinstance(item.request, PlaceOrderAction)
-            and item.request.order.client_order_id == client_order_id
-            for _, _, item in self._requests
-        )
+        found, is_coming = self._file.order(client_order_id), self._is_coming(client_order_id)
         if found is None:
             if not is_coming:
                 reason = RejectReason.NEVER_ARRIVED
@@ -392,7 +465,7 @@ class PaperExchange:
             return
         txid, status, executed = found
         for fill in self._file.executions_of(txid):
-            yield _fill_event(fill)
+            yield fill_event(fill)
         if status == "open":
             yield e.OrderFound(
                 time=at, client_order_id=client_order_id, txid=txid, executed=executed
@@ -410,6 +483,7 @@ class PaperExchange:
         return base - self._hidden[0], quote - self._hidden[1]
 
     def _report_fill(self, fill: VenueExecution) -> None:
+        self._must_last |= self._live is not None  # its books come only once
         self._file.add_execution(fill)
         is_open = self.engine.order(fill.client_order_id) is not None
         self._file.change_order(fill.txid, "open" if is_open else "filled", fill.executed)
@@ -417,7 +491,7 @@ class PaperExchange:
         base = fill.volume if is_buy else -fill.volume
         quote = -fill.cost - fill.fee if is_buy else fill.cost - fill.fee
         self._hidden = (self._hidden[0] + base, self._hidden[1] + quote)
-        self._answer(_fill_event(fill), fill.client_order_id, hides=(base, quote))
+        self._answer(fill_event(fill), fill.client_order_id, hides=(base, quote))
 
     def _answer(
         self, event: e.Event, order_id: str, hides: tuple[Decimal, Decimal] = (ZERO, ZERO)
@@ -459,6 +533,8 @@ class PaperExchange:
         if event is None:
             base, quote = self._visible()
             event = e.BalancesReported(time=self._now, base=base, quote=quote)
+        elif event.time < self._now:  # it was not heard of when it was due
+            event = replace(event, time=self._now)
         return self._number_message(event)
 
     def _number_message(self, event: e.Event) -> Message:
@@ -507,13 +583,14 @@ class PaperExchange:
                 hidden_quote=self._hidden[1],
                 fees=self._fees,
                 fees_day=self._fees_day,
+                tail=tuple(self._tail),
             ),
             engine=engine,
             flight=flight,
             book=book if is_new_book else None,
-            is_full=self._has_new_request,
+            is_full=self._must_last,
         )
-        self._has_new_request = False
+        self._must_last = False
 
 
 def _keyed(item: Travelling) -> tuple[float, int, Travelling]:
@@ -522,18 +599,3 @@ def _keyed(item: Travelling) -> tuple[float, int, Travelling]:
 
 def _place_of(entry: tuple[float, int, Travelling]) -> tuple[float, int]:
     return entry[:2]
-
-
-def _fill_event(fill: VenueExecution) -> e.FillEvent:
-    return e.FillEvent(
-        time=fill.time,
-        client_order_id=fill.client_order_id,
-        txid=fill.txid,
-        execution_id=fill.execution_id,
-        price=fill.price,
-        volume=fill.volume,
-        cost=fill.cost,
-        fee=fill.fee,
-        executed_at=fill.time,
-        is_maker=fill.is_maker,
-    )

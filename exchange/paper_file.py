@@ -15,7 +15,7 @@ import msgspec
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import ZERO, FeeRates, Instrument, OrderState, Side
-from core.market import Book
+from core.market import Book, Trade
 from core.ports import Message, StoreError
 from core.record import Record, plain
 from exchange.matching import EngineState, MatchingConfig, Quote, VenueExecution
@@ -78,6 +78,7 @@ class Cursor(Record, frozen=True, kw_only=True, gc=False):
     hidden_quote: Decimal = ZERO
     fees: FeeRates | None = None  # as last announced; looked at once a day
     fees_day: int = -1
+    tail: tuple[Trade, ...] = ()  # of a live market: the prints of the newest instant taken
 
 
 class PaperBooks(Record, frozen=True, kw_only=True):
@@ -114,7 +115,12 @@ class PaperFile:
         start_quote: Decimal,
         run: str,
         must_exist: bool,
+        terms: str = "",
     ) -> None:
+        """Open or create it; `terms` stand for what may differ when a live market is gone on with.
+
+        Such a market sets limits of the pair anew, and the start was worth something else then.
+        """
         self._path = str(path)
         self._db = _open(path)
         self._statements: list[tuple[str, Sequence[Any]]] = []
@@ -128,8 +134,11 @@ class PaperFile:
             **{f"instrument {k}": str(v) for k, v in instrument.to_dict().items()},
             **{f"setting {k}": str(v) for k, v in config.to_dict().items()},
         }
+        if terms:
+            facts["start settings"] = terms
+        free = {"start", *(x for x in facts if x.startswith("instrument "))} if terms else set()
         try:
-            self._check_facts(facts, must_exist=must_exist)
+            self._check_facts(facts, free - {"instrument pair"}, must_exist=must_exist)
         except BaseException:
             self._db.close()
             raise
@@ -298,7 +307,7 @@ class PaperFile:
         except msgspec.MsgspecError as error:
             raise self._failure(error) from None
 
-    def _check_facts(self, facts: dict[str, str], *, must_exist: bool) -> None:
+    def _check_facts(self, facts: dict[str, str], free: set[str], *, must_exist: bool) -> None:
         known = dict(self._rows("SELECT name, value FROM facts"))
         if not known and must_exist:
             raise StoreError(
@@ -318,7 +327,7 @@ class PaperFile:
         differences = [
             f"{name} was {known.get(name, 'unset')}, is now {facts.get(name, 'unset')}"
             for name in names
-            if known.get(name) != facts.get(name)
+            if known.get(name) != facts.get(name) and name not in free
         ]
         if differences:
             raise StoreError(
@@ -349,6 +358,22 @@ def read_books(path: Path | str, *, told: int = 0) -> PaperBooks:
             db.close()
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
+
+
+def fill_event(fill: VenueExecution) -> e.FillEvent:
+    """Return the message that tells the bot of an execution."""
+    return e.FillEvent(
+        time=fill.time,
+        client_order_id=fill.client_order_id,
+        txid=fill.txid,
+        execution_id=fill.execution_id,
+        price=fill.price,
+        volume=fill.volume,
+        cost=fill.cost,
+        fee=fill.fee,
+        executed_at=fill.time,
+        is_maker=fill.is_maker,
+    )
 
 
 def _books(db: sqlite3.Connection, path: str, told: int) -> PaperBooks:

@@ -32,7 +32,8 @@ SOCKETS = {
     "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
 }  # fmt: skip
 BOUNDARIES = {
-    "bot.py", "exchange/kraken_exchange.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py", "dashboard.py",
+    "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
+    "exchange/kraken_exchange.py",
 }  # fmt: skip
 
 
