@@ -8,9 +8,6 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as AnswerLate
-from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -18,15 +15,14 @@ from typing import Literal
 from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
 
 import config
-from core.actions import ReplyToOperator
-from core.commands import AuditPnl, Command, is_same
 from core.order_id import bot_tag
 from core.ports import ConfigError, MarketError, StartRefused, StoreError, StoreInUse, Venue
 from core.record import replace
-from dashboard import Busy, Dashboard, IdReused, Reply
+from dashboard import Dashboard
 from engine import cli, log
 from engine.clock import Pacer, cpu_seconds, monotonic, wall_now
-from engine.loop import Full, Loop
+from engine.counter import Counter, prepare
+from engine.loop import Loop
 from engine.progress import ProgressLine
 from engine.publish import Publisher
 from engine.runtime import Runtime
@@ -36,17 +32,18 @@ from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
 from engine.wiring import (
     Parts,
+    attach,
     await_first_look,
     await_prints,
+    begin,
     exchange_mode,
     open_notices,
-    open_parts,
+    open_run,
     open_source,
     take_up,
 )
 
 EXIT_OK, EXIT_CONFIG, EXIT_REFUSED, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 3, 4, 5, 70
-ANSWER_SEC = 2.0
 DOTENV = Path(__file__).resolve().parent / ".env"
 
 logger = logging.getLogger("bot")
@@ -57,9 +54,9 @@ class Daemon:
 
     def __init__(self, settings: config.Settings) -> None:
         self.settings = settings
-        self.publisher = Publisher(recent_events=self.recent_events)
+        self.counter = Counter()
+        self.publisher = Publisher(recent_events=self.counter.recent_events)
         self.parts: Parts | None = None
-        self.loop: Loop | None = None
         self.waiting_for: str | None = "the market to open"
         self.stopping = threading.Event()
         self.started_wall = wall_now()
@@ -72,14 +69,16 @@ class Daemon:
             published=self.publisher.published,
             readiness=lambda: self.waiting_for,
             liveness=self._is_alive,
-            submit=self._submit,
-            history=self,
+            submit=self.counter.submit,
+            history=self.counter,
             monotonic=monotonic,
         )
         self.notices = open_notices(
-            settings, published=self.publisher.published, history=self, submit=self._submit
+            settings,
+            published=self.publisher.published,
+            history=self.counter,
+            submit=self.counter.submit,
         )
-        self._waiting: dict[str, tuple[Command, Future[ReplyToOperator]]] = {}
         self._service = SystemdNotifier()
         self._last_step = monotonic()
 
@@ -91,8 +90,8 @@ class Daemon:
             source = open_source(self.settings)
             if not await_first_look(source, self.stopping, self._wait_for):
                 return EXIT_OK
-            self.parts = open_parts(self.settings, source)
-            if not await_prints(source, self.stopping, self._wait_for):
+            self.parts = open_run(self.settings, source, self.stopping, self._wait_for)
+            if self.parts is None or not await_prints(source, self.stopping, self._wait_for):
                 return EXIT_OK
             return self._trade(self.parts)
         except BaseException as error:
@@ -137,15 +136,17 @@ class Daemon:
             runtime,
             parts.exchange,
             pacer=Pacer(None if parts.exchange.horizon() is not None else self.settings.speed),
-            prepare=lambda command: self._prepare(runtime, command),
+            prepare=lambda command: prepare(runtime, command),
         )
-        self.loop = loop
+        self.counter.history, self.counter.loop = parts.history, loop
+        attach(parts, runtime, loop)
         runtime.start(
             venue,
             params,
             now=max(parts.exchange.now(), runtime.state.now),
             bot_tag=bot_tag(self.settings.bot_name, venue.instrument.pair),
         )
+        begin(parts, runtime.state)
         logger.info("started from %s journal=%s", "disk" if is_old else "nothing", runtime.seq)
         if len(runtime.state.slots) != params.slot_count:
             logger.warning(
@@ -236,64 +237,7 @@ class Daemon:
     # ---- what the dashboard asks ----------------------------------------------------------------
 
     def _is_alive(self) -> bool:
-        return monotonic() - self._last_step < 60.0 or self.loop is None
-
-    def recent_events(self, limit: int) -> list[dict[str, object]]:
-        return self.parts.history.recent_events(limit) if self.parts is not None else []
-
-    def equity_curve(self, limit: int) -> list[dict[str, object]]:
-        """Return the newest equity points, oldest first."""
-        return self.parts.history.equity_curve(limit) if self.parts is not None else []
-
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, object]]:
-        """Return completed cycles, newest first."""
-        return self.parts.history.cycles(limit, before) if self.parts is not None else []
-
-    def order(self, client_order_id: str) -> dict[str, object] | None:
-        """Return one order's life, or None."""
-        return self.parts.history.order(client_order_id) if self.parts is not None else None
-
-    def command(self, command_id: str) -> dict[str, object] | None:
-        """Return what became of a command, or None."""
-        return self.parts.history.command(command_id) if self.parts is not None else None
-
-    def _submit(self, command_id: str, command: Command, expect_version: int | None) -> Reply:
-        loop = self.loop
-        if loop is None:
-            raise Busy
-        known = self.command(command_id)
-        if known is not None:  # sent before a restart: its answer stands
-            if not is_same(command, str(known["command"])):
-                raise IdReused
-            status = 200 if known["is_accepted"] else 409
-            return Reply(status=status, message=str(known["message"]), command_id=command_id)
-        waiting = self._waiting.get(command_id)
-        if waiting is not None and waiting[0] != command:
-            raise IdReused
-        try:
-            answer = waiting[1] if waiting else loop.inbox.put(command_id, command, expect_version)
-            self._waiting[command_id] = (command, answer)
-            reply = answer.result(ANSWER_SEC)
-        except (Full, AnswerLate):  # a late one stays queued: asked again, it is waited for
-            raise Busy from None
-        self._waiting.pop(command_id, None)
-        return Reply(
-            status=200 if reply.is_accepted else 409,
-            message=reply.message,
-            command_id=command_id,
-            changed=dict(reply.changed),
-        )
-
-    @staticmethod
-    def _prepare(runtime: Runtime, command: Command) -> Command:
-        """Give an audit what only the store knows: the sums over all executions."""
-        if not isinstance(command, AuditPnl):
-            return command
-        sums, own = runtime.store.audit(), runtime.state.balances
-        return AuditPnl(
-            base_difference=Decimal(own.base - own.start_base - own.flow_base - sums["base"]),
-            quote_difference=Decimal(own.quote - own.start_quote - own.flow_quote - sums["quote"]),
-        )
+        return monotonic() - self._last_step < 60.0 or self.counter.loop is None
 
     def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -303,8 +247,8 @@ class Daemon:
             if self.stopping.is_set():
                 os._exit(EXIT_OK)  # asked twice: leave at once; everything committed is safe
             self.stopping.set()
-            if self.loop is not None:
-                self.loop.stop()
+            if self.counter.loop is not None:
+                self.counter.loop.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)

@@ -12,8 +12,10 @@ from typing import Any
 import requests
 
 import config
-from core.ports import Loaded, StoreError, Unavailable
+from core.ports import Loaded, StartRefused, StoreError, Unavailable
 from engine.books import Check, canonical, canonical_text, describe, digest, refold, verify
+from engine.live import checks as live_checks
+from engine.live import mode_word, open_trial_account, read_account
 from engine.runtime import Runtime
 from engine.start_check import start_checks
 from engine.wiring import exchange_books, open_parts, open_store, open_trial
@@ -91,26 +93,50 @@ def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
 
 
 def _check_parts(settings: config.Settings) -> int:
+    if settings.mode == "live":
+        return _check_account(settings)
     if not settings.state_db.exists():
         exchange = open_trial(settings)
         try:
-            return _check_rows(exchange, settings, "will be created")
+            return _check_paper(exchange, settings, "will be created")
         finally:
             exchange.close()
     parts = open_parts(settings)
     try:
-        return _check_rows(parts.exchange, settings, "intact, not in use")
+        if not isinstance(parts.exchange, PaperExchange):
+            raise AssertionError("a check on paper needs the paper exchange")
+        return _check_paper(parts.exchange, settings, "intact, not in use")
     finally:
         parts.close()
 
 
-def _check_rows(exchange: PaperExchange, settings: config.Settings, database: str) -> int:
+def _check_account(settings: config.Settings) -> int:
+    is_new = not settings.state_db.exists()
+    account = open_trial_account(settings)
+    try:
+        found = live_checks(read_account(account, settings), settings)
+    except StartRefused as error:
+        _out(f"FAILED {'account':<16} {error}")
+        return EXIT_REFUSED
+    finally:
+        account.close()
+    name = f"{mode_word(settings)} at {settings.kraken_api_url}"
+    return _show(name, found, settings, "will be created" if is_new else "intact, not in use")
+
+
+def _check_paper(exchange: PaperExchange, settings: config.Settings, database: str) -> int:
     venue, price = exchange.describe(), exchange.source.first_price()
+    found = start_checks(settings.params, venue, price)
+    return _show(exchange.source.name, found, settings, database)
+
+
+def _show(market: str, found: list[Check], settings: config.Settings, database: str) -> int:
+    """Print the table of checks; return the exit code."""
     count = len(settings.effective)
     checks = [
         Check(name="configuration", is_ok=True, detail=f"{count} settings, all valid"),
-        Check(name="market", is_ok=True, detail=exchange.source.name),
-        *start_checks(settings.params, venue, price),
+        Check(name="market", is_ok=True, detail=market),
+        *found,
         Check(name="database", is_ok=True, detail=f"{settings.state_db}: {database}"),
     ]
     for check in checks:
@@ -124,7 +150,7 @@ def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:
     store = open_store(settings, must_exist=True)
     try:
         current = _current(store)
-        books = exchange_books(settings, told=current.state.exchange_cursor)
+        books = exchange_books(settings, store, told=current.state.exchange_cursor)
         checks = verify(store, current, books, _progress)
     finally:
         store.close()

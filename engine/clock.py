@@ -22,6 +22,32 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
+def sleep(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)
+
+
+class LiveClock:
+    """The machine's clock as it was at the start, carried on by one that never goes back.
+
+    A jump of the machine's clock moves it no more; it is moved forward only on purpose, after the
+    machine has slept.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = wall_now() - monotonic()
+
+    def now(self) -> float:
+        """Return seconds since the epoch, UTC; never less than before."""
+        return monotonic() + self._ahead
+
+    def forward(self, seconds: float) -> None:
+        """Move on by `seconds`, which must not be negative."""
+        if seconds < 0:
+            raise ValueError(f"a clock does not go back by {-seconds:g} s")
+        self._ahead += seconds
+
+
 class Pacer:
     """Tells how long to wait so that simulated time runs at `speed` times the wall clock.
 

@@ -21,11 +21,15 @@ from core.status import Published, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
 from engine.clock import monotonic, wall_now
+from engine.live import assemble, await_account, live_books, mode_word, open_account
+from engine.loop import Loop
 from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook
 from engine.report import ReportClock, status_text
+from engine.runtime import Runtime
 from engine.telegram import Listener, Telegram
 from exchange.kraken import KrakenClient, is_venue
+from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_market import KrakenMarket
 from exchange.matching import MatchingConfig, preset
 from exchange.nonce import Nonces
@@ -45,7 +49,7 @@ class Parts(Record, frozen=True, kw_only=True):
     """What a run is made of."""
 
     store: SqliteStore
-    exchange: PaperExchange
+    exchange: PaperExchange | KrakenExchange
     source: Source
     history: SqliteHistory
 
@@ -59,6 +63,8 @@ class Parts(Record, frozen=True, kw_only=True):
 
 def exchange_mode(settings: config.Settings) -> str:
     """Return in plain words what kind of exchange this is."""
+    if settings.mode == "live":
+        return mode_word(settings)
     return "SIMULATED MARKET" if settings.market_data == "synthetic" else "PAPER"
 
 
@@ -149,6 +155,46 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
     )
 
 
+def open_run(
+    settings: config.Settings,
+    source: Source,
+    stopping: threading.Event,
+    say: Callable[[str], None],
+) -> Parts | None:
+    """Open everything a run needs; None: stopped while an account was waited for.
+
+    Raises ConfigError, MarketError, StoreError, StoreInUse, StartRefused, Unavailable.
+    """
+    if settings.mode != "live" or not isinstance(source, KrakenFeed):
+        return open_parts(settings, source)
+    account = open_account(settings)
+    try:
+        start = await_account(account, settings, stopping, say)
+        if start is None:
+            account.close()
+            return None
+        exchange = assemble(account, settings, start, source)
+        source.resume(exchange.now(), ())
+    except BaseException:
+        account.close()
+        raise
+    history = SqliteHistory(settings.state_db)
+    return Parts(store=account.store, exchange=exchange, source=source, history=history)
+
+
+def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
+    """Let a live exchange see what is committed, and wake the loop."""
+    if isinstance(parts.exchange, KrakenExchange):
+        runtime.on_commit = parts.exchange.watch
+        parts.exchange.woken = loop.inbox.woken.set
+
+
+def begin(parts: Parts, state: BotState) -> None:
+    """Let a live exchange begin to read what it holds."""
+    if isinstance(parts.exchange, KrakenExchange):
+        parts.exchange.start(state)
+
+
 def open_parts(settings: config.Settings, source: Source | None = None) -> Parts:
     """Open everything a run needs, with `source` as its market if that is open already.
 
@@ -205,6 +251,8 @@ def take_up(parts: Parts, state: BotState, settings: config.Settings) -> None:
 
     Raises StoreError when the file lacks executions or orders that the bot knows of.
     """
+    if not isinstance(parts.exchange, PaperExchange):
+        return
     parts.exchange.catch_up(state.exchange_cursor, state.now)
     parts.exchange.pending(state.exchange_cursor)  # refuses an older database before it is used
     if not state.started_at:
@@ -244,11 +292,13 @@ def _open_exchange(
     )
 
 
-def exchange_books(settings: config.Settings, *, told: int) -> ExchangeBooks:
+def exchange_books(settings: config.Settings, store: SqliteStore, *, told: int) -> ExchangeBooks:
     """Return the exchange's own books; the bot knows its messages up to `told`.
 
-    Raises StoreError.
+    Raises StoreError; of a live exchange also StartRefused, Unavailable.
     """
+    if settings.mode == "live":
+        return live_books(settings, store)
     books = read_books(settings.paper_db(), told=told)
     return ExchangeBooks(
         base=books.base, quote=books.quote, effects=books.effects, untold=books.untold

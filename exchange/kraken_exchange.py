@@ -8,14 +8,17 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.market import Book, LiveMarket, Trade
 from core.ports import Message, Venue
 from core.record import replace
 from core.state import BotState
 from exchange.kraken_desk import Desk
 from exchange.nonce import Nonces
+from risk import CLOCK_OFFSET_MAX_SEC
 
 log = logging.getLogger("kraken")
 
@@ -36,15 +39,19 @@ class KrakenExchange:
         desk: Desk,
         venue: Venue,
         nonces: Nonces,
+        market: LiveMarket | None,
         *,
         clock: Callable[[], float],
+        forward: Callable[[float], None],
         reserve: Callable[[int], None],
         abort: Callable[[], None],
     ) -> None:
         self.desk = desk
         self.woken: Callable[[], None] = lambda: None
         self._venue, self._nonces = venue, nonces
-        self._clock, self._reserve, self._abort = clock, reserve, abort
+        self._market = market
+        self._clock, self._forward = clock, forward
+        self._reserve, self._abort = reserve, abort
         self._events: queue.SimpleQueue[e.Event] = queue.SimpleQueue()
         self._tick: e.PriceTick | None = None
         self._public = e.HealthChanged(time=0.0, system_status=venue.system_status)
@@ -70,6 +77,10 @@ class KrakenExchange:
 
     def _note_status(self, event: e.HealthChanged) -> None:
         desk, was = self.desk, self.desk.status
+        if event.clock_offset_sec >= CLOCK_OFFSET_MAX_SEC:  # the machine has slept: catch up
+            self._forward(event.clock_offset_sec)
+            event = replace(event, clock_offset_sec=0.0)
+            self._public, desk.is_ready, self._is_back = event, False, True
         desk.status, desk.reader.offset_sec = event.system_status, event.clock_offset_sec
         if STATUS_RANK.get(was, WORST) and not STATUS_RANK.get(event.system_status, WORST):
             desk.is_ready = False  # back again: read everything before anything is placed
@@ -121,8 +132,25 @@ class KrakenExchange:
 
     def next_time(self) -> float | None:
         """Return the present instant when something waits for the loop, else None."""
+        self._listen()
         is_waiting = self._tick is not None or not self._events.empty()
         return self._clock() if is_waiting or self._failure is not None else None
+
+    def _listen(self) -> None:
+        """Take what the market has told: the newest book is the quote."""
+        if self._market is None:
+            return
+        for news in self._market.news():
+            self.post(news)
+        while (evidence := self._market.take()) is not None:
+            if isinstance(evidence, Trade):
+                self._last = evidence.price
+            elif isinstance(evidence, Book):
+                bid, ask = evidence.bids[0][0], evidence.asks[0][0]
+                last = self._last or bid
+                self._tick = e.PriceTick(time=self._clock(), bid=bid, ask=ask, last=last)
+
+    _last: Decimal | None = None
 
     def advance(self, to: float) -> tuple[Message, ...]:  # noqa: ARG002  # the port's: time passes by itself
         """Return what has come: executions and order states first, then the latest quote.

@@ -4,6 +4,7 @@ Reads only, in an order in which the first answer that makes a start impossible 
 """
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
 from core.domain import ZERO
@@ -17,6 +18,7 @@ from exchange.kraken_public import (
     server_time,
     suffixed,
     system_status,
+    ticker,
 )
 from exchange.kraken_records import (
     Answer,
@@ -54,6 +56,7 @@ class Start(Record, frozen=True, kw_only=True):
     venue: Venue
     account: AccountFacts
     key: KeyFacts
+    price: Decimal  # the bid
 
 
 def read_start(
@@ -71,6 +74,7 @@ def read_start(
     fees = _private(caller, "TradeVolume", {"pair": symbol}, lambda x: fee_rates(x, pair.names))
     amounts = _private(caller, "Balance", {}, balances)
     orders = _private(caller, "OpenOrders", {}, open_orders)
+    bid, _, _ = _public(caller, "Ticker", {"pair": symbol}, lambda x: ticker(x, pair.names))
     ids = {"asset": f"{pair.base_id},{pair.quote_id}"}
     names = _public(caller, "Assets", ids, asset_names)
     ours, others = _ours(orders, tag)
@@ -78,6 +82,7 @@ def read_start(
     return Start(
         pair=pair,
         key=key,
+        price=bid,
         venue=Venue(
             instrument=pair.instrument,
             fees=fees,

@@ -5,9 +5,7 @@ signal to stop. Play money only; the demo key is public.
 """
 
 import argparse
-import base64
 import errno
-import hashlib
 import signal
 import sys
 import threading
@@ -28,9 +26,8 @@ from exchange.sandbox_records import ALL_PERMISSIONS, HISTORY_SEC, TRADING_PERMI
 from exchange.sandbox_venue import SandboxConfig, SandboxVenue
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
+from settings.table import DEMO_KEY, DEMO_SECRET
 
-DEMO_KEY = "SANDBOX+DEMO+KEY+play+money+only+known+to+everybody+0001"
-DEMO_SECRET = base64.b64encode(hashlib.sha512(b"the sandbox's demo secret").digest()).decode()
 OPEN_ORDERS = {"starter": 60, "intermediate": 80, "pro": 225}
 GRACE_MAX_SEC = 5.0
 SEED_MAX = 2**31 - 1

@@ -56,6 +56,12 @@ class SqliteHistory:
             found.update(row["execution_id"] for row in self._rows(query, tuple(some)))
         return found
 
+    def txids(self) -> set[str]:
+        """Return the exchange's ids of all our orders."""
+        rows = self._rows("SELECT txid FROM orders WHERE txid IS NOT NULL")
+        rows += self._rows("SELECT DISTINCT txid FROM executions")
+        return {row["txid"] for row in rows}
+
     def cycles(self, limit: int, before: float | None = None) -> list[dict[str, Any]]:
         """Return completed cycles that ended before `before`, newest first."""
         query = "SELECT * FROM cycles WHERE exit_time < ? ORDER BY exit_time DESC, id DESC LIMIT ?"

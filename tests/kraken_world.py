@@ -404,7 +404,7 @@ class World:
         )  # fmt: skip
         desk.offset_error_sec = 0.5
         exchange = Inline(
-            desk, facts.venue, nonces, clock=self.clock,
+            desk, facts.venue, nonces, None, clock=self.clock, forward=self.clock.pass_,
             reserve=lambda x: self.store.keep_fact("nonce_ceiling", str(x)), abort=lambda: None,
         )  # fmt: skip
         exchange.world = self

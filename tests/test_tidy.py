@@ -19,6 +19,8 @@ PURE = ("core", *DECISIONS, *MODELS)
 PROGRAMS = (
     "bot.py",
     "engine/cli.py",
+    "engine/counter.py",
+    "engine/live.py",
     "engine/wiring.py",
     "sim/",
     "tools/",
