@@ -128,13 +128,16 @@ class KrakenExchange:
 
     def horizon(self) -> float:
         """Return the present instant: nothing later may be processed yet."""
-        return self._clock()
+        self._horizon = self._clock()
+        return self._horizon
+
+    _horizon = 0.0
 
     def next_time(self) -> float | None:
-        """Return the present instant when something waits for the loop, else None."""
+        """Return the instant of the horizon when something waits for the loop, else None."""
         self._listen()
         is_waiting = self._tick is not None or not self._events.empty()
-        return self._clock() if is_waiting or self._failure is not None else None
+        return self._horizon if is_waiting or self._failure is not None else None
 
     def _listen(self) -> None:
         """Take what the market has told: the newest book is the quote."""

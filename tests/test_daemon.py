@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 import requests
 
-import bot
-import config
 from core.actions import ReplyToOperator
 from core.commands import AddSlot, Halt
 from dashboard import Busy, IdReused
+from engine import counter
 from engine.loop import Inbox
 from tests.helpers import write_candles
 
@@ -468,27 +467,24 @@ def test_the_address_of_the_page_can_be_opened(host: str, words: str, tmp_path: 
         assert made.stop() == 0
 
 
-def test_a_command_whose_answer_is_late_is_queued_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_whose_answer_is_late_is_queued_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked again under its id it waits for the same answer; another one under it is refused."""
-    monkeypatch.setattr(bot, "ANSWER_SEC", 0.05)
-    daemon = bot.Daemon(config.load(environment(tmp_path), Path("/nonexistent")))
+    monkeypatch.setattr(counter, "ANSWER_SEC", 0.05)
+    made = counter.Counter()
     inbox = Inbox()
-    daemon.loop = SimpleNamespace(inbox=inbox)  # type: ignore[assignment]  # a loop that is busy
+    made.loop = SimpleNamespace(inbox=inbox)  # type: ignore[assignment]  # a loop that is busy
     for _ in range(2):
         with pytest.raises(Busy):
-            daemon._submit("one", AddSlot(), None)
+            made.submit("one", AddSlot(), None)
     with pytest.raises(IdReused):
-        daemon._submit("one", Halt(), None)
+        made.submit("one", Halt(), None)
     request = inbox.take()
     assert request is not None
     assert inbox.take() is None
     request.answer.set_result(
         ReplyToOperator(command_id="one", is_accepted=True, message="slot 4 added")
     )
-    assert daemon._submit("one", AddSlot(), None).message == "slot 4 added"
-    daemon.dashboard.stop()
+    assert made.submit("one", AddSlot(), None).message == "slot 4 added"
 
 
 def test_backup_of_a_damaged_paper_exchange_is_refused(tmp_path: Path) -> None:
