@@ -19,7 +19,7 @@ from core.record import plain
 from exchange.rates import chance
 from exchange.sandbox_assets import Pair, asset_rows
 from exchange.sandbox_errors import SandboxError
-from exchange.sandbox_tape import BARS_MAX, INTERVALS, SECOND_NS, Bar, Print, Tape
+from exchange.sandbox_tape import INTERVALS, SECOND_NS, Bar, Print, Tape
 from exchange.venue import Quote
 
 INVALID = "EGeneral:Invalid arguments"
@@ -57,6 +57,7 @@ class MarketView:
         self._book: Book | None = None
         self._spreads: deque[tuple[int, Decimal, Decimal]] = deque(maxlen=SPREADS_MAX)
         self._seen_at = 0.0
+        self._candle_sec = 0.0  # of the last evidence, where that was a candle
         self._methods: dict[str, Callable[[Params, float, str], Any]] = {
             "Time": self._time,
             "SystemStatus": self._system_status,
@@ -76,6 +77,7 @@ class MarketView:
         elif isinstance(evidence, Trade):
             self._tape.add_trade(evidence)
         self._seen_at = max(self._seen_at, available_at(evidence))
+        self._candle_sec = evidence.interval if isinstance(evidence, Candle) else 0.0
         if book is not None:
             self._book = book
         if quote is not None and quote != self._quote:
@@ -146,10 +148,18 @@ class MarketView:
         if interval not in INTERVALS:
             raise SandboxError(INVALID)
         since = _whole(params, "since", 0)
-        bars = self._tape.bars(interval, now)[-BARS_MAX:]
-        committed = int(now) // (interval * 60) * interval * 60 - interval * 60
+        known = self._known_until(now)
+        bars = self._tape.bars(interval, known)
+        committed = int(known) // (interval * 60) * interval * 60 - interval * 60
         rows = [self._ohlc_row(bar) for bar in bars if bar.start > since]
         return {key: rows, "last": committed}
+
+    def _known_until(self, now: float) -> float:
+        """Return the time before which nothing can come any more.
+
+        A candle is known at its end: until then a bar within its time must not count as committed.
+        """
+        return max(self._seen_at, now - self._candle_sec) if self._candle_sec else now
 
     def _ohlc_row(self, bar: Bar) -> list[Any]:
         places = self.pair.price_decimals
