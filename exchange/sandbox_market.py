@@ -57,6 +57,7 @@ class MarketView:
         self._book: Book | None = None
         self._spreads: deque[tuple[int, Decimal, Decimal]] = deque(maxlen=SPREADS_MAX)
         self._seen_at = 0.0
+        self._shown_at = 0.0
         self._candle_sec = 0.0  # of the last evidence, where that was a candle
         self._methods: dict[str, Callable[[Params, float, str], Any]] = {
             "Time": self._time,
@@ -78,10 +79,15 @@ class MarketView:
             self._tape.add_trade(evidence)
         self._seen_at = max(self._seen_at, available_at(evidence))
         self._candle_sec = evidence.interval if isinstance(evidence, Candle) else 0.0
+        self.show(quote, book, self._seen_at)
+
+    def show(self, quote: Quote | None, book: Book | None, at: float) -> None:
+        """Take what the venue displays at `at` (None: as before), such as before any evidence."""
+        self._shown_at = max(self._shown_at, at)
         if book is not None:
             self._book = book
         if quote is not None and quote != self._quote:
-            self._spreads.append((int(self._seen_at), quote.bid, quote.ask))
+            self._spreads.append((int(self._shown_at), quote.bid, quote.ask))
             self._quote = quote
 
     def answer(self, method: str, params: Params, now: float, status: str) -> Any:
@@ -190,7 +196,7 @@ class MarketView:
         if not 1 <= count <= DEPTH_MAX:
             raise SandboxError(INVALID)
         bids, asks = self._sides(self._shown_quote())
-        at = int(self._seen_at if self._book is None else self._book.time)
+        at = int(self._shown_at if self._book is None else self._book.time)
 
         def rows(levels: tuple[Level, ...]) -> list[list[Any]]:
             return [[self._price(price), _size(size), at] for price, size in levels[:count]]

@@ -260,6 +260,18 @@ def test_before_any_evidence_there_are_no_prices() -> None:
     assert rows(view, "OHLC") == rows(view, "Trades") == rows(view, "Spread") == []
 
 
+def test_an_opening_quote_is_shown_before_any_evidence() -> None:
+    """Ticker and depth stand at it, without a trade having been."""
+    view = MarketView(Instrument())
+    view.show(QUOTE, None, START)
+    got = ask(view, "Ticker", START)["XDGUSD"]
+    assert (got["c"], got["t"]) == (["0.100000000", "0.00000000"], [0, 0])
+    assert got["l"] == got["h"] == got["p"] == ["0.100000000"] * 2
+    assert rows(view, "Depth", START)["bids"][0][::2] == ["0.099975000", START]
+    assert rows(view, "Spread", START) == [[START, "0.099975000", "0.100025000"]]
+    assert rows(view, "Trades", START) == []
+
+
 # ---- the tape ---------------------------------------------------------------------------------
 
 
