@@ -117,6 +117,17 @@ def test_krakenex_reads_the_market(world: World) -> None:
     assert api.query_public("Ticker", {"pair": "XDG/USD"})["error"] == ["EQuery:Unknown asset pair"]
 
 
+def test_krakenex_reads_prices_before_the_first_evidence() -> None:
+    """A market of long candles has a ticker from the start: around its opening price."""
+    with Sandbox(make_venue(), clock=lambda: START) as sandbox:
+        api = krakenex.API()
+        api.uri = sandbox.url
+        ticker = api.query_public("Ticker", {"pair": PAIR})
+        depth = api.query_public("Depth", {"pair": PAIR})
+    assert D(ticker["result"][PAIR]["b"][0]) < D("0.1") < D(ticker["result"][PAIR]["a"][0])
+    assert len(depth["result"][PAIR]["asks"]) > 10
+
+
 def test_krakenex_places_cancels_and_fills(world: World) -> None:
     """An order is seen open, cancelled, closed; another fills and is booked once."""
     call = krakenex_of(world)
