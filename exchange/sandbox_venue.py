@@ -148,6 +148,7 @@ class SandboxVenue:
         )
         self.view = MarketView(instrument)
         self._warm_up(history)
+        self.view.show(self.account.engine.quote(), self.account.engine.book(), self._now)
         self._unstored = 0
         if stored is None:
             for asset, amount in (
