@@ -79,15 +79,16 @@ def test_the_pair_goes_by_its_documented_names(name: str) -> None:
     assert order["descr"]["pair"] == "XDGUSD"
 
 
-@pytest.mark.parametrize("word", ["true", "True", "1", "False"])
-def test_validate_in_a_form_never_places(word: str) -> None:
-    """Every text but lower-case false validates only, with the checks of a real order."""
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
+def test_validate_never_places(word: str) -> None:
+    """Every text but 0 and false validates only, with the checks of a real order."""
     caller = Caller(make_venue())
     result = caller.ask("AddOrder", **caller.order(validate=word))
     assert result == {"descr": {"order": "buy 100.00000000 XDGUSD @ limit 0.0900000"}}
     refused = caller.refusal("AddOrder", **caller.order(validate=word, volume="20000"))
     assert refused == ["EOrder:Insufficient funds"]
     assert caller.ask("OpenOrders") == {"open": {}}
+    assert caller.ask("AddOrder", **caller.order(validate="false"))["txid"]
 
 
 def test_the_number_of_open_orders_is_limited() -> None:
