@@ -79,8 +79,8 @@ def test_the_pair_goes_by_its_documented_names(name: str) -> None:
     assert order["descr"]["pair"] == "XDGUSD"
 
 
-@pytest.mark.parametrize("word", ["true", "True", "1", "no"])
-def test_validate_in_a_form_never_places(word: str) -> None:
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
+def test_validate_never_places(word: str) -> None:
     """Every text but 0 and false validates only, with the checks of a real order."""
     caller = Caller(make_venue())
     result = caller.ask("AddOrder", **caller.order(validate=word))
@@ -88,6 +88,7 @@ def test_validate_in_a_form_never_places(word: str) -> None:
     refused = caller.refusal("AddOrder", **caller.order(validate=word, volume="20000"))
     assert refused == ["EOrder:Insufficient funds"]
     assert caller.ask("OpenOrders") == {"open": {}}
+    assert caller.ask("AddOrder", **caller.order(validate="false"))["txid"]
 
 
 @pytest.mark.parametrize("word", ["false", "False", "0", ""])
