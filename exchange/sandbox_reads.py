@@ -12,7 +12,7 @@ from core.domain import HUNDRED, ONE, ZERO, Side
 from core.record import plain, replace
 from exchange.rates import FEE_TIERS, VOLUME_DAYS
 from exchange.sandbox_account import Account
-from exchange.sandbox_assets import find_asset
+from exchange.sandbox_assets import asset_decimals, find_asset
 from exchange.sandbox_errors import SandboxError
 from exchange.sandbox_params import Bound, Params, bound, client_id, invalid
 from exchange.sandbox_records import LedgerRow, OrderChange, OrderRow, TradeRow
@@ -47,14 +47,19 @@ def closed_orders(account: Account, params: Params, at: float) -> dict[str, Any]
     which = params.text("closetime") or "both"
     if which not in ("open", "close", "both"):
         raise invalid("closetime")
-    is_inside = _window(account, params)
+    is_inside, low = _window(account, params), _low(account, params)
 
     def is_wanted(row: OrderRow, change: OrderChange) -> bool:
         times = {"open": (row.opened_at,), "close": (change.closed_at or change.at,)}
         both = (row.opened_at, change.closed_at or change.at)
         return keep(row) and any(is_inside(x) for x in times.get(which, both))
 
-    found = [(row, x) for row, x in account.books.orders_closed(at) if is_wanted(row, x)]
+    found = []
+    for row, change in account.books.orders_closed(at, client_id(params)):
+        if low is not None and (change.closed_at or change.at) <= low:
+            break  # those closed before it were opened before it, too
+        if is_wanted(row, change):
+            found.append((row, change))
     if which == "open":
         found.sort(key=lambda pair: (pair[0].opened_at, pair[0].number), reverse=True)
     page = _page(found, params)
@@ -152,8 +157,13 @@ def trades_history(account: Account, params: Params, at: float) -> dict[str, Any
     is_inside, has_ledgers = _window(account, params), params.flag("ledgers")
     consolidated = params.flag("consolidate_taker", default=True)
     size = params.whole("limit", low=1, high=100) or PAGE
-    seen = [trade for trade in account.books.trades if trade.seen_at <= at]
-    rows = _merged(seen, consolidated) if kind in ("all", "no position") else []
+    low, seen = _low(account, params), []
+    for trade in reversed(account.books.trades):
+        if low is not None and trade.time <= low:
+            break
+        if trade.seen_at <= at:
+            seen.append(trade)
+    rows = _merged(seen[::-1], consolidated) if kind in ("all", "no position") else []
     found = [trade for trade in reversed(rows) if is_inside(trade.time)]
     page = {x.trade_id: trade_text(account, x, has_ledgers) for x in _page(found, params, size)}
     return _counted({"trades": page}, found, params)
@@ -239,7 +249,7 @@ def ledgers(account: Account, params: Params, at: float) -> dict[str, Any]:
         and kind in ("all", row.kind)
         and (not assets or row.asset in assets)
     ]
-    page = {row.ledger_id: _ledger_text(account, row) for row in _page(found, params)}
+    page = {row.ledger_id: _ledger_text(row) for row in _page(found, params)}
     return _counted({"ledger": page}, found, params)
 
 
@@ -250,13 +260,13 @@ def query_ledgers(account: Account, params: Params, at: float) -> dict[str, Any]
     found = [row for row in rows if row is not None and row.time <= at]
     if not ids or len(found) != len(ids):
         raise invalid("id")
-    return {row.ledger_id: _ledger_text(account, row) for row in found}
+    return {row.ledger_id: _ledger_text(row) for row in found}
 
 
 def balance(account: Account, _params: Params, at: float) -> dict[str, Any]:
     """Return Balance: totals, what orders hold included."""
     found = account.books.balances(at)
-    return {asset: _amount(account, asset, total) for asset, total in found.items()}
+    return {asset: _amount(asset, total) for asset, total in found.items()}
 
 
 def balance_ex(account: Account, _params: Params, at: float) -> dict[str, Any]:
@@ -264,8 +274,8 @@ def balance_ex(account: Account, _params: Params, at: float) -> dict[str, Any]:
     held = _held(account, at)
     return {
         asset: {
-            "balance": _amount(account, asset, total),
-            "hold_trade": _amount(account, asset, held.get(asset, ZERO)),
+            "balance": _amount(asset, total),
+            "hold_trade": _amount(asset, held.get(asset, ZERO)),
         }
         for asset, total in account.books.balances(at).items()
     }
@@ -336,7 +346,7 @@ def _fee_text(
     }
 
 
-def _ledger_text(account: Account, row: LedgerRow) -> dict[str, Any]:
+def _ledger_text(row: LedgerRow) -> dict[str, Any]:
     return {
         "refid": row.reference,
         "time": row.time,
@@ -344,9 +354,9 @@ def _ledger_text(account: Account, row: LedgerRow) -> dict[str, Any]:
         "subtype": "tradespot" if row.kind == "trade" else "",
         "aclass": "currency",
         "asset": row.asset,
-        "amount": _amount(account, row.asset, row.amount),
-        "fee": _amount(account, row.asset, row.fee),
-        "balance": _amount(account, row.asset, row.balance),
+        "amount": _amount(row.asset, row.amount),
+        "fee": _amount(row.asset, row.fee),
+        "balance": _amount(row.asset, row.balance),
     }
 
 
@@ -374,10 +384,15 @@ def _order_filter(params: Params) -> Callable[[OrderRow], bool]:
     return keep
 
 
+def _low(account: Account, params: Params) -> float | None:
+    """Return the time after which a window begins, None for no bound."""
+    start = bound(params, "start")
+    return None if start is None else _time_of(account, start, "start")
+
+
 def _window(account: Account, params: Params) -> Callable[[float], bool]:
     """Return what tells whether a time lies in (start, end]."""
-    start, end = bound(params, "start"), bound(params, "end")
-    low = None if start is None else _time_of(account, start, "start")
+    low, end = _low(account, params), bound(params, "end")
     high = None if end is None else _time_of(account, end, "end")
 
     def is_inside(time: float) -> bool:
@@ -421,5 +436,5 @@ def _money(account: Account, value: Decimal) -> str:
     return fixed(value, account.instrument.cost_decimals)
 
 
-def _amount(account: Account, asset: str, value: Decimal) -> str:
-    return fixed(value, 4 if asset == account.pair.quote_id else 10)
+def _amount(asset: str, value: Decimal) -> str:
+    return fixed(value, asset_decimals(asset))

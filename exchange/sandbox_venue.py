@@ -148,6 +148,7 @@ class SandboxVenue:
         )
         self.view = MarketView(instrument)
         self._warm_up(history)
+        self.view.show(self.account.engine.quote(), self.account.engine.book(), self._now)
         self._unstored = 0
         if stored is None:
             for asset, amount in (
@@ -324,7 +325,7 @@ class SandboxVenue:
             raise ValueError("evidence of the past cannot be fed")
         self.advance(available_at(evidence))
         self._take(evidence)
-        self._commit()
+        self._commit(is_full=True)  # no source would tell it again
 
     def _take(self, evidence: Evidence) -> None:
         at = available_at(evidence)

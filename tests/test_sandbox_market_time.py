@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.domain import Instrument, Side
@@ -89,6 +90,33 @@ def synthetic(path: Path | str = ":memory:", *, now: float = START, **more: Any)
     return SandboxVenue(source, Instrument(), matching, (KEY,), now=now, config=config, path=path)
 
 
+def test_a_candle_fills_at_its_end_and_never_before() -> None:
+    """An order that rested before a candle opened executes when the candle is complete."""
+    low = msgspec.structs.replace(
+        candle(1300.0), low=Decimal("0.08"), high=Decimal("0.11"), volume=Decimal(50_000)
+    )
+    source = Recorded([candle(1000.0), low])
+    venue = SandboxVenue(
+        source,
+        Instrument(),
+        MatchingConfig(tier="pro"),
+        (KEY,),
+        now=START,
+        config=SandboxConfig(speed=60.0),
+    )
+    caller = Caller(venue)
+    caller.now += 1
+    txid = caller.place()
+    caller.now = START + 9.999
+    assert caller.ask("QueryOrders", txid=txid)[txid]["vol_exec"] == "0.00000000"
+    caller.now = START + 10
+    told = caller.ask("QueryOrders", txid=txid)[txid]
+    assert (told["status"], told["closetm"]) == ("closed", START + 10)
+    assert venue.has_ended
+    rows = caller.public("OHLC", "?pair=XDGUSD&interval=1")["XDGUSD"]
+    assert rows[-1][3] == "0.0800000"
+
+
 LEVELS = (("buy", "0.0995"), ("sell", "0.1005"), ("buy", "0.0965"), ("sell", "0.1035"))
 
 
@@ -125,7 +153,7 @@ def test_a_venue_opened_again_goes_on_as_if_nothing_had_been(tmp_path: Path) -> 
     """Left without a farewell and opened later, it has caught up and lost nothing."""
     whole = Caller(synthetic())
     trade_for(whole, START + 30, polls=0.5)
-    whole.now = START + 90
+    whole.now = START + 300
     whole.ask("Balance")
     path = tmp_path / "sandbox.db"
     broken = Caller(synthetic(path))
@@ -133,9 +161,9 @@ def test_a_venue_opened_again_goes_on_as_if_nothing_had_been(tmp_path: Path) -> 
     before, nonce = broken.venue.truth(), broken.nonce
     broken.venue.close()
     assert read_truth(path) == before
-    again = Caller(synthetic(path, now=START + 90))
+    again = Caller(synthetic(path, now=START + 300))
     assert again.refusal("Balance") == ["EAPI:Invalid nonce"]
-    again.nonce, again.now = nonce, START + 90
+    again.nonce, again.now = nonce, START + 300
     again.ask("Balance")
     assert essence(again.venue.truth()) == essence(whole.venue.truth())
     assert again.venue.truth().balances == whole.venue.truth().balances

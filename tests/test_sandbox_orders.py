@@ -79,15 +79,23 @@ def test_the_pair_goes_by_its_documented_names(name: str) -> None:
     assert order["descr"]["pair"] == "XDGUSD"
 
 
-@pytest.mark.parametrize("word", ["true", "True", "1", "False"])
-def test_validate_in_a_form_never_places(word: str) -> None:
-    """Every text but lower-case false validates only, with the checks of a real order."""
+@pytest.mark.parametrize("word", ["true", "True", "1", "yes"])
+def test_validate_never_places(word: str) -> None:
+    """Every text but 0 and false validates only, with the checks of a real order."""
     caller = Caller(make_venue())
     result = caller.ask("AddOrder", **caller.order(validate=word))
     assert result == {"descr": {"order": "buy 100.00000000 XDGUSD @ limit 0.0900000"}}
     refused = caller.refusal("AddOrder", **caller.order(validate=word, volume="20000"))
     assert refused == ["EOrder:Insufficient funds"]
     assert caller.ask("OpenOrders") == {"open": {}}
+    assert caller.ask("AddOrder", **caller.order(validate="false"))["txid"]
+
+
+@pytest.mark.parametrize("word", ["false", "False", "0", ""])
+def test_validate_said_to_be_false_places(word: str) -> None:
+    """False as Python writes it is sent with every order by a client whose orders are placed."""
+    caller = Caller(make_venue())
+    assert "txid" in caller.ask("AddOrder", **caller.order(validate=word, reduce_only=word))
 
 
 def test_the_number_of_open_orders_is_limited() -> None:
@@ -301,6 +309,6 @@ def test_deposits_and_withdrawals_are_ledger_rows() -> None:
     caller.place(volume="9000")
     rows = list(caller.ask("Ledgers", type="deposit")["ledger"].values())
     assert [x["asset"] for x in rows] == ["XDG.F", "ZUSD", "XXDG", "ZUSD"]
-    assert caller.ask("Balance")["XDG.F"] == "5000.0000000000"
+    assert caller.ask("Balance")["XDG.F"] == "5000.00000000"
     with pytest.raises(ValueError, match="knows no asset"):
         venue.deposit("NOPE", venue.truth().balances["ZUSD"])
