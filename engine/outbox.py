@@ -42,6 +42,7 @@ ROUTES = {
     "lock": Route.IMMEDIATE,
     "unlock": Route.IMMEDIATE,
     "uncertain": Route.IMMEDIATE,
+    "ghost": Route.IMMEDIATE,
     "owed_exit": Route.IMMEDIATE,
     "rejected": Route.IMMEDIATE,
     "released": Route.IMMEDIATE,

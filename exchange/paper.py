@@ -563,7 +563,9 @@ class PaperExchange:
         flight = None
         if self._is_flight_changed:
             flight = Flight(
-                items=tuple(x[2] for x in sorted(self._requests + self._messages, key=_place_of))
+                items=tuple(
+                    x[2] for x in sorted(self._requests + self._messages, key=lambda x: x[:2])
+                )
             )
             self._is_flight_changed = False
         book = self.engine.book()
@@ -595,7 +597,3 @@ class PaperExchange:
 
 def _keyed(item: Travelling) -> tuple[float, int, Travelling]:
     return item.at, item.number, item
-
-
-def _place_of(entry: tuple[float, int, Travelling]) -> tuple[float, int]:
-    return entry[:2]

@@ -174,7 +174,7 @@ def test_the_log_masks_secrets_and_keeps_the_library_silent(
     root, level = logging.getLogger(), logging.getLogger().level
     handlers = root.handlers[:]
     try:
-        log_setup.configure("DEBUG", style, (BOT_TOKEN, world.hook))
+        log_setup.configure("DEBUG", style, secrets=(BOT_TOKEN, world.hook))
         world.behaviours.extend(["bad_head", "bad_head"])
         chat(world).deliver(SAID, line(), 1.0)
         Webhook(world.hook, "grid").deliver(SAID, line(), 1.0)
@@ -524,6 +524,7 @@ def test_the_daemon_tells_of_its_start_and_stop_and_obeys(world: World, tmp_path
         world.wait_text("refused: ")
         world.type("/halt")
         assert world.wait(lambda: world.texts("halt")) == ["halted: nothing new but owed exits"]
+        assert world.wait(lambda: daemon.get("/api/status").json()["bot"]["mode"] == "halted")
         world.type("/status")
         assert "halted" in world.wait_text("against the starting balances")
         body = daemon.get("/api/status").text + daemon.get(f"/api/commands/telegram-{number}").text

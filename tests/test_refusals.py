@@ -404,12 +404,12 @@ def test_soft_close_waits_for_a_fresh_price() -> None:
 
 
 def test_soft_close_without_a_price_near_the_market_is_refused() -> None:
-    """At one tick there is nothing below."""
+    """Below one tick there is nothing."""
     world = entered()
     world.fill("1A.entry")
     world.accept("1A.exit")
     for _ in range(2):
-        world.quote(D("0.000001"), D("0.000001"))
+        world.quote(D("0.0000004"), D("0.0000009"))
     reply = world.command(c.SoftClose(slot=1, leg=TradeId.A, max_loss_pct=D(99), confirm=True))
     assert not reply.is_accepted
     assert "there is no price near" in reply.message
