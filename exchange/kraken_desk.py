@@ -62,6 +62,8 @@ class Job(Record, frozen=True, kw_only=True):
 class Desk:
     """Follows the orders of one account and pair; see the module."""
 
+    doubts_class = Doubts
+
     def __init__(
         self,
         client: Client,
@@ -96,7 +98,7 @@ class Desk:
         self._has_swept = False
         self._asked: set[str] = set()
         self._unready: set[str] = set()
-        self.doubts = Doubts(self)
+        self.doubts = self.doubts_class(self)
         self.account = Account(self)
 
     # ---- what the main thread asks ------------------------------------------------------------
@@ -279,7 +281,7 @@ class Desk:
                 order_id, RejectReason.NOT_SENT, f"no room in the rate limit for {wait:.1f} s"
             )
             return
-        answer, judgement = self.reader.call("AddOrder", self._order(action), Purpose.PLACE)
+        answer, judgement = self.reader.call("AddOrder", self.order(action), Purpose.PLACE)
         if not answer.was_sent:
             self.reject(order_id, RejectReason.NOT_SENT, answer.fault or "")
         elif judgement is None:
@@ -294,7 +296,8 @@ class Desk:
         else:
             self._uncertain(order_id, answer.fault or "; ".join(answer.errors))
 
-    def _order(self, action: PlaceOrderAction) -> dict[str, object]:
+    def order(self, action: PlaceOrderAction) -> dict[str, object]:
+        """Return the parameters of AddOrder for an order."""
         order = action.order
         until = datetime.fromtimestamp(action.deadline + self.reader.offset_sec, UTC)
         return {

@@ -6,7 +6,7 @@ throws everything away but the store, as a killed process would.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ from core.domain import Instrument
 from core.market import Candle
 from core.order_id import bot_tag
 from core.params import Params
-from core.ports import Message
+from core.ports import Message, Unavailable
 from core.record import Record
 from engine.clock import Pacer
 from engine.loop import Loop
@@ -125,6 +125,7 @@ class Faults(Record, frozen=True, kw_only=True):
     lost_request: float = 0.0
     lost_response: float = 0.0
     replayed: float = 0.0  # by something in between: both copies arrive, the second answers
+    echoed: float = 0.0  # a copy of it arrives some seconds later
     late: float = 0.0  # it waits before the exchange, longer than the client does
     stalled: float = 0.0  # it has passed the gate and waits inside the exchange
     error_before: float = 0.0
@@ -140,6 +141,7 @@ STORM = Faults(
     lost_request=0.02,
     lost_response=0.03,
     replayed=0.02,
+    echoed=0.05,
     late=0.02,
     stalled=0.02,
     error_before=0.01,
@@ -242,6 +244,10 @@ class Line:
             case "replayed":
                 told()
                 return told()
+            case "echoed":
+                wait = 1.0 + self._rng.random() ** 2 * 24.0
+                self._waiting.append((clock.now + wait, path, headers, body))
+                return told()
             case "late":
                 wait = 9.0 + self._rng.random() * 31.0
                 self._waiting.append((clock.now + wait, path, headers, body))
@@ -316,7 +322,6 @@ class World:
     """One account at the venue, one bot with its store."""
 
     desk_class: type[Desk] = Desk
-    runtime_class: type[Runtime] = Runtime
 
     def __init__(
         self,
@@ -353,14 +358,17 @@ class World:
         self.until = self.clock.now + seconds
         while self.clock.now < self.until:
             try:
-                self._live()
+                self.live()
             except Crash:
                 self.crashes += 1
                 self.clock.pass_(1.0 + self.rng.random() * 5.0)
+            except Unavailable:  # the start waits and tries again
+                self.clock.pass_(10.0)
 
-    def _live(self) -> None:
+    def live(self) -> None:
+        """Run one life of the process, to its end or a crash."""
         facts = self._start()
-        self.runtime = self.runtime_class(self.store, None, None, code="test")
+        self.runtime = Runtime(self.store, None, None, code="test")
         ceiling = int(self.store.identity()[1].get("nonce_ceiling", "0"))
         nonces = Nonces(self.clock.ns, ceiling)
         self.line.nonces = nonces
@@ -370,8 +378,16 @@ class World:
         self.runtime.on_commit = self._on_commit
         self.loop = Loop(self.runtime, self.exchange, pacer=Pacer(None))
         self.runtime.start(facts.venue, self.params, now=self.clock.now, bot_tag=TAG)
+        self.after_start(self.runtime.state)
         self.exchange.begin(self.runtime.state)
         self.loop.run()
+
+    def after_start(self, state: Any) -> None:
+        """Do nothing; a variant may."""
+
+    def show(self, _event: e.Event) -> bool:
+        """Return True: every event is told; a variant may keep some back."""
+        return True
 
     def _on_commit(self, state: Any) -> None:
         self.exchange.watch(state)
@@ -396,7 +412,8 @@ class World:
         holder: dict[str, Any] = {}
 
         def post(event: e.Event) -> None:
-            holder["exchange"].post(event)
+            if self.show(event):
+                holder["exchange"].post(event)
 
         desk = self.desk_class(
             self.line, Budget("pro"), facts.pair, tag=TAG, epoch=EPOCH, config=self.config,
@@ -483,6 +500,3 @@ class World:
                   for x in self.exchange.desk.known.values()
                   if x.status in ("uncertain",)]  # fmt: skip
         return found
-
-
-Step = Callable[[World], None]
