@@ -308,7 +308,7 @@ class SandboxVenue:
 
     def advance(self, now: float) -> None:
         """Have the market come up to `now`, committed where the account changed."""
-        now = max(now, self._now)
+        now = max(round(now, 6), self._now)
         while (at := self.next_time()) is not None and at <= now:
             timer, due = self.account.next_timer(), self._feed.next_at
             if timer is not None and (due is None or timer <= due):
