@@ -208,7 +208,7 @@ def worlds() -> dict[str, Callable[[int], World]]:
 
     def desk(made: type[Desk], *, window: int = 0) -> Callable[[int], World]:
         def build(seed: int) -> World:
-            world = World(seed, lag=4.0, nonce_window=window)
+            world = World(seed, lag=4.0, nonce_window=window, step_pct=0.4 if window else 0.25)
             world.desk_class = made
             return world
 

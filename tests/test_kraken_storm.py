@@ -1,0 +1,93 @@
+"""The order protocol in a storm, on a virtual clock: the full one holds, broken ones are caught.
+
+Lost, late, repeated, stalled and falsely refused requests, stale reads, and crashes between any two
+steps; then everything heals and the venue's own truth is asked. Real processes: `test_attack.py`.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from core.record import replace
+from tests.kraken_mutants import worlds
+from tests.kraken_world import CALM, STORM, Faults, World
+
+CHAOS_SEC = 1800.0
+ECHOES = replace(CALM, echoed=0.5)
+# What catches a variant best; most fall to the storm.
+WEATHER = {"nonce window": ECHOES, "no deadline and a nonce window": ECHOES}
+SEEDS_MAX = 24
+
+
+@pytest.fixture(autouse=True)
+def silence() -> Iterator[None]:
+    """Keep the log of many simulated hours out of the output."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def storm(world: World, faults: Faults = STORM) -> list[str]:
+    """Run a world through half an hour of chaos, let it heal, and return what is wrong."""
+    world.line.faults = faults
+    world.run(CHAOS_SEC)
+    world.settle()
+    return world.wrong()
+
+
+def check_full_protocol(seeds: range) -> None:
+    """Nothing may be wrong in any seed, and the storm must have been one."""
+    crashes = orders = cycles = 0
+    seen: dict[str, int] = {}
+    for seed in seeds:
+        world = World(seed, lag=4.0)
+        assert storm(world) == [], f"seed {seed}"
+        crashes += world.crashes
+        orders += len(world.venue.truth().orders)
+        cycles += world.runtime.state.counters.get("cycles", 0)
+        for name, count in world.line.seen.items():
+            seen[name] = seen.get(name, 0) + count
+    sys.stdout.write(
+        f"{len(seeds)} seeds, {crashes} crashes, {orders} orders, {cycles} cycles, {seen}\n"
+    )
+    assert min(crashes, orders, cycles) > len(seeds)
+    assert seen.keys() == {x for x in Faults.__struct_fields__ if x != "crash"}
+
+
+def test_full_protocol_holds_in_the_storm() -> None:
+    """Six half hours."""
+    check_full_protocol(range(6))
+
+
+def test_full_protocol_holds_where_every_other_request_is_repeated() -> None:
+    """With a nonce window of 0 the copies are refused, whenever they arrive."""
+    world = World(3, lag=4.0, step_pct=0.4)
+    assert storm(world, ECHOES) == []
+    assert world.line.seen["echoed"] > 100
+
+
+@pytest.mark.slow
+def test_full_protocol_holds_in_many_storms() -> None:
+    """Forty half hours more."""
+    check_full_protocol(range(100, 140))
+
+
+@pytest.mark.long
+def test_full_protocol_holds_in_a_thousand_storms() -> None:
+    """A thousand half hours."""
+    check_full_protocol(range(1000, 2000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", worlds())
+def test_a_broken_variant_is_caught(name: str) -> None:
+    """Within a few seeds the venue's truth shows what the variant has done."""
+    faults = WEATHER.get(name, STORM)
+    for seed in range(SEEDS_MAX):
+        wrong = storm(worlds()[name](seed), faults)
+        if wrong:
+            sys.stdout.write(f"caught at seed {seed}: {wrong[0]}\n")
+            return
+    pytest.fail(f"{SEEDS_MAX} storms have not caught: {name}")
