@@ -104,7 +104,7 @@ class Daemon:
         if self.waiting_for != what:
             self.waiting_for = what
             page = self.settings.page_url(self.dashboard.port)
-            logger.warning("waiting for %s; page %s", what, page)
+            logger.info("waiting for %s; page %s", what, page)
         self._service.notify("READY=1\nWATCHDOG=1")
 
     def _trade(self, parts: Parts) -> int:
