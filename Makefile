@@ -1,13 +1,21 @@
 # Two commands: `make run` starts the daemon, `make test` runs the tests. Nothing else is needed.
+# `make sandbox` starts an exchange with play money that speaks as Kraken does.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+MARKET ?= synthetic
+SPEED ?= 60
+PORT ?= 8090
 
-.PHONY: run test test-all test-long check bench clean
+.PHONY: run sandbox test test-all test-long check bench clean
 
 run: $(VENV)/.run
 	@$(BIN)/python bot.py
+
+sandbox: $(VENV)/.run
+	@$(BIN)/python -m sim.sandbox --market "$(MARKET)" --speed $(SPEED) --port $(PORT) \
+	  $(if $(DB),--db "$(DB)")
 
 test: $(VENV)/.dev
 	@$(PYTEST) -n auto -m "not slow and not long"

@@ -129,9 +129,15 @@ class Books:
             if change is not None and change.status == "open":
                 yield row, change
 
-    def orders_closed(self, at: float) -> Iterator[tuple[OrderRow, OrderChange]]:
-        """Yield the orders that were over at `at`, the last closed first."""
-        for txid in reversed(self.closed):
+    def orders_closed(
+        self, at: float, client_id: str | None = None
+    ) -> Iterator[tuple[OrderRow, OrderChange]]:
+        """Yield the orders that were over at `at`, the last closed first; all or of a client id."""
+        ids = self.closed
+        if client_id is not None:
+            ids = [x for x in self.by_client.get(client_id, ()) if not self.orders[x].is_open]
+            ids.sort(key=lambda txid: self.orders[txid].last.at)
+        for txid in reversed(ids):
             row = self.orders[txid]
             change = row.seen(at)
             if change is not None and change.status != "open":

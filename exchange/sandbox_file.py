@@ -4,6 +4,7 @@ One writer, one transaction per commit, before anything is answered. Any reader 
 time; `read_truth` does, also after the server was killed.
 """
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -44,12 +45,17 @@ class SandboxFile:
 
     def __init__(self, path: Path | str, facts: Mapping[str, str]) -> None:
         self._path = str(path)
-        self._db = _open(self._path)
+        self._guard = _lock(self._path)
         self._log = -1
+        try:
+            self._db = _open(self._path)
+        except BaseException:
+            self._unlock()
+            raise
         try:
             self._check_facts(facts)
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def load(self) -> tuple[EngineState, VenueCursor, Books, dict[str, KeyUse]] | None:
@@ -114,6 +120,12 @@ class SandboxFile:
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._guard >= 0:
+            os.close(self._guard)
+            self._guard = -1
 
     def _sync(self) -> None:
         log = f"{self._path}-wal"
@@ -187,6 +199,25 @@ def _read_rows(
 
 def _text(record: msgspec.Struct) -> str:
     return _encode(record).decode()
+
+
+def _lock(path: str) -> int:
+    """Return a descriptor that holds the file for this process alone; -1 for none in memory.
+
+    To be closed after the database: closing it gives up SQLite's own locks too.
+    """
+    if path == ":memory:":
+        return -1
+    try:
+        guard = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreError(f"the sandbox's file {path} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(guard)
+        raise StoreError(f"the sandbox's file {path} is used by another sandbox") from None
+    return guard
 
 
 def _open(path: str) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from core.record import plain
 from exchange.rates import chance
 from exchange.sandbox_assets import Pair, asset_rows
 from exchange.sandbox_errors import SandboxError
-from exchange.sandbox_tape import BARS_MAX, INTERVALS, SECOND_NS, Bar, Print, Tape
+from exchange.sandbox_tape import INTERVALS, SECOND_NS, Bar, Print, Tape
 from exchange.venue import Quote
 
 INVALID = "EGeneral:Invalid arguments"
@@ -57,6 +57,8 @@ class MarketView:
         self._book: Book | None = None
         self._spreads: deque[tuple[int, Decimal, Decimal]] = deque(maxlen=SPREADS_MAX)
         self._seen_at = 0.0
+        self._shown_at = 0.0
+        self._candle_sec = 0.0  # of the last evidence, where that was a candle
         self._methods: dict[str, Callable[[Params, float, str], Any]] = {
             "Time": self._time,
             "SystemStatus": self._system_status,
@@ -76,10 +78,16 @@ class MarketView:
         elif isinstance(evidence, Trade):
             self._tape.add_trade(evidence)
         self._seen_at = max(self._seen_at, available_at(evidence))
+        self._candle_sec = evidence.interval if isinstance(evidence, Candle) else 0.0
+        self.show(quote, book, self._seen_at)
+
+    def show(self, quote: Quote | None, book: Book | None, at: float) -> None:
+        """Take what the venue displays at `at` (None: as before), such as before any evidence."""
+        self._shown_at = max(self._shown_at, at)
         if book is not None:
             self._book = book
         if quote is not None and quote != self._quote:
-            self._spreads.append((int(self._seen_at), quote.bid, quote.ask))
+            self._spreads.append((int(self._shown_at), quote.bid, quote.ask))
             self._quote = quote
 
     def answer(self, method: str, params: Params, now: float, status: str) -> Any:
@@ -146,10 +154,18 @@ class MarketView:
         if interval not in INTERVALS:
             raise SandboxError(INVALID)
         since = _whole(params, "since", 0)
-        bars = self._tape.bars(interval, now)[-BARS_MAX:]
-        committed = int(now) // (interval * 60) * interval * 60 - interval * 60
+        known = self._known_until(now)
+        bars = self._tape.bars(interval, known)
+        committed = int(known) // (interval * 60) * interval * 60 - interval * 60
         rows = [self._ohlc_row(bar) for bar in bars if bar.start > since]
         return {key: rows, "last": committed}
+
+    def _known_until(self, now: float) -> float:
+        """Return the time before which nothing can come any more.
+
+        A candle is known at its end: until then a bar within its time must not count as committed.
+        """
+        return max(self._seen_at, now - self._candle_sec) if self._candle_sec else now
 
     def _ohlc_row(self, bar: Bar) -> list[Any]:
         places = self.pair.price_decimals
@@ -180,7 +196,7 @@ class MarketView:
         if not 1 <= count <= DEPTH_MAX:
             raise SandboxError(INVALID)
         bids, asks = self._sides(self._shown_quote())
-        at = int(self._seen_at if self._book is None else self._book.time)
+        at = int(self._shown_at if self._book is None else self._book.time)
 
         def rows(levels: tuple[Level, ...]) -> list[list[Any]]:
             return [[self._price(price), _size(size), at] for price, size in levels[:count]]

@@ -162,7 +162,7 @@ def _check_is_up(account: Account) -> None:
 
 def _request(params: Params, now: float) -> OrderRequest:
     for name in UNSUPPORTED:
-        if (params.text(name) or "none") not in ("none", "0", "false"):
+        if (params.text(name) or "none").lower() not in ("none", "0", "false"):
             raise invalid(name)
     kind = params.required("ordertype")
     if kind not in ("limit", "market"):

@@ -53,9 +53,13 @@ class Params:
         return text
 
     def flag(self, name: str, *, default: bool = False) -> bool:
-        """Return a boolean. In a form every text but empty, 0 and lower-case false is true."""
+        """Return a boolean: every text but empty, 0 and false in any case is true.
+
+        Years ago the venue took "False" in a form for true; a client of today sends it with every
+        order (python-kraken-sdk: validate, reduce_only), and its orders are placed.
+        """
         text = self.text(name)
-        return default if text is None else text not in ("false", "0")
+        return default if text is None else text.lower() not in ("false", "0")
 
     def decimal(self, name: str) -> Decimal | None:
         """Return a plain decimal number, None where it is missing."""

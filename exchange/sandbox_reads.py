@@ -47,14 +47,19 @@ def closed_orders(account: Account, params: Params, at: float) -> dict[str, Any]
     which = params.text("closetime") or "both"
     if which not in ("open", "close", "both"):
         raise invalid("closetime")
-    is_inside = _window(account, params)
+    is_inside, low = _window(account, params), _low(account, params)
 
     def is_wanted(row: OrderRow, change: OrderChange) -> bool:
         times = {"open": (row.opened_at,), "close": (change.closed_at or change.at,)}
         both = (row.opened_at, change.closed_at or change.at)
         return keep(row) and any(is_inside(x) for x in times.get(which, both))
 
-    found = [(row, x) for row, x in account.books.orders_closed(at) if is_wanted(row, x)]
+    found = []
+    for row, change in account.books.orders_closed(at, client_id(params)):
+        if low is not None and (change.closed_at or change.at) <= low:
+            break  # those closed before it were opened before it, too
+        if is_wanted(row, change):
+            found.append((row, change))
     if which == "open":
         found.sort(key=lambda pair: (pair[0].opened_at, pair[0].number), reverse=True)
     page = _page(found, params)
@@ -152,8 +157,13 @@ def trades_history(account: Account, params: Params, at: float) -> dict[str, Any
     is_inside, has_ledgers = _window(account, params), params.flag("ledgers")
     consolidated = params.flag("consolidate_taker", default=True)
     size = params.whole("limit", low=1, high=100) or PAGE
-    seen = [trade for trade in account.books.trades if trade.seen_at <= at]
-    rows = _merged(seen, consolidated) if kind in ("all", "no position") else []
+    low, seen = _low(account, params), []
+    for trade in reversed(account.books.trades):
+        if low is not None and trade.time <= low:
+            break
+        if trade.seen_at <= at:
+            seen.append(trade)
+    rows = _merged(seen[::-1], consolidated) if kind in ("all", "no position") else []
     found = [trade for trade in reversed(rows) if is_inside(trade.time)]
     page = {x.trade_id: trade_text(account, x, has_ledgers) for x in _page(found, params, size)}
     return _counted({"trades": page}, found, params)
@@ -374,10 +384,15 @@ def _order_filter(params: Params) -> Callable[[OrderRow], bool]:
     return keep
 
 
+def _low(account: Account, params: Params) -> float | None:
+    """Return the time after which a window begins, None for no bound."""
+    start = bound(params, "start")
+    return None if start is None else _time_of(account, start, "start")
+
+
 def _window(account: Account, params: Params) -> Callable[[float], bool]:
     """Return what tells whether a time lies in (start, end]."""
-    start, end = bound(params, "start"), bound(params, "end")
-    low = None if start is None else _time_of(account, start, "start")
+    low, end = _low(account, params), bound(params, "end")
     high = None if end is None else _time_of(account, end, "end")
 
     def is_inside(time: float) -> bool:

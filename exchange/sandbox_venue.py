@@ -137,7 +137,7 @@ class SandboxVenue:
         self.gate = Gate(keys, uses, tier=matching.tier, lockout_sec=self.config.lockout_sec)
         self.account = Account(instrument, matching, engine=engine, books=books, cursor=cursor)
         self.account.set_status(cursor.status)
-        self._now, self._calls = max(now, cursor.now) if stored else now, cursor.calls
+        self._now, self._calls = cursor.now, cursor.calls
         self._feed = Feed(
             source,
             lap_start=cursor.lap_start,
@@ -148,6 +148,7 @@ class SandboxVenue:
         )
         self.view = MarketView(instrument)
         self._warm_up(history)
+        self.view.show(self.account.engine.quote(), self.account.engine.book(), self._now)
         self._unstored = 0
         if stored is None:
             for asset, amount in (
@@ -158,6 +159,7 @@ class SandboxVenue:
                     self.account.move_funds(asset, amount, now)
             self.account.engine.is_changed = True
         self._commit()
+        self.advance(now)
 
     def _warm_up(self, history: Iterable[Candle]) -> None:
         """Feed the public view what has been, so that it can tell it."""

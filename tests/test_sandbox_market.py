@@ -260,6 +260,18 @@ def test_before_any_evidence_there_are_no_prices() -> None:
     assert rows(view, "OHLC") == rows(view, "Trades") == rows(view, "Spread") == []
 
 
+def test_an_opening_quote_is_shown_before_any_evidence() -> None:
+    """Ticker and depth stand at it, without a trade having been."""
+    view = MarketView(Instrument())
+    view.show(QUOTE, None, START)
+    got = ask(view, "Ticker", START)["XDGUSD"]
+    assert (got["c"], got["t"]) == (["0.100000000", "0.00000000"], [0, 0])
+    assert got["l"] == got["h"] == got["p"] == ["0.100000000"] * 2
+    assert rows(view, "Depth", START)["bids"][0][::2] == ["0.099975000", START]
+    assert rows(view, "Spread", START) == [[START, "0.099975000", "0.100025000"]]
+    assert rows(view, "Trades", START) == []
+
+
 # ---- the tape ---------------------------------------------------------------------------------
 
 
@@ -394,6 +406,36 @@ def test_nothing_is_told_before_its_time(gaps: list[int], interval: int) -> None
         now = START + at * 60
         assert all(row[2] < now for row in rows(view, "Trades", now))
         assert all(row[0] <= now for row in rows(view, "OHLC", now, interval=str(interval)))
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=2, max_size=12),
+    st.sampled_from([7.3, 60.0, 95.0, 300.0]),
+    st.sampled_from([1, 5]),
+)
+def test_a_committed_bar_never_changes(gaps: list[int], length: float, interval: int) -> None:
+    """However late a candle is known, what `last` has committed stays as it was told."""
+    view, told, number = MarketView(Instrument()), {}, 0
+    for gap in gaps:
+        for step in range(gap * 4):
+            now = START + (number + step / 4) * length
+            answer = ask(view, "OHLC", now, pair="XDGUSD", interval=str(interval))
+            committed = [row for row in answer["XDGUSD"] if row[0] <= answer["last"]]
+            assert len(answer["XDGUSD"]) - len(committed) in {0, 1}
+            for row in committed:
+                assert told.setdefault(row[0], row) == row
+        number += gap
+        price = str(D("0.1") + D(number) / 1000)
+        view.feed(candle(number - 1, price, price, price, price, interval=length), QUOTE, None)
+
+
+def test_bars_go_on_where_the_market_has_ended() -> None:
+    """A candle's length after the last one it is certain that none came: bars stand still."""
+    view = fed(candle(0, "0.1", "0.1", "0.1", "0.1"))
+    assert ask(view, "OHLC", START + 599, pair="XDGUSD")["last"] == START + 240
+    assert ask(view, "OHLC", START + 900, pair="XDGUSD")["last"] == START + 540
+    view.feed(trade(901), QUOTE, None)
+    assert ask(view, "OHLC", START + 901, pair="XDGUSD")["last"] == START + 840
 
 
 # ---- depth, spread, ticker --------------------------------------------------------------------

@@ -1,25 +1,48 @@
-"""Shapes of JSON answers: keys and types, so that ours can be compared with recorded ones."""
+"""The structural shape of JSON answers, for comparing ours with Kraken's.
 
+A shape says which keys there are and what kind of value each holds: a number told as text and a
+number are different kinds. Ids as keys and the length of lists do not matter.
+"""
+
+import json
+import re
+from decimal import Decimal
 from typing import Any
 
+ID = "<id>"
+_ID_KEY = re.compile(r"[A-Z0-9]{6}-[A-Z0-9]{5}-[A-Z0-9]{6}")
+_NUMERAL = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
 
-def shape(value: Any) -> Any:
-    """Reduce a JSON value to its keys and types; a number written as text is a type of its own.
 
-    A list whose items are all alike becomes a list of that one shape, any other keeps the shape
-    of each place. Integers and floats are told apart, true and false from both.
+def shape(value: object) -> Any:
+    """Return the shape of a JSON value, itself of dictionaries, lists and texts.
+
+    Texts are `numeral` or `text`; objects keep their keys, those keyed by transaction ids have the
+    one key `<id>`; a list of scalars of several kinds is a row, told column by column; every other
+    list is told as the kinds of its items.
     """
-    if isinstance(value, dict):
-        return {key: shape(item) for key, item in value.items()}
-    if isinstance(value, list):
-        found = [shape(item) for item in value]
-        is_alike = all(item == found[0] for item in found)
-        return found[:1] if is_alike else found
-    if isinstance(value, str):
-        return "number text" if _is_number(value) else "text"
-    return "null" if value is None else type(value).__name__
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float() | Decimal():
+            return "number"
+        case str():
+            return "numeral" if _NUMERAL.fullmatch(value) else "text"
+        case dict() if value and all(_ID_KEY.fullmatch(str(key)) for key in value):
+            return {ID: _kinds([shape(item) for item in value.values()])}
+        case dict():
+            return {str(key): shape(value[key]) for key in sorted(value)}
+        case list() | tuple():
+            shapes = [shape(item) for item in value]
+            if all(isinstance(x, str) for x in shapes) and len(set(shapes)) > 1:
+                return {"row": shapes}
+            return {"list of": _kinds(shapes)}
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
-def _is_number(text: str) -> bool:
-    whole, _, fraction = text.removeprefix("-").partition(".")
-    return (whole + fraction).isascii() and (whole + fraction).isdecimal()
+def _kinds(shapes: list[Any]) -> list[Any]:
+    """Return each of `shapes` once, in an order of their own."""
+    once = {json.dumps(x, sort_keys=True) for x in shapes}
+    return [json.loads(x) for x in sorted(once)]

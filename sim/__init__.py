@@ -1,0 +1,1 @@
+"""Programs that simulate: the sandbox exchange. Nothing imports them."""
