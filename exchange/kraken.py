@@ -205,12 +205,20 @@ class _Api(krakenex.API):  # type: ignore[misc]  # krakenex has no types
     """
 
     def __init__(
-        self, *, origin: str, key: str, secret: str, nonces: Nonces, body_max: int
+        self,
+        *,
+        origin: str,
+        key: str,
+        secret: str,
+        nonces: Nonces,
+        body_max: int,
+        library_sec: float,
     ) -> None:
         super().__init__(key, secret)
         self.uri = origin
         self._nonces = nonces
         self._body_max = body_max
+        self._library_sec = library_sec
         self._way = _PinnedAdapter(origin)
         self.session.trust_env = False
         self.session.adapters.clear()
@@ -235,14 +243,14 @@ class _Api(krakenex.API):  # type: ignore[misc]  # krakenex has no types
         urlpath: str,
         data: Mapping[str, object],
         headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ARG002  # krakenex's word; ours is set once
     ) -> Answer:
         call = _under_way()
         try:
             request = self.session.prepare_request(self._request(urlpath, data, headers))
             # Past the session: its own sending looks at redirects, cookies and hooks.
             response = self._way.send(
-                request, stream=True, timeout=timeout, verify=True, proxies={}
+                request, stream=True, timeout=self._library_sec, verify=True, proxies={}
             )
             try:
                 body = self._body(response, call)
@@ -329,12 +337,20 @@ class KrakenClient:
         self._has_key = bool(key)
         self._clock = clock
         self._timeout_sec = timeout_sec
-        origin = self._origin
+
+        def api(key: str, secret: str) -> _Api:
+            # The library's own time-out only ends what has been left: it must not come first.
+            return _Api(
+                origin=self._origin,
+                key=key,
+                secret=secret,
+                nonces=nonces,
+                body_max=body_max,
+                library_sec=2 * timeout_sec,
+            )
+
         # Two, so that the one that carries public calls has no key to lose.
-        self._account = _Api(
-            origin=origin, key=key, secret=secret, nonces=nonces, body_max=body_max
-        )
-        self._market = _Api(origin=origin, key="", secret="", nonces=nonces, body_max=body_max)
+        self._account, self._market = api(key, secret), api("", "")
         self._turn = threading.Lock()
         self._quiet_since = clock()  # guarded by _turn
         self._lock = threading.Lock()
@@ -376,7 +392,7 @@ class KrakenClient:
             return texts
 
         def ask() -> Answer:
-            answer: Answer = self._market.query_public(method, texts, self._timeout_sec)
+            answer: Answer = self._market.query_public(method, texts)
             return answer
 
         answer, met_dead_line = self._carry(ask, deadline)
@@ -398,7 +414,7 @@ class KrakenClient:
     def _ask_account(self, method: str, texts: dict[str, str], deadline: float) -> Answer:
         def ask() -> Answer:
             try:
-                answer: Answer = self._account.query_private(method, texts, self._timeout_sec)
+                answer: Answer = self._account.query_private(method, texts)
             except NonceExhausted as error:
                 return _not_sent(str(error))
             return answer
@@ -430,14 +446,14 @@ class KrakenClient:
         has_ended = call.wake.is_set()
         call.leave()
         answer = call.answer
-        if answer is not None and not call.is_too_late():
-            return answer, call.met_dead_line
-        if self._is_closed:
+        if self._is_closed and (answer is None or answer.fault is not None):
             why = "the client was closed meanwhile"
-        elif has_ended and not call.is_too_late():
+        elif call.is_too_late() or not has_ended:
+            why = f"no answer within {self._timeout_sec:g} s"
+        elif answer is None:
             why = "the call broke off"
         else:
-            why = f"no answer within {self._timeout_sec:g} s"
+            return answer, call.met_dead_line
         return Answer(fault=why, was_sent=call.was_sent), False
 
 

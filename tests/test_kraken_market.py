@@ -11,7 +11,7 @@ from engine.clock import monotonic
 from exchange.kraken import KrakenClient
 from exchange.kraken_market import KrakenMarket
 from exchange.nonce import Nonces
-from tests.kraken_server import PublicServer, serving
+from tests.public_server import PublicServer, serving
 
 D = Decimal
 

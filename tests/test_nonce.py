@@ -1,6 +1,7 @@
 """Nonces rise strictly over threads, restarts, crashes and clocks that are set back."""
 
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -38,9 +39,19 @@ def ready(disk: Disk) -> Nonces:
     return nonces
 
 
+class Yielding(int):
+    """A time that gives the turn to another thread while it is compared."""
+
+    def __lt__(self, other: int) -> bool:
+        time.sleep(0)
+        return int(self) < other
+
+
 def test_eight_threads_never_share_a_nonce() -> None:
     """10,000 calls of 8 threads give 10,000 nonces, each thread's own strictly rising."""
-    nonces = ready(Disk())
+    disk = Disk()
+    disk.now = Yielding(NOW)
+    nonces = ready(disk)
     gate = threading.Barrier(8)
     seen: list[list[int]] = [[] for _ in range(8)]
 
@@ -119,6 +130,14 @@ def test_raised_above_what_the_exchange_has_seen() -> None:
         nonces.next()
     disk.commit(nonces)
     assert nonces.next() == NOW + HOUR + 1
+
+
+def test_ceiling_is_never_lowered() -> None:
+    """An extension that comes late, from another thread, takes nothing back."""
+    disk = Disk()
+    nonces = ready(disk)
+    nonces.extend(NOW)
+    assert nonces.next() == NOW
 
 
 @pytest.mark.parametrize("seen", [-1, 2**64 - 1, 2**64])

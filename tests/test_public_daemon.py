@@ -13,7 +13,7 @@ import requests
 import config
 from engine.wiring import open_source
 from market.public import KrakenFeed
-from tests.kraken_server import PublicServer, serving
+from tests.public_server import PublicServer, serving
 from tests.test_daemon import ROOT, Running, environment, run_bot
 
 SETTINGS = {
