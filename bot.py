@@ -205,10 +205,13 @@ class Daemon:
 
     def _banner(self, venue: Venue, parts: Parts) -> str:
         speed = self.settings.speed
+        pace = "as fast as possible" if speed is None else f"at {speed:g}× speed"
+        if parts.exchange.horizon() is not None:
+            pace = f"every {parts.source.price_interval:g} s"
         facts = BannerFacts(
             mode=exchange_mode(self.settings),
             market=parts.source.name,
-            speed="as fast as possible" if speed is None else f"at {speed:g}× speed",
+            speed=pace,
             dashboard=self.settings.page_url(self.dashboard.port),
             database=str(self.settings.state_db),
             price=parts.source.first_price(),

@@ -73,7 +73,7 @@ VARIABLES: tuple[Variable, ...] = (
     _v(_MARKET, "MARKET_DATA", "choice", "synthetic", "market_data", "where prices come from",
        choices=("synthetic", "replay", "kraken")),
     _v(_MARKET, "POLL_INTERVAL_SECONDS", "seconds", "5", "poll_interval_sec",
-       "MARKET_DATA=kraken: how often prices are asked for", low="2", high="60"),
+       "MARKET_DATA=kraken: how often prices are asked for", low="2", high="20"),
     _v(_MARKET, "KRAKEN_API_URL", "text", "https://api.kraken.com", "kraken_api_url",
        "where Kraken answers; another host must be this machine or be allowed"),
     _v(_MARKET, "KRAKEN_API_URL_ALLOW", "list", "", "kraken_api_url_allow",

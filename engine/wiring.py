@@ -94,6 +94,7 @@ def await_first_look(source: Source, stopping: threading.Event, say: Callable[[s
     while not source.is_open():
         say("Kraken to answer" if source.trouble is None else f"Kraken: {source.trouble}")
         if stopping.wait(WAIT_SEC):
+            source.close()
             return False
     return True
 
@@ -106,6 +107,7 @@ def await_prints(source: Source, stopping: threading.Event, say: Callable[[str],
         why = "" if source.trouble is None else f" ({source.trouble})"
         say(f"what was printed since the last run{why}")
         if stopping.wait(WAIT_SEC):
+            source.close()
             return False
     return True
 

@@ -24,7 +24,7 @@ log = logging.getLogger("market")
 UNREACHABLE = "unreachable"  # the status while the market has been unknown for some time
 UNREACHABLE_SEC = 15.0
 DEPTH_LEVELS = 10
-SETTLE_SEC = 0.5  # from the book to the prints: time for the bot to act on it before the horizon
+SETTLE_SEC = 1.0  # from the book to the prints: time for the bot to act on it before the horizon
 PAGE_NEARLY_FULL = 900  # of the 1000 prints that fit a page: there may be more
 PAGES_MAX = 5  # of prints a poll
 CATCH_UP_SEC = 1.0  # between two polls while behind
@@ -173,12 +173,14 @@ class KrakenFeed:
 
     def is_open(self) -> bool:
         """Tell whether the first look has succeeded. Raises StartRefused."""
+        self._check_thread()
         if self._refusal is not None:
             raise self._refusal
         return self._first is not None
 
     def is_caught_up(self) -> bool:
         """Tell whether a poll has been complete."""
+        self._check_thread()
         return self._has_polled
 
     def instrument(self) -> Instrument:
@@ -230,6 +232,7 @@ class KrakenFeed:
 
     def horizon(self) -> float:
         """Return the instant until which all evidence has been released."""
+        self._check_thread()
         with self._lock:
             return self._horizon
 
@@ -262,6 +265,11 @@ class KrakenFeed:
         self._begin()
         while not self._stopping.is_set():
             self._stopping.wait(self.step())
+
+    def _check_thread(self) -> None:
+        thread = self._thread
+        if thread.ident is not None and not thread.is_alive() and not self._stopping.is_set():
+            raise RuntimeError("the thread that reads the market has died; its traceback says why")
 
     def _look_again(self) -> float:
         """Look; return how long to wait before the next attempt, if it failed."""

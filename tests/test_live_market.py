@@ -15,7 +15,7 @@ from core.ports import Message, StoreError
 from core.record import replace
 from exchange.matching import VenueExecution
 from exchange.paper import LATE_SEC, PaperExchange
-from tests.test_paper_exchange import CONFIG, PLAIN, cancel, only, place, read
+from tests.test_paper_exchange import CONFIG, PLAIN, only, place
 
 D = Decimal
 News = e.HealthChanged | e.InstrumentUpdated
@@ -250,20 +250,34 @@ def test_equal_prints_give_equal_executions_whatever_the_polling_pattern(
     assert executions(pattern()) == executions(iter([n / 5 for n in range(1, at // 200 + 3)]))
 
 
-def test_an_execution_survives_a_power_cut(tmp_path: Path) -> None:
+def test_what_becomes_of_orders_survives_a_power_cut(tmp_path: Path) -> None:
     """What a live market showed comes only once: it is on disk for good before it is told."""
     market = ListMarket()
     x = open_on(market, tmp_path / "x.db")
-    synced: list[int] = []
-    x._file._sync = lambda: synced.append(1)  # type: ignore[method-assign]  # counts, does no I/O
-    x.place(place("one", Side.BUY, "0.0990", 100))
-    x.cancel(cancel("two"))
-    x.reconcile(read())
-    before = len(synced)
+    synced: list[float] = []
+    x._file._sync = lambda: synced.append(x.now())  # type: ignore[method-assign]  # counts only
     market.reveal(2.0, trade(1.0, "0.1"))
     live(x)
-    assert len(synced) == before
+    assert synced == []
+    x.place(place("one", Side.BUY, "0.0990", 100, at=x.now()))
     market.reveal(5.0, trade(3.0, "0.0980"))
-    live(x)
-    assert len(synced) == before + 1
+    messages = live(x)
+    times = {m.event.time for m in messages if not isinstance(m.event, e.PriceTick)}
+    assert len(only(messages, e.FillEvent)) == 1
+    assert times <= set(synced)
+    x.close()
+
+
+def test_after_a_power_cut_news_of_the_present_are_heard(tmp_path: Path) -> None:
+    """What is lived again was heard before; how the connection is now was not."""
+    market = ListMarket()
+    x = open_on(market, tmp_path / "x.db")
+    market.told = [e.HealthChanged(time=0.0, system_status="cancel_only")]
+    market.reveal(500.0, *[trade(float(n), "0.1") for n in range(1, 300)])
+    x.catch_up(told=500, until=200.0)
+    assert 199.0 <= x.now() < 200.0
+    heard = live(x)
+    assert [m.seq for m in heard] == list(range(501, 501 + len(heard)))
+    (health,) = only(heard, e.HealthChanged)
+    assert health == e.HealthChanged(time=heard[0].event.time, system_status="cancel_only")
     x.close()

@@ -406,3 +406,15 @@ def test_equal_prints_come_whatever_the_polling_pattern(
         assert all(x.time <= feed.horizon() for x in new)
         found += prints_of(new)
     assert found == prints
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_died_is_no_quiet_market() -> None:
+    """Whoever waits for it hears that it is gone."""
+    fake = FakeData([])
+    feed = feed_of(fake)
+    fake.server_time = lambda: 1 / 0  # type: ignore[method-assign]  # a fault of our own
+    feed.start()
+    feed._thread.join(5)
+    with pytest.raises(RuntimeError, match="has died"):
+        feed.horizon()
