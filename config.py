@@ -36,7 +36,7 @@ FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
     "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "ORPHAN_", "PAIR_", "PAPER_",
-    "POLL_", "REBALANCE_", "REENTRY_", "REGIME_",
+    "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
 )  # fmt: skip
 _HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
