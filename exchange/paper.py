@@ -290,6 +290,7 @@ class PaperExchange:
     def _live_unheard(self, until: float) -> None:
         """Go to `until` without a word to the bot; of the quotes on the way the last remains."""
         while True:
+            del self._ticks[:-1]
             if self._next is None:
                 self._next_evidence()
             market_at = math.inf if self._next_at is None else self._next_at
@@ -302,7 +303,6 @@ class PaperExchange:
             else:
                 self._arrive(heapq.heappop(self._requests)[2])
         self._now = until
-        self._ticks = self._ticks[-1:]
 
     def _look(self, live: LiveMarket) -> None:
         """Take what a live market has to tell; its news are messages of this instant."""
