@@ -87,6 +87,12 @@ def find_asset(name: str) -> Asset:
     return found
 
 
+def asset_decimals(name: str) -> int:
+    """Return with how many decimals balances of an asset are told, its forms (XDG.F) included."""
+    plain_name = name.partition(".")[0]
+    return next((asset.decimals for asset in ASSETS if plain_name in asset.names), 10)
+
+
 def asset_rows(names: str | None) -> dict[str, Any]:
     """Return Assets for a comma-separated list of names, or all. Raises SandboxError."""
     wanted = ASSETS if not names else tuple(find_asset(name) for name in names.split(","))

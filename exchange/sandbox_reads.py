@@ -12,7 +12,7 @@ from core.domain import HUNDRED, ONE, ZERO, Side
 from core.record import plain, replace
 from exchange.rates import FEE_TIERS, VOLUME_DAYS
 from exchange.sandbox_account import Account
-from exchange.sandbox_assets import find_asset
+from exchange.sandbox_assets import asset_decimals, find_asset
 from exchange.sandbox_errors import SandboxError
 from exchange.sandbox_params import Bound, Params, bound, client_id, invalid
 from exchange.sandbox_records import LedgerRow, OrderChange, OrderRow, TradeRow
@@ -249,7 +249,7 @@ def ledgers(account: Account, params: Params, at: float) -> dict[str, Any]:
         and kind in ("all", row.kind)
         and (not assets or row.asset in assets)
     ]
-    page = {row.ledger_id: _ledger_text(account, row) for row in _page(found, params)}
+    page = {row.ledger_id: _ledger_text(row) for row in _page(found, params)}
     return _counted({"ledger": page}, found, params)
 
 
@@ -260,13 +260,13 @@ def query_ledgers(account: Account, params: Params, at: float) -> dict[str, Any]
     found = [row for row in rows if row is not None and row.time <= at]
     if not ids or len(found) != len(ids):
         raise invalid("id")
-    return {row.ledger_id: _ledger_text(account, row) for row in found}
+    return {row.ledger_id: _ledger_text(row) for row in found}
 
 
 def balance(account: Account, _params: Params, at: float) -> dict[str, Any]:
     """Return Balance: totals, what orders hold included."""
     found = account.books.balances(at)
-    return {asset: _amount(account, asset, total) for asset, total in found.items()}
+    return {asset: _amount(asset, total) for asset, total in found.items()}
 
 
 def balance_ex(account: Account, _params: Params, at: float) -> dict[str, Any]:
@@ -274,8 +274,8 @@ def balance_ex(account: Account, _params: Params, at: float) -> dict[str, Any]:
     held = _held(account, at)
     return {
         asset: {
-            "balance": _amount(account, asset, total),
-            "hold_trade": _amount(account, asset, held.get(asset, ZERO)),
+            "balance": _amount(asset, total),
+            "hold_trade": _amount(asset, held.get(asset, ZERO)),
         }
         for asset, total in account.books.balances(at).items()
     }
@@ -346,7 +346,7 @@ def _fee_text(
     }
 
 
-def _ledger_text(account: Account, row: LedgerRow) -> dict[str, Any]:
+def _ledger_text(row: LedgerRow) -> dict[str, Any]:
     return {
         "refid": row.reference,
         "time": row.time,
@@ -354,9 +354,9 @@ def _ledger_text(account: Account, row: LedgerRow) -> dict[str, Any]:
         "subtype": "tradespot" if row.kind == "trade" else "",
         "aclass": "currency",
         "asset": row.asset,
-        "amount": _amount(account, row.asset, row.amount),
-        "fee": _amount(account, row.asset, row.fee),
-        "balance": _amount(account, row.asset, row.balance),
+        "amount": _amount(row.asset, row.amount),
+        "fee": _amount(row.asset, row.fee),
+        "balance": _amount(row.asset, row.balance),
     }
 
 
@@ -436,5 +436,5 @@ def _money(account: Account, value: Decimal) -> str:
     return fixed(value, account.instrument.cost_decimals)
 
 
-def _amount(account: Account, asset: str, value: Decimal) -> str:
-    return fixed(value, 4 if asset == account.pair.quote_id else 10)
+def _amount(asset: str, value: Decimal) -> str:
+    return fixed(value, asset_decimals(asset))

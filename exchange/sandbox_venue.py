@@ -308,7 +308,7 @@ class SandboxVenue:
 
     def advance(self, now: float) -> None:
         """Have the market come up to `now`, committed where the account changed."""
-        now = max(now, self._now)
+        now = max(round(now, 6), self._now)
         while (at := self.next_time()) is not None and at <= now:
             timer, due = self.account.next_timer(), self._feed.next_at
             if timer is not None and (due is None or timer <= due):
@@ -325,7 +325,7 @@ class SandboxVenue:
             raise ValueError("evidence of the past cannot be fed")
         self.advance(available_at(evidence))
         self._take(evidence)
-        self._commit()
+        self._commit(is_full=True)  # no source would tell it again
 
     def _take(self, evidence: Evidence) -> None:
         at = available_at(evidence)

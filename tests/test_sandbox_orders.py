@@ -91,6 +91,13 @@ def test_validate_never_places(word: str) -> None:
     assert caller.ask("AddOrder", **caller.order(validate="false"))["txid"]
 
 
+@pytest.mark.parametrize("word", ["false", "False", "0", ""])
+def test_validate_said_to_be_false_places(word: str) -> None:
+    """False as Python writes it is sent with every order by a client whose orders are placed."""
+    caller = Caller(make_venue())
+    assert "txid" in caller.ask("AddOrder", **caller.order(validate=word, reduce_only=word))
+
+
 def test_the_number_of_open_orders_is_limited() -> None:
     """The order after the last one allowed is refused."""
     caller = Caller(make_venue(open_order_limit=2))
@@ -302,6 +309,6 @@ def test_deposits_and_withdrawals_are_ledger_rows() -> None:
     caller.place(volume="9000")
     rows = list(caller.ask("Ledgers", type="deposit")["ledger"].values())
     assert [x["asset"] for x in rows] == ["XDG.F", "ZUSD", "XXDG", "ZUSD"]
-    assert caller.ask("Balance")["XDG.F"] == "5000.0000000000"
+    assert caller.ask("Balance")["XDG.F"] == "5000.00000000"
     with pytest.raises(ValueError, match="knows no asset"):
         venue.deposit("NOPE", venue.truth().balances["ZUSD"])

@@ -36,12 +36,12 @@ def test_a_fill_is_told_everywhere_exactly() -> None:
     assert order["trades"] == [trade_id]
     assert (order["vol_exec"], order["cost"]) == ("100.00000000", "9.000000000")
     assert (trade["cost"], trade["fee"], trade["maker"]) == ("9.000000000", "0.036000000", True)
-    assert caller.ask("Balance") == {"ZUSD": "990.9640", "XXDG": "5100.0000000000"}
+    assert caller.ask("Balance") == {"ZUSD": "990.9640", "XXDG": "5100.00000000"}
     rows = caller.ask("Ledgers", type="trade")["ledger"]
     assert sorted(rows) == sorted(trade["ledgers"])
     assert {(x["asset"], x["amount"], x["fee"]) for x in rows.values()} == {
         ("ZUSD", "-9.0000", "0.0360"),
-        ("XXDG", "100.0000000000", "0.0000000000"),
+        ("XXDG", "100.00000000", "0.00000000"),
     }
 
 
@@ -52,7 +52,7 @@ def test_balances_hold_what_orders_reserve() -> None:
     caller.place("sell", "0.1100000")
     told = caller.ask("BalanceEx")
     assert told["ZUSD"] == {"balance": "1000.0000", "hold_trade": "9.0360"}
-    assert told["XXDG"]["hold_trade"] == "100.0000000000"
+    assert told["XXDG"]["hold_trade"] == "100.00000000"
 
 
 def test_cancelled_and_unknown_orders_answer_as_documented() -> None:

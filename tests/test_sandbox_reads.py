@@ -50,6 +50,7 @@ def test_a_window_excludes_its_start_and_includes_its_end() -> None:
     assert found(closetime="close", start=close - 0.1, end=close) == [ids[1]]
     assert found(closetime="open", end=ids[1]) == ids[1::-1]
     assert found(closetime="both", start=close - 0.1, end=close) == [ids[1]]
+    assert found(closetime="open", start=ids[1]) == [ids[2]]
     for bad in ({"closetime": "never"}, {"start": "soon"}, {"ofs": "-1"}, {"end": ids[0][::-1]}):
         name = next(iter(bad))
         assert caller.refusal("ClosedOrders", **bad) == [f"EGeneral:Invalid arguments:{name}"]
