@@ -113,7 +113,7 @@ class Daemon:
         if self.waiting_for != what:
             self.waiting_for = what
             page = self.settings.page_url(self.dashboard.port)
-            logger.warning("waiting for %s; page %s", what, page)
+            logger.info("waiting for %s; page %s", what, page)
         self._service.notify("READY=1\nWATCHDOG=1")
 
     def _trade(self, parts: Parts) -> int:
@@ -221,10 +221,13 @@ class Daemon:
 
     def _banner(self, venue: Venue, parts: Parts) -> str:
         speed = self.settings.speed
+        pace = "as fast as possible" if speed is None else f"at {speed:g}× speed"
+        if parts.exchange.horizon() is not None:
+            pace = f"every {parts.source.price_interval:g} s"
         facts = BannerFacts(
             mode=exchange_mode(self.settings),
             market=parts.source.name,
-            speed="as fast as possible" if speed is None else f"at {speed:g}× speed",
+            speed=pace,
             dashboard=self.settings.page_url(self.dashboard.port),
             database=str(self.settings.state_db),
             price=parts.source.first_price(),

@@ -42,6 +42,7 @@ from store.history import SqliteHistory
 from store.sqlite import SqliteStore
 
 Source = ReplaySource | SyntheticSource | KrakenFeed
+PUBLIC_POLL_SEC = 5.0  # with real orders prices are asked for at least so often
 WAIT_SEC = 0.2  # between two looks at whether the market has answered
 
 
@@ -78,7 +79,7 @@ def open_source(settings: config.Settings) -> Source:
 
 
 def _open_feed(settings: config.Settings) -> KrakenFeed:
-    url = settings.kraken_api_url
+    url, is_live = settings.kraken_api_url, settings.mode == "live"
     try:
         client = KrakenClient(
             url=url,
@@ -93,7 +94,7 @@ def _open_feed(settings: config.Settings) -> KrakenFeed:
     return KrakenFeed(
         KrakenMarket(client, settings.pair),
         name="Kraken's public prices" + ("" if is_venue(url) else f" from {url}"),
-        poll_sec=settings.poll_sec,
+        poll_sec=min(settings.poll_sec, PUBLIC_POLL_SEC) if is_live else settings.poll_sec,
         wall=wall_now,
         monotonic=monotonic,
     )
@@ -110,6 +111,7 @@ def await_first_look(source: Source, stopping: threading.Event, say: Callable[[s
     while not source.is_open():
         say("Kraken to answer" if source.trouble is None else f"Kraken: {source.trouble}")
         if stopping.wait(WAIT_SEC):
+            source.close()
             return False
     return True
 
@@ -122,6 +124,7 @@ def await_prints(source: Source, stopping: threading.Event, say: Callable[[str],
         why = "" if source.trouble is None else f" ({source.trouble})"
         say(f"what was printed since the last run{why}")
         if stopping.wait(WAIT_SEC):
+            source.close()
             return False
     return True
 

@@ -97,6 +97,8 @@ class KrakenMarket:
         """Return the name to ask by; AssetPairs has told by which names answers may call it."""
         if not self._names:
             self.pair()
+        if not self._names:
+            raise Unavailable(UNKNOWN_PAIR)
         return self._instrument.symbol
 
     def _ask(self, method: str, params: Mapping[str, object]) -> Any:

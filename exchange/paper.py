@@ -46,6 +46,7 @@ SEND_MARGIN_SEC = 8.0
 STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
 WORST = 2
 UNREACHABLE = "unreachable"  # told by a live market: of our connection, not of the exchange
+NEWS = (e.HealthChanged, e.InstrumentUpdated)  # from a live market
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
 LATE_SEC = 30.0  # what becomes known of a live market later than this was not heard of in time
 
@@ -242,8 +243,11 @@ class PaperExchange:
         Orders and cancels are on disk for good before they travel, so the same happens to them
         again; the bot has heard of it all, up to message `told`, and takes later ones for new.
         """
+        news: list[e.Event] = []
         while (at := self.next_time()) is not None and at < until:
-            self._go(at)
+            news += [m.event for m in self._go(at) if isinstance(m.event, NEWS)]
+        for event in news:  # of the present, not lived before
+            self._tell(event, self._now, "")
         self._delivered = max(self._delivered, told)
         self._acknowledged = max(self._acknowledged, told)
 
@@ -288,6 +292,7 @@ class PaperExchange:
     def _live_unheard(self, until: float) -> None:
         """Go to `until` without a word to the bot; of the quotes on the way the last remains."""
         while True:
+            del self._ticks[:-1]
             if self._next is None:
                 self._next_evidence()
             market_at = math.inf if self._next_at is None else self._next_at
@@ -300,7 +305,6 @@ class PaperExchange:
             else:
                 self._arrive(heapq.heappop(self._requests)[2])
         self._now = until
-        self._ticks = self._ticks[-1:]
 
     def _look(self, live: LiveMarket) -> None:
         """Take what a live market has to tell; its news are messages of this instant."""
@@ -309,8 +313,8 @@ class PaperExchange:
         for news in live.news():
             if isinstance(news, e.InstrumentUpdated):
                 self.instrument = news.instrument
-                engine = MatchingEngine(self.instrument, self.config, self.engine.state())
-                engine.is_changed, self.engine = self.engine.is_changed, engine
+                self.engine = MatchingEngine(self.instrument, self.config, self.engine.state())
+                self.engine.is_changed = True
             elif news.system_status != UNREACHABLE:
                 self.engine.set_status(news.system_status)
             self._tell(news, self._now, "")
@@ -336,10 +340,8 @@ class PaperExchange:
             self._queue_tick(quote)
 
     def _keep_tail(self, trade: Trade) -> None:
-        if not self._tail or trade.time > self._tail[-1].time:
-            self._tail = [trade]
-        elif trade.time == self._tail[-1].time:
-            self._tail.append(trade)
+        if not self._tail or trade.time >= self._tail[-1].time:
+            self._tail = [*(x for x in self._tail if x.time == trade.time), trade]
 
     def _tell_fees(self) -> None:
         """Announce the fee tier when it has changed, once a day, as a daily look would find it."""
@@ -483,7 +485,6 @@ class PaperExchange:
         return base - self._hidden[0], quote - self._hidden[1]
 
     def _report_fill(self, fill: VenueExecution) -> None:
-        self._must_last |= self._live is not None  # its books come only once
         self._file.add_execution(fill)
         is_open = self.engine.order(fill.client_order_id) is not None
         self._file.change_order(fill.txid, "open" if is_open else "filled", fill.executed)
@@ -590,7 +591,8 @@ class PaperExchange:
             engine=engine,
             flight=flight,
             book=book if is_new_book else None,
-            is_full=self._must_last,
+            # A live market shows its books only once: they cannot be lived again.
+            is_full=self._must_last or (self._live is not None and bool(engine or flight)),
         )
         self._must_last = False
 

@@ -1,8 +1,9 @@
 """Live public prices as evidence: a thread, a schedule, a cursor; no socket, no clock of its own.
 
 Each poll asks for the book and, a moment later, for all prints since the last one. Only when both
-have come whole is the evidence released and the horizon moved: to the exchange's time at which the
-prints were asked for. What has not come is unknown: nothing is made up, the horizon stands still.
+have come whole is the evidence released and the horizon moved: to a time that the exchange's clock
+had surely reached when the prints were asked for. What has not come is unknown: nothing is made up,
+the horizon stands still.
 Look next at `exchange/paper.py`, which lives on it, and `engine/loop.py`, which waits for it.
 """
 
@@ -23,7 +24,7 @@ log = logging.getLogger("market")
 UNREACHABLE = "unreachable"  # the status while the market has been unknown for some time
 UNREACHABLE_SEC = 15.0
 DEPTH_LEVELS = 10
-SETTLE_SEC = 0.5  # from the book to the prints: time for the bot to act on it before the horizon
+SETTLE_SEC = 1.0  # from the book to the prints: time for the bot to act on it before the horizon
 PAGE_NEARLY_FULL = 900  # of the 1000 prints that fit a page: there may be more
 PAGES_MAX = 5  # of prints a poll
 CATCH_UP_SEC = 1.0  # between two polls while behind
@@ -67,6 +68,10 @@ class ServerClock:
     def now(self) -> float:
         """Return the exchange's time now, good to half a second and half a round trip."""
         return self._monotonic() + (self._low + self._high) / 2
+
+    def earliest(self) -> float:
+        """Return a time that the exchange's clock has surely reached."""
+        return self._monotonic() + self._low
 
 
 class Tail:
@@ -162,17 +167,20 @@ class KrakenFeed:
                 "Choose another pair; on a recorded market MARKET_DATA=replay still runs"
             )
         self._first = self._ask_book()
+        self.ask_time()  # a second sample tells it better
         self._errors, self.trouble = 0, None
         self._tell_health()
 
     def is_open(self) -> bool:
         """Tell whether the first look has succeeded. Raises StartRefused."""
+        self._check_thread()
         if self._refusal is not None:
             raise self._refusal
         return self._first is not None
 
     def is_caught_up(self) -> bool:
         """Tell whether a poll has been complete."""
+        self._check_thread()
         return self._has_polled
 
     def instrument(self) -> Instrument:
@@ -224,6 +232,7 @@ class KrakenFeed:
 
     def horizon(self) -> float:
         """Return the instant until which all evidence has been released."""
+        self._check_thread()
         with self._lock:
             return self._horizon
 
@@ -256,6 +265,11 @@ class KrakenFeed:
         self._begin()
         while not self._stopping.is_set():
             self._stopping.wait(self.step())
+
+    def _check_thread(self) -> None:
+        thread = self._thread
+        if thread.ident is not None and not thread.is_alive() and not self._stopping.is_set():
+            raise RuntimeError("the thread that reads the market has died; its traceback says why")
 
     def _look_again(self) -> float:
         """Look; return how long to wait before the next attempt, if it failed."""
@@ -335,7 +349,7 @@ class KrakenFeed:
         if self._stopping.wait(self._settle_sec):
             return
         for _ in range(PAGES_MAX):
-            asked_at = self._clock.now()
+            asked_at = self._clock.earliest()
             if self._ask_page(asked_at):
                 self._release(book, asked_at)
                 self._errors, self._complete_at = 0, self._monotonic()
@@ -357,7 +371,7 @@ class KrakenFeed:
     def _ask_page(self, asked_at: float) -> bool:
         """Read one page of prints; tell whether it was the last there is so far."""
         page, cursor = self._data.trades(self._since_ns)
-        if page and page[-1].time > asked_at + AHEAD_SEC:
+        if page and page[-1].time > self._clock.now() + AHEAD_SEC:
             self.ask_time()  # this machine may have slept
             if page[-1].time > self._clock.now() + AHEAD_SEC:
                 self.refused += 1

@@ -305,6 +305,18 @@ def sample_status() -> Status:
     return build_status(sample_state(), Params(), sample_facts())
 
 
+def test_status_price_of_a_silent_live_market_grows_stale_by_the_wall() -> None:
+    """While nothing comes the market's time stands still; the page must not take that for calm."""
+    state, params = sample_state(), Params()
+    assert state.market is not None
+    wall = state.market.time + params.stale_price_max_age_sec + 1.0
+    for is_real_time in (False, True):
+        facts = replace(sample_facts(), now_wall=wall, is_real_time=is_real_time)
+        status = build_status(state, params, facts)
+        assert status.market.is_stale is is_real_time
+        assert ("No fresh price" in status.bot.reasons) is is_real_time
+
+
 def test_status_golden() -> None:
     """The status of the sample is the golden file; WRITE_GOLDEN=1 rewrites it."""
     body = msgspec.json.encode(sample_status())

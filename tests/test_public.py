@@ -1,0 +1,420 @@
+"""The feed of live prices: order, horizon, gaps, back-off; nothing twice, nothing made up."""
+
+import bisect
+from collections.abc import Callable
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.domain import Instrument, Side
+from core.events import HealthChanged, InstrumentUpdated
+from core.market import Book, Trade, available_at
+from core.ports import StartRefused, Unavailable
+from core.record import replace
+from market.public import (
+    GAP_MAX_SEC,
+    PAGES_MAX,
+    UNREACHABLE,
+    KrakenFeed,
+    ServerClock,
+    Tail,
+)  # fmt: skip
+
+D = Decimal
+START = 1_790_000_000.0
+BOOK = Book(time=0.0, bids=((D("0.0999"), D(10)),), asks=((D("0.1001"), D(10)),))
+PAGE = 1000
+
+
+def trade(at: float, price: str = "0.1", volume: int = 10) -> Trade:
+    """Return a print at `at` seconds after the start."""
+    return Trade(time=START + at, price=D(price), volume=D(volume), side=Side.SELL)
+
+
+class FakeData:
+    """A `PublicData` with a clock that the test moves; what it tells depends on that clock only."""
+
+    def __init__(self, prints: list[Trade], *, skew: float = 0.0) -> None:
+        self.prints = sorted(prints, key=lambda x: x.time)
+        self.seconds = 0.0  # monotonic: how long the test has run
+        self.skew = skew  # of the machine's clock
+        self.book = BOOK
+        self.status, self.pair_status = "online", "online"
+        self.instrument = Instrument()
+        self.failure: Unavailable | None = None
+        self.calls: list[str] = []
+        self.is_inclusive = False
+
+    def monotonic(self) -> float:
+        """Return the seconds that have passed."""
+        return self.seconds
+
+    def wall(self) -> float:
+        """Return what the machine takes for the time."""
+        return START + self.seconds + self.skew
+
+    def _asked(self, name: str) -> None:
+        self.calls.append(name)
+        if self.failure is not None:
+            raise self.failure
+
+    def trades(self, since_ns: int) -> tuple[tuple[Trade, ...], int]:
+        """Return prints after the cursor up to now, a page of them."""
+        self._asked("trades")
+        known = self.prints[: bisect.bisect(self.prints, START + self.seconds, key=available_at)]
+        page = [x for x in known if _ns(x) > since_ns - self.is_inclusive][:PAGE]
+        return tuple(page), _ns(page[-1]) if page else since_ns
+
+    def depth(self, count: int) -> Book:
+        """Return the book."""
+        self._asked("depth")
+        assert count == 10
+        return self.book
+
+    def system_status(self) -> str:
+        """Return the status."""
+        self._asked("status")
+        return self.status
+
+    def server_time(self) -> float:
+        """Return whole seconds."""
+        self._asked("time")
+        return float(int(START + self.seconds))
+
+    def pair(self) -> tuple[Instrument, str]:
+        """Return limits and status."""
+        self._asked("pair")
+        return self.instrument, self.pair_status
+
+
+def _ns(x: Trade) -> int:
+    return int(D(repr(x.time)) * 10**9)
+
+
+def feed_of(fake: FakeData, poll_sec: float = 5.0) -> KrakenFeed:
+    """Return a feed without a thread."""
+    return KrakenFeed(
+        fake, name="a fake", poll_sec=poll_sec, wall=fake.wall, monotonic=fake.monotonic,
+        settle_sec=0.0,
+    )  # fmt: skip
+
+
+def opened(fake: FakeData, at: float = 0.0, seen: tuple[Trade, ...] = ()) -> KrakenFeed:
+    """Return a feed that has looked at the market and reads on from `at` seconds."""
+    feed = feed_of(fake)
+    feed.look()
+    feed.resume(START + at, seen)
+    feed._begin()
+    return feed
+
+
+def run(fake: FakeData, feed: KrakenFeed, seconds: float) -> None:
+    """Let the feed do its schedule for so long."""
+    end = fake.seconds + seconds
+    while fake.seconds < end:
+        fake.seconds = min(end, fake.seconds + max(0.001, feed.step()))
+
+
+def taken(feed: KrakenFeed) -> list[Trade | Book]:
+    """Take all that has been released."""
+    found = []
+    while (item := feed.take()) is not None:
+        found.append(item)
+    return found
+
+
+def prints_of(items: list[Trade | Book]) -> list[Trade]:
+    """Return the prints among evidence."""
+    return [x for x in items if isinstance(x, Trade)]
+
+
+def health(feed: KrakenFeed) -> list[HealthChanged]:
+    """Return the news of the connection since the last look."""
+    return [x for x in feed.news() if isinstance(x, HealthChanged)]
+
+
+# ---- the exchange's time --------------------------------------------------------------------
+
+
+def test_the_clock_is_narrowed_down_by_samples_of_whole_seconds() -> None:
+    """Each sample is good to a second, many to much less; a contradiction starts anew."""
+    at = [0.0]
+    clock = ServerClock(lambda: at[0])
+    clock.add(100.0, 0.0, 0.2)
+    assert abs(clock.now() - 100.4) < 1e-9
+    for n in range(20):
+        at[0] = 10.05 + n * 1.05
+        true = 100.5 + at[0]
+        clock.add(float(int(true)), at[0] - 0.01, at[0] + 0.01)
+    assert abs(clock.now() - (100.5 + at[0])) < 0.1
+    clock.add(9_000.0, at[0], at[0])
+    assert abs(clock.now() - 9_000.5) < 1e-6
+
+
+# ---- order and horizon ----------------------------------------------------------------------
+
+
+def test_prints_up_to_the_horizon_come_in_order_with_the_book_of_the_poll() -> None:
+    """Evidence is in order of time and never later than the horizon, which only rises."""
+    prints = [trade(n * 0.7 + 0.3, volume=n + 1) for n in range(200)]
+    fake = FakeData(prints)
+    feed = opened(fake)
+    items: list[Trade | Book] = []
+    horizon = feed.horizon()
+    while fake.seconds < 100:
+        run(fake, feed, 1.0)
+        new = taken(feed)
+        assert all(horizon - 1e-6 <= available_at(x) <= feed.horizon() for x in new)
+        assert START + fake.seconds - 8 < feed.horizon() <= START + fake.seconds
+        horizon = feed.horizon()
+        items += new
+    assert all(a.time <= b.time for a, b in pairwise(items))
+    found = prints_of(items)
+    assert found == [x for x in prints if START < x.time <= horizon]
+    assert len(items) - len(found) == 20  # one book each 5 s
+    assert taken(feed) == []
+
+
+def test_it_asks_at_most_0_45_times_a_second() -> None:
+    """An hour of quiet trading: the schedule, with AssetPairs once an hour."""
+    fake = FakeData([trade(n * 3.0) for n in range(1200)])
+    feed = opened(fake)
+    fake.calls.clear()
+    run(fake, feed, 3600.0)
+    assert len(fake.calls) / 3600 <= 0.45
+    counts = {name: fake.calls.count(name) for name in ("depth", "trades", "status", "pair")}
+    assert counts["depth"] == counts["trades"] == pytest.approx(720, abs=3)
+    assert counts["status"] == pytest.approx(60, abs=2)
+    assert counts["pair"] <= 1
+
+
+def test_what_is_told_twice_is_read_once() -> None:
+    """Whether the cursor counts in or out, and with prints of one instant on both sides of it."""
+    prints = [trade(8.0, volume=1), trade(8.0, volume=2), trade(11.0, volume=3)]
+    for is_inclusive in (False, True):
+        fake = FakeData(prints)
+        fake.is_inclusive = is_inclusive
+        feed = opened(fake)
+        run(fake, feed, 30.0)
+        assert prints_of(taken(feed)) == prints
+
+
+def test_a_tail_takes_what_is_new_of_the_newest_instant() -> None:
+    """A sweep that was cut short by a kill is read to its end, once."""
+    sweep = [trade(5.0, volume=n) for n in (1, 2, 2, 3)]
+    tail = Tail(START + 5.0, tuple(sweep[:2]))
+    assert tail.new_of((trade(4.0), *sweep)) == sweep[2:]
+    assert tail.new_of(tuple(sweep)) == []
+    assert Tail(START + 5.0).new_of((trade(4.9), trade(5.0), trade(5.1))) == [trade(5.1)]
+
+
+def test_after_a_restart_it_reads_what_was_printed_meanwhile() -> None:
+    """From the last print that the exchange has taken, page by page, in order, all of it."""
+    prints = [trade(n * 0.5, volume=n + 1) for n in range(14_000)]
+    fake = FakeData(prints)
+    fake.seconds = 7_000.0
+    feed = opened(fake, at=1_000.2, seen=(prints[2000],))
+    fake.calls.clear()
+    feed.step()
+    assert feed.horizon() == START + 1_000.2
+    assert taken(feed) == []
+    assert fake.calls.count("trades") == PAGES_MAX
+    run(fake, feed, 30.0)
+    assert feed.is_caught_up()
+    assert prints_of(taken(feed)) == prints[2001:]
+
+
+def test_a_gap_of_more_than_a_day_is_left_alone_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    """It goes on from the present; the operator is told what is not known."""
+    fake = FakeData([trade(n * 60.0) for n in range(3000)])
+    fake.seconds = GAP_MAX_SEC + 3600.0 + 1000.0
+    feed = opened(fake, at=10.0, seen=(trade(0.0),))
+    assert "25.3 hours old" in caplog.text
+    assert feed.skipped_sec > GAP_MAX_SEC
+    run(fake, feed, 130.0)
+    found = prints_of(taken(feed))
+    assert found
+    assert all(x.time > feed.start_time() for x in found)
+
+
+def test_a_print_that_is_told_late_is_passed_on_but_not_a_very_late_one() -> None:
+    """A few seconds are the lag of a read; anything older is no news and is counted."""
+    fake = FakeData([])
+    feed = opened(fake)
+    run(fake, feed, 31.0)
+    late, very_late = trade(28.0), trade(3.0)
+    fake.prints = [very_late, late]
+    run(fake, feed, 5.0)
+    assert prints_of(taken(feed)) == [late]
+    assert feed.refused == 1
+
+
+# ---- what is wrong --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "book",
+    [
+        replace(BOOK, bids=()),
+        replace(BOOK, asks=()),
+        replace(BOOK, bids=((D("0.1001"), D(1)),)),
+        replace(BOOK, bids=((D(0), D(1)),)),
+        replace(BOOK, asks=((D("NaN"), D(1)),)),
+        replace(BOOK, asks=((D("0.1001"), D(-1)),)),
+    ],
+)
+def test_a_book_that_cannot_be_is_refused_and_counted(book: Book) -> None:
+    """Without a book the market is not known: the horizon stands still until there is one."""
+    fake = FakeData([trade(n * 1.0) for n in range(100)])
+    feed = opened(fake)
+    run(fake, feed, 6.0)
+    taken(feed)
+    fake.book, horizon = book, feed.horizon()
+    run(fake, feed, 20.0)
+    assert (feed.horizon(), taken(feed)) == (horizon, [])
+    assert feed.refused >= 2
+    fake.book = BOOK
+    run(fake, feed, 61.0)
+    assert [x.time for x in prints_of(taken(feed))][:3] == [
+        START + n for n in range(int(horizon - START) + 1, int(horizon - START) + 4)
+    ]
+
+
+def test_an_outage_backs_off_is_told_and_ends_without_a_loss() -> None:
+    """5 s doubled to 60 s; each failure is health news; afterwards all prints come."""
+    prints = [trade(n * 1.0) for n in range(1000)]
+    fake = FakeData(prints)
+    feed = opened(fake)
+    run(fake, feed, 6.0)
+    feed.news()
+    fake.failure = Unavailable("the cable is out")
+    fake.calls.clear()
+    run(fake, feed, 400.0)
+    assert 8 <= len(fake.calls) <= 12
+    told = health(feed)
+    assert [x.consecutive_errors for x in told][-1] == len(fake.calls)
+    assert told[0].system_status == "online"
+    assert told[-1].system_status == UNREACHABLE
+    assert feed.trouble == "the cable is out"
+    fake.failure = None
+    run(fake, feed, 70.0)
+    (back,) = health(feed)
+    assert (back.system_status, back.consecutive_errors) == ("online", 0)
+    found = prints_of(taken(feed))
+    assert found == [x for x in prints if START < x.time <= feed.horizon()]
+
+
+def test_a_pause_that_the_exchange_asks_for_is_kept() -> None:
+    """After a rate limit nothing at all is asked for a minute."""
+    fake = FakeData([])
+    feed = opened(fake)
+    run(fake, feed, 6.0)
+    fake.failure = Unavailable("EGeneral:Too many requests", 60.0)
+    run(fake, feed, 5.0)
+    fake.calls.clear()
+    run(fake, feed, 50.0)
+    assert fake.calls == []
+
+
+def test_prints_from_the_future_are_not_believed() -> None:
+    """But the clock is asked first: it is the machine that may have slept."""
+    fake = FakeData([])
+    feed = opened(fake)
+    run(fake, feed, 6.0)
+    fake.calls.clear()
+    original = fake.trades
+    future = ((trade(500.0),), _ns(trade(500.0)))
+    fake.trades = lambda _since_ns: future  # type: ignore[method-assign]  # the port is the double
+    run(fake, feed, 5.0)
+    assert "time" in fake.calls
+    assert feed.refused == 1
+    fake.trades = original  # type: ignore[method-assign]
+    run(fake, feed, 20.0)
+    assert prints_of(taken(feed)) == []
+
+
+def test_status_limits_and_clock_are_told_when_they_change() -> None:
+    """The exchange's status goes before the pair's; new limits come as an event of their own."""
+    fake = FakeData([], skew=3.0)
+    feed = opened(fake)
+    (first,) = health(feed)
+    assert first.system_status == "online"
+    assert first.clock_offset_sec == pytest.approx(-3.0, abs=0.6)
+    fake.status = "cancel_only"
+    run(fake, feed, 61.0)
+    assert health(feed)[-1].system_status == "cancel_only"
+    fake.status, fake.pair_status = "online", "reduce_only"
+    fake.instrument = Instrument(order_min=D(60))
+    run(fake, feed, 3600.0)
+    news = feed.news()
+    assert [x.system_status for x in news if isinstance(x, HealthChanged)][-1] == "reduce_only"
+    (changed,) = [x for x in news if isinstance(x, InstrumentUpdated)]
+    assert changed.instrument.order_min == 60
+
+
+def test_a_delisted_pair_is_refused_in_plain_words() -> None:
+    """There is nothing to wait for."""
+    fake = FakeData([])
+    fake.pair_status = "delisted"
+    with pytest.raises(StartRefused, match="has delisted DOGE/USD"):
+        feed_of(fake).look()
+
+
+def test_the_thread_looks_until_it_is_answered_and_then_polls() -> None:
+    """A start that finds nobody waits; the reason can be read meanwhile."""
+    fake = FakeData([trade(1.0)])
+    fake.failure = Unavailable("nobody there")
+    feed = feed_of(fake)
+    wait: Callable[[], float] = feed._look_again
+    assert wait() == 5.0
+    assert (feed.is_open(), feed.trouble) == (False, "nobody there")
+    fake.failure, fake.seconds = None, 6.0
+    assert wait() == 0.0
+    assert (feed.is_open(), feed.trouble) == (True, None)
+    assert feed.first_price() == D("0.1")
+
+
+# ---- however it polls -----------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    gaps=st.lists(st.floats(0.0, 4.0), min_size=1, max_size=60),
+    pattern=st.lists(
+        st.tuples(st.floats(0.1, 25.0), st.booleans(), st.booleans()), min_size=1, max_size=20
+    ),
+)
+def test_equal_prints_come_whatever_the_polling_pattern(
+    gaps: list[float], pattern: list[tuple[float, bool, bool]]
+) -> None:
+    """Every print once, in order, never beyond the horizon: with failures and at any interval."""
+    at, prints = 1.5, []
+    for n, gap in enumerate(gaps):
+        at = round(at + gap, 3)
+        prints.append(trade(at, volume=n + 1))
+    fake = FakeData(prints)
+    feed = opened(fake)
+    found: list[Trade] = []
+    for wait, fails, is_inclusive in [*pattern, (300.0, False, False), (0.1, False, False)]:
+        fake.failure = Unavailable("now and then") if fails else None
+        fake.is_inclusive = is_inclusive
+        run(fake, feed, wait)
+        new = taken(feed)
+        assert all(x.time <= feed.horizon() for x in new)
+        found += prints_of(new)
+    assert found == prints
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_died_is_no_quiet_market() -> None:
+    """Whoever waits for it hears that it is gone."""
+    fake = FakeData([])
+    feed = feed_of(fake)
+    fake.server_time = lambda: 1 / 0  # type: ignore[method-assign]  # a fault of our own
+    feed.start()
+    feed._thread.join(5)
+    with pytest.raises(RuntimeError, match="has died"):
+        feed.horizon()
