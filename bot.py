@@ -32,6 +32,7 @@ from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
 from engine.wiring import (
     Parts,
+    account_view,
     attach,
     await_first_look,
     await_prints,
@@ -217,6 +218,7 @@ class Daemon:
             state_seq=runtime.state_seq,
             waiting_for=self.waiting_for,
             read_only=self.settings.dashboard_read_only,
+            account=account_view(parts),
         )
 
     def _banner(self, venue: Venue, parts: Parts) -> str:

@@ -39,6 +39,7 @@ __all__ = [
     "generate_markdown", "load",
 ]  # fmt: skip
 
+PAPER_POLL_MAX_SEC = 10.0  # prices twice as old are no prices any more
 VENUE_HOST = "api.kraken.com"
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
@@ -167,7 +168,10 @@ def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
         except ValueError as error:
             shown = "***" if variable.is_secret else repr(texts[variable.name][:80])
             found.problems.append(f"{variable.name}={shown}: {error}")
-    checks = (_market_checks, _live_checks, _fee_checks, _size_checks, _page_checks, _notify_checks)
+    checks = (
+        _market_checks, _poll_checks, _live_checks, _fee_checks, _size_checks, _page_checks,
+        _notify_checks,
+    )  # fmt: skip
     for check in checks:
         found.problems.extend(check(_Known(values)))
     if found.problems:
@@ -331,6 +335,13 @@ def _keys(values: Mapping[str, Any]) -> dict[str, str | None]:
 def _tier(values: Mapping[str, Any]) -> str:
     tier: str = values["kraken_tier"] or ("starter" if values["mode"] == "live" else "pro")
     return tier
+
+
+def _poll_checks(values: _Known) -> Iterator[str]:
+    """Yield a poll that is too rare for prices; those of a live run are asked for by themselves."""
+    poll = values.get("poll_sec")
+    if values.get("mode") == "paper" and poll is not None and poll > PAPER_POLL_MAX_SEC:
+        yield f"POLL_INTERVAL_SECONDS={poll:g}: on paper from 1 to {PAPER_POLL_MAX_SEC:g}"
 
 
 def _live_checks(values: _Known) -> Iterator[str]:

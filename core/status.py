@@ -312,6 +312,18 @@ class PersistenceBlock(Record, frozen=True, kw_only=True):
     state_seq: int
 
 
+class AccountBlock(Record, frozen=True, kw_only=True):
+    """The account at a real exchange: what it lets us call, and what else is on it."""
+
+    foreign_orders: int  # open, not ours, never touched
+    in_doubt: int  # orders whose placing had no definite answer
+    rest_used_pct: str  # of what we allow ourselves
+    engine_used_pct: str
+    paused_until: float | None  # no private call before
+    pause_reason: str
+    last_error: str
+
+
 class ExchangeBlock(Record, frozen=True, kw_only=True):
     """The exchange as the bot sees it."""
 
@@ -320,6 +332,8 @@ class ExchangeBlock(Record, frozen=True, kw_only=True):
     consecutive_errors: int
     maker_pct: str
     taker_pct: str
+    ghosts: int = 0  # orders of ours that nobody owned, being cancelled
+    account: AccountBlock | None = None  # None on paper
 
 
 class SettingsBlock(Record, frozen=True, kw_only=True):

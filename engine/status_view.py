@@ -78,6 +78,7 @@ class Facts(Record, frozen=True, kw_only=True):
     stale_after_sec: float = 15.0
     is_real_time: bool = False  # the market's time is the wall's
     recent_events: tuple[Mapping[str, Any], ...] = ()
+    account: s.AccountBlock | None = None
 
 
 def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
@@ -101,6 +102,8 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
             consecutive_errors=state.health.consecutive_errors,
             maker_pct=_text(state.fees.maker * HUNDRED, 4),
             taker_pct=_text(state.fees.taker * HUNDRED, 4),
+            ghosts=len(state.ghosts),
+            account=facts.account,
         ),
         settings=_settings(state, own),
         overrides=tuple(_overrides(state, params)),

@@ -17,7 +17,7 @@ from core.domain import ZERO, Instrument
 from core.ports import ConfigError, StoreError
 from core.record import Record
 from core.state import BotState
-from core.status import Published, Status
+from core.status import AccountBlock, Published, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
 from engine.clock import monotonic, wall_now
@@ -190,6 +190,12 @@ def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
     if isinstance(parts.exchange, KrakenExchange):
         runtime.on_commit = parts.exchange.watch
         parts.exchange.woken = loop.inbox.woken.set
+
+
+def account_view(parts: Parts) -> AccountBlock | None:
+    """Return what the status shows of a real exchange's account; None on paper."""
+    exchange = parts.exchange
+    return exchange.view() if isinstance(exchange, KrakenExchange) else None
 
 
 def begin(parts: Parts, state: BotState) -> None:

@@ -16,6 +16,7 @@ from core.market import Book, LiveMarket, Trade
 from core.ports import Message, Venue
 from core.record import replace
 from core.state import BotState
+from core.status import AccountBlock
 from exchange.kraken_desk import Desk
 from exchange.nonce import Nonces
 from risk import CLOCK_OFFSET_MAX_SEC
@@ -121,6 +122,20 @@ class KrakenExchange:
     def _put(self, action: PlaceOrderAction | CancelOrderAction | RequestReconcile) -> None:
         self.desk.put(action)
         self._awake.set()
+
+    def view(self) -> AccountBlock:
+        """Return what the status page shows of the account."""
+        desk = self.desk
+        budget = desk.reader.budget.view(self._clock())
+        return AccountBlock(
+            foreign_orders=len(desk.account.foreign),
+            in_doubt=len(desk.doubts),
+            rest_used_pct=f"{100 * budget.rest_used / budget.rest_most:.0f}",
+            engine_used_pct=f"{100 * budget.engine_used / budget.engine_most:.0f}",
+            paused_until=budget.blocked_until,
+            pause_reason=budget.why,
+            last_error=desk.reader.last_error if desk.reader.errors else "",
+        )
 
     def now(self) -> float:
         """Return the present instant."""

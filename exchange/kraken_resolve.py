@@ -37,6 +37,9 @@ class Doubts:
         self._desk = desk
         self._open: dict[str, Doubt] = {}
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def add(self, client_order_id: str) -> None:
         """Look for an order at once, and again until its fate is certain."""
         if client_order_id not in self._open:

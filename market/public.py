@@ -30,6 +30,7 @@ PAGES_MAX = 5  # of prints a poll
 CATCH_UP_SEC = 1.0  # between two polls while behind
 PAUSE_MIN_SEC, PAUSE_MAX_SEC = 5.0, 60.0
 STATUS_SEC, TIME_SEC, PAIR_SEC = 60.0, 60.0, 3600.0
+STATUS_AGAIN_SEC = 30.0  # while the exchange is not online
 GAP_MAX_SEC = 86_400.0  # older than that is not caught up with
 LATE_MAX_SEC = 10.0  # a print that becomes known later than this is refused
 AHEAD_SEC = 2.0  # a print farther ahead of the exchange's clock is not believed
@@ -331,6 +332,8 @@ class KrakenFeed:
     def ask_status(self) -> None:
         """Read the exchange's status. Raises Unavailable."""
         self._system = self._data.system_status()
+        if self._system != "online":
+            self._due["status"] = self._monotonic() + STATUS_AGAIN_SEC
         self._tell_health()
 
     def ask_pair(self) -> None:

@@ -179,17 +179,12 @@ def greeting(args: argparse.Namespace, market: str, url: str) -> str:
     ]
     if args.faults:
         lines.append(f"Faults can be switched on: POST {url}/sandbox/faults")
-    secret = _secret(args) if args.secret_file is None else f"(as in {args.secret_file})"
-    lines += [
-        "",
-        "Lines for .env:",
-        "MODE=live",
-        "MARKET_DATA=kraken",
-        f"KRAKEN_API_URL={url}",
-        f"KRAKEN_API_KEY={args.key}",
-        f"KRAKEN_API_SECRET={secret}",
-        f"KRAKEN_TIER={args.tier}",
-    ]
+    lines += ["", "Lines for .env, to run the daemon against it:", "MODE=live"]
+    lines.append(f"KRAKEN_API_URL={url}")
+    if args.key != DEMO_KEY or args.secret_file is not None:
+        lines += [f"KRAKEN_API_KEY={args.key}", f"KRAKEN_API_SECRET_FILE={args.secret_file}"]
+    if args.tier != "starter":
+        lines.append(f"KRAKEN_TIER={args.tier}")
     return "\n".join(lines)
 
 
