@@ -563,11 +563,8 @@ class PaperExchange:
             engine, self.engine.is_changed = self.engine.state(), False
         flight = None
         if self._is_flight_changed:
-            flight = Flight(
-                items=tuple(
-                    x[2] for x in sorted(self._requests + self._messages, key=lambda x: x[:2])
-                )
-            )
+            travelling = sorted(self._requests + self._messages, key=lambda x: x[:2])
+            flight = Flight(items=tuple(x[2] for x in travelling))
             self._is_flight_changed = False
         book = self.engine.book()
         is_new_book, self._book = book is not self._book, book
