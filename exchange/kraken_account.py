@@ -39,23 +39,30 @@ class Account:
             self._read_from = max(reported - back, state.started_at)
 
     def read_money(self) -> None:
-        """Tell of flows, then of balances. Raises CallFailed."""
+        """Tell of balances; of flows first where they may explain a difference.
+
+        Raises CallFailed. While a trade is too young to be told from one of ours, nothing is told.
+        """
         desk, now = self._desk, self._desk.clock()
         if self._read_from is None:
             self._read_from = now
-        is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
-        if desk.config.has_ledger and is_due:
-            self._tell_flows(now)
         result = desk.reader.read("Balance", {}, Priority.TELEMETRY)
         amounts = desk.reader.parsed(balances, result)
-        base, quote = self._foreign_hold()
+        base = amounts.get(desk.facts.base_id, ZERO)
+        quote = amounts.get(desk.facts.quote_id, ZERO)
+        is_new = (base, quote) != desk.own
+        is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
+        if desk.config.has_ledger and (is_new or is_due) and self._tell_flows(now) and is_new:
+            desk.schedule("balances", now + SETTLED_SEC / 2)
+            return
+        held_base, held_quote = self._foreign_hold()
         desk.post(
             e.BalancesReported(
                 time=desk.clock(),
-                base=amounts.get(desk.facts.base_id, ZERO),
-                quote=amounts.get(desk.facts.quote_id, ZERO),
-                foreign_base=base,
-                foreign_quote=quote,
+                base=base,
+                quote=quote,
+                foreign_base=held_base,
+                foreign_quote=held_quote,
             )
         )
 
@@ -70,7 +77,8 @@ class Account:
                 quote += rest * order.price
         return base, quote
 
-    def _tell_flows(self, now: float) -> None:
+    def _tell_flows(self, now: float) -> bool:
+        """Tell of flows; return whether a trade is there that cannot be judged yet."""
         desk = self._desk
         start = (self._read_from or now) + desk.reader.offset_sec - OVERLAP_SEC
         lines = desk.reader.ledger(start, Priority.TELEMETRY)
@@ -82,6 +90,8 @@ class Account:
                 self._tell_flow(line)
         self._read_at = now
         self._read_from = min([now - OVERLAP_SEC, *(x.time for x in young)])
+        references = {x.reference for x in young}
+        return bool(references - desk.booked(references))
 
     def _strange_trades(self, ids: set[str]) -> set[str]:
         """Return those trades that no order of this bot has made."""

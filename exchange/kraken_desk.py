@@ -81,6 +81,7 @@ class Desk:
         self.reader = Reader(client, budget, clock=clock, pause=pause, halt=self.halt)
         self.facts, self.config = facts, config
         self.known: Mapping[str, Watched] = {}
+        self.own = (ZERO, ZERO)  # base and quote by our own books
         self.status = "online"  # the exchange's, as last read
         self.offset_error_sec = math.inf
         self.is_ready = False
@@ -93,7 +94,9 @@ class Desk:
         self._numbered = 0
         self._told: dict[str, dict[str, Decimal]] = {}  # by client id: execution → volume
         self._closed: set[str] = set()  # told to be over
-        self._strange: dict[str, float] = {}  # since when an open order of ours has no owner
+        self._strange: dict[
+            str, tuple[float, str]
+        ] = {}  # orders of ours without owner: since, txid
         self._alive_at: float | None = None  # until when the last run surely heard of everything
         self._has_swept = False
         self._asked: set[str] = set()
@@ -106,6 +109,7 @@ class Desk:
     def watch(self, state: BotState) -> None:
         """Take note of the orders that live; called before any action of the same step is put."""
         self.known = watched(state)
+        self.own = (state.balances.base, state.balances.quote)
 
     def resume_from(self, state: BotState) -> None:
         """Take note of how far the last run, if there was one, surely heard of everything."""
@@ -472,12 +476,16 @@ class Desk:
                 self._tell_other_store(view)
                 continue
             # A view may be older than what we know: it takes two, farther apart than views lag.
-            strange[order_id] = self._strange.get(order_id, now)
-            if now - strange[order_id] >= self.config.again_sec:
+            since, _ = self._strange.get(order_id, (now, ""))
+            strange[order_id] = (since, view.txid)
+            if now - since >= self.config.again_sec:
                 self._tell_ghost(view)
             else:
                 self.schedule("poll", now + self.config.again_sec)
+        gone = [txid for x, (_, txid) in self._strange.items() if x not in strange]
         self._strange = strange
+        if gone:  # over before it was seen twice
+            self._tell_unbooked(self.reader.orders(gone, Priority.EXECUTIONS))
         self.account.foreign = foreign
 
     def _tell_ghost(self, view: OrderView) -> None:
@@ -497,6 +505,10 @@ class Desk:
         since = now - SWEEP_SEC if self._has_swept or alive is None else alive - OVERLAP_SEC
         views = self.reader.closed_orders(since + self.reader.offset_sec, Priority.EXECUTIONS)
         self._has_swept = True
+        self._tell_unbooked(views)
+
+    def _tell_unbooked(self, views: Sequence[OrderView]) -> None:
+        """Tell of orders of ours without owner that have executed what is not booked."""
         ours = []
         for view in views:
             place = decode(view.client_order_id or "")

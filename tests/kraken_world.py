@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from core import events as e
-from core.commands import Resume
+from core.commands import Command, Resume
 from core.domain import Instrument
 from core.market import Candle
 from core.order_id import bot_tag
@@ -332,9 +332,11 @@ class World:
         config: DeskConfig | None = None,
         nonce_window: int = 0,
         step_pct: float = 0.25,
+        has_ledger: bool = False,
     ) -> None:
         self.clock, self.rng = Clock(), random.Random(seed)
-        self.params, self.config = params, config or DeskConfig(poll_sec=5.0)
+        self.params = params
+        self.config = config or DeskConfig(poll_sec=5.0, has_ledger=has_ledger)
         key = ApiKey(name="bot", key=DEMO_KEY, secret=DEMO_SECRET, nonce_window=nonce_window)
         self.venue = SandboxVenue(
             Lively(seed, step_pct=step_pct), Instrument(),
@@ -389,6 +391,35 @@ class World:
         """Return True: every event is told; a variant may keep some back."""
         return True
 
+    def run_on(self, seconds: float) -> None:
+        """Let the present life of the process go on for so long."""
+        self.until = self.clock.now + seconds
+        self.loop.stopping.clear()
+        self.loop.run()
+
+    def plunge(self) -> None:
+        """Let the market print far below everything, once."""
+        at = self.clock.now
+        self.venue.feed(
+            Candle(
+                time=at, interval=0.5, open=Decimal("0.1"), high=Decimal("0.1"),
+                low=Decimal("0.08"), close=Decimal("0.0995"), volume=Decimal(10**7),
+            )
+        )  # fmt: skip
+
+    def command(self, command: Command) -> None:
+        """Let the operator command."""
+        self.runtime.step(
+            e.CommandReceived(
+                time=self.clock.now, command_id=f"test{self.clock.now}", command=command
+            )
+        )
+
+    def tell_status(self, status: str) -> None:
+        """Set the venue's status, and let the feed tell of it."""
+        self.venue.set_status(status)
+        self.exchange.post(e.HealthChanged(time=self.clock.now, system_status=status))
+
     def _on_commit(self, state: Any) -> None:
         self.exchange.watch(state)
         if self.rng.random() < self.line.faults.crash / 2:
@@ -437,11 +468,7 @@ class World:
         if state.mode != "halted":
             return
         self.halts.append(state.mode_reason)
-        self.runtime.step(
-            e.CommandReceived(
-                time=self.clock.now, command_id=f"resume{self.clock.now}", command=Resume()
-            )
-        )
+        self.command(Resume())
 
     def booked(self, ids: Any) -> set[str]:
         """Return those executions that the store has."""
@@ -462,6 +489,10 @@ class World:
         """Stop all faults and let everything come to rest."""
         self.line.faults = CALM
         self.run(seconds)
+
+    def wrong_but_for(self, txid: str) -> list[str]:
+        """Return what is wrong, leaving out that an order of somebody else has no owner here."""
+        return [x for x in self.wrong() if x != f"orders {[txid]} have no owner"]
 
     def wrong(self) -> list[str]:
         """Return everything that the venue's own truth says is wrong; empty if all is well.
