@@ -29,11 +29,12 @@ class Account:
         self._fees: FeeRates | None = None
         self._read_from: float | None = None  # ledger lines since then are not looked at yet
         self._read_at: float | None = None
+        self._floor = 0.0  # what was before is part of the starting balances
 
     def begin_at(self, state: BotState) -> None:
         """Take note from when on flows may not be booked yet, and of the fee rates known."""
         reported = state.balances.reported_at
-        self._fees = state.fees
+        self._fees, self._floor = state.fees, state.started_at
         if reported is not None:
             back = OVERLAP_SEC + self._desk.config.flows_sec
             self._read_from = max(reported - back, state.started_at)
@@ -89,7 +90,8 @@ class Account:
             if line.kind != TRADE or line.reference in strange:
                 self._tell_flow(line)
         self._read_at = now
-        self._read_from = min([now - OVERLAP_SEC, *(x.time for x in young)])
+        until = min([now - OVERLAP_SEC, *(x.time for x in young)])
+        self._read_from = max(until, self._floor)
         references = {x.reference for x in young}
         return bool(references - desk.booked(references))
 
