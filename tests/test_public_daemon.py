@@ -144,10 +144,10 @@ def test_a_market_that_takes_no_orders_is_waited_for(server: PublicServer, tmp_p
 
 def test_an_address_that_is_not_allowed_exits_2(tmp_path: Path) -> None:
     """The message names the setting and what is allowed."""
-    made = environment(tmp_path, MARKET_DATA="kraken", KRAKEN_API_URL="http://example.com")
+    made = environment(tmp_path, MARKET_DATA="kraken", KRAKEN_API_URL="https://example.com")
     result = run_bot(made)
     assert result.returncode == 2
-    assert "KRAKEN_API_URL=http://example.com" in result.stderr
+    assert "KRAKEN_API_URL=https://example.com" in result.stderr
     assert "loopback" in result.stderr
 
 
