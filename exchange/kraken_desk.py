@@ -359,6 +359,7 @@ class Desk:
 
     def _query(self) -> None:
         asked, self._asked = self._asked, set()
+        self._closed -= asked  # asked again: told again
         orders = [self.known[x] for x in sorted(asked) if x in self.known]
         try:
             views = self.reader.orders([x.txid for x in orders if x.txid], Priority.EXECUTIONS)
