@@ -430,6 +430,7 @@ def test_check_leaves_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_stores_of_one_stem_have_exchanges_of_their_own(tmp_path: Path) -> None:
     """run and run.2 do not share an exchange."""
     for name in ("run", "run.2"):

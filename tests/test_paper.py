@@ -103,6 +103,7 @@ def run(path: Path, *, reopen: bool) -> list[Message]:
     return messages
 
 
+@pytest.mark.slow
 def test_reopened_at_every_step_it_tells_the_same_story(tmp_path: Path) -> None:
     """Message for message, a run interrupted everywhere equals one left alone."""
     calm = run(tmp_path / "calm.db", reopen=False)

@@ -60,6 +60,7 @@ def orders(daemon: Running) -> int:
     return count
 
 
+@pytest.mark.slow
 def test_it_trades_is_killed_goes_on_and_survives_an_outage(
     server: PublicServer, tmp_path: Path
 ) -> None:

@@ -260,6 +260,7 @@ class Program:
         return code
 
 
+@pytest.mark.slow
 def test_the_program_killed_and_started_again_has_lost_nothing(tmp_path: Path) -> None:
     """SIGKILL amid orders: everything answered is on disk, nonces go on, ids stay unique."""
     db = tmp_path / "sandbox.db"
