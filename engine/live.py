@@ -202,8 +202,8 @@ def assemble(
         stopped.set()
         account.client.close()
 
-    def pause(seconds: float) -> None:
-        stopped.wait(seconds)
+    def pause(seconds: float) -> bool:
+        return stopped.wait(seconds)
 
     desk = Desk(
         account.client,

@@ -335,7 +335,8 @@ def _economics(state: BotState, own: Params) -> s.Economics:
 
 def _ledger(state: BotState) -> s.LedgerBlock:
     own = state.balances
-    is_known = own.reported_at is not None
+    at = own.reported_at  # an older report than the last execution says nothing of it
+    is_known = at is not None and at >= (own.last_execution_at or 0.0)
     return s.LedgerBlock(
         drift_base=_exact(own.reported_base - own.base) if is_known else None,
         drift_quote=_exact(own.reported_quote - own.quote) if is_known else None,

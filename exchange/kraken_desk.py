@@ -30,6 +30,7 @@ from risk import PLACING_STATUSES
 
 SEND_MARGIN_SEC = 8.0
 RETRY_SEC = 5.0
+WAIT_STEP_SEC = 0.25
 AFTER_CANCEL_SEC = 1.0
 DAY_SEC = 86_400.0
 SWEEP_SEC = 2 * DAY_SEC
@@ -74,11 +75,12 @@ class Desk:
         epoch: int,
         config: DeskConfig,
         clock: Callable[[], float],
-        pause: Callable[[float], None],
+        pause: Callable[[float], object],
         post: Callable[[e.Event], None],
         booked: Callable[[Collection[str]], set[str]],
     ) -> None:
-        self.reader = Reader(client, budget, clock=clock, pause=pause, halt=self.halt)
+        self.reader = Reader(client, budget, clock=clock, pause=self._wait, halt=self.halt)
+        self._pause = pause  # true when the wait has to end: the daemon stops
         self.facts, self.config = facts, config
         self.known: Mapping[str, Watched] = {}
         self.own = (ZERO, ZERO)  # base and quote by our own books
@@ -151,6 +153,20 @@ class Desk:
         self._run(best)
         self._mark_ready()
         return now
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for room in the limit of reads; orders and cancels, which need none, go on."""
+        until = self.clock() + seconds
+        while (left := until - self.clock()) > 0:
+            self._take_in()
+            now = self.clock()
+            urgent = [x for x in self._jobs if x.action and self._runnable_at(x, now) <= now]
+            if urgent:
+                job = min(urgent, key=_urgency)
+                self._jobs.remove(job)
+                self._run(job)
+            elif self._pause(min(left, WAIT_STEP_SEC)):
+                raise CallFailed("the daemon stops")
 
     def _take_in(self) -> None:
         while not self._inbox.empty():

@@ -241,10 +241,6 @@ class KrakenExchange:
             self._events.put(replace(health, time=self._clock()))
             self.woken()
 
-    def pause(self, seconds: float) -> None:
-        """Wait on the private thread, not longer than until the end."""
-        self._stopping.wait(seconds)
-
     def close(self) -> None:
         """Stop the thread; a call in flight is abandoned, its intent is resolved at the start."""
         self._stopping.set()

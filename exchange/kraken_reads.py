@@ -65,7 +65,7 @@ class Reader:
         budget: Budget,
         *,
         clock: Callable[[], float],
-        pause: Callable[[float], None],
+        pause: Callable[[float], object],
         halt: Callable[[str], None],
     ) -> None:
         self.budget = budget
