@@ -31,6 +31,7 @@ from risk import PLACING_STATUSES
 SEND_MARGIN_SEC = 8.0
 RETRY_SEC = 5.0
 AFTER_CANCEL_SEC = 1.0
+OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
 SWEEP_SEC = 2 * DAY_SEC
 ENDINGS = {"closed": "filled", "canceled": "cancelled"}
@@ -118,9 +119,10 @@ class Desk:
     def begin(self) -> None:
         """Read everything anew before anything is placed: at the start and after an outage."""
         self.is_ready = False
-        self._unready = {"poll", "sweep", "balances"}
-        for kind in ("poll", "sweep", "balances", "fees"):
-            self.schedule(kind, self.clock())
+        self._unready = {"sweep", "balances"}
+        for kind in ("balances", "sweep", "fees"):  # with balances orders are read
+            self.schedule(kind, self.clock(), Priority.EXECUTIONS)
+        self.schedule("poll", self.clock() + self.config.poll_sec)
 
     # ---- the work -----------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class Desk:
             at = self._runnable_at(job, now)
             if at > now:
                 again = min(again, at)
-            elif best is None or _urgency(job) < _urgency(best):
+            elif best is None or _urgency(job, now) < _urgency(best, now):
                 best = job
         if best is None:
             return again
@@ -211,9 +213,17 @@ class Desk:
         if isinstance(job.action, CancelOrderAction):
             cost = self._cancel_cost(job.action, now)
             return now + budget.wait(0.0, cost, job.priority, now)
-        return now + budget.wait(1.0, 0.0, job.priority, now)
+        return now + budget.wait(1.0, 0.0, _priority(job, now), now)
+
+    def take_due(self, kind: str) -> list[str]:
+        """Take all jobs of a kind that are due off the list; return their keys."""
+        now = self.clock()
+        due = [x for x in self._jobs if x.kind == kind and x.due <= now]
+        self._jobs = [x for x in self._jobs if x not in due]
+        return [x.key for x in due]
 
     def _run(self, job: Job) -> None:
+        priority = _priority(job, self.clock())
         try:
             match job.kind:
                 case "place" if isinstance(job.action, PlaceOrderAction):
@@ -232,9 +242,9 @@ class Desk:
                     self.schedule("sweep", self.clock() + DAY_SEC)
                 case "balances":
                     self._poll()  # what has executed is told before what it has left
-                    self.account.read_money()
+                    self.account.read_money(priority)
                 case "fees":
-                    self.account.read_fees()
+                    self.account.read_fees(priority)
                     self.schedule("fees", self.clock() + DAY_SEC)
                 case _:
                     raise AssertionError(f"no job of the kind {job.kind}")
@@ -347,8 +357,19 @@ class Desk:
         shown = {x.client_order_id: x for x in views if x.client_order_id}
         self._note_strangers(views)
         here = [shown[x] for x in self.known if x in shown]
-        gone = [x.txid for x in self.known.values() if x.txid and x.client_order_id not in shown]
-        self.learn([*here, *self.reader.orders(gone, Priority.EXECUTIONS)])
+        # One so young may not be shown anywhere yet, and asking for it fails for all the others.
+        grown = self.clock() - self.config.again_sec
+        gone = [
+            x.txid
+            for x in self.known.values()
+            if x.txid and x.client_order_id not in shown and x.placed_at <= grown
+        ]
+        try:
+            there = self.reader.orders(gone, Priority.EXECUTIONS)
+        except CallFailed:
+            self.learn(here)
+            raise
+        self.learn([*here, *there])
 
     def _query(self) -> None:
         asked, self._asked = self._asked, set()
@@ -506,5 +527,11 @@ class Desk:
                 self._tell_ghost(view)
 
 
-def _urgency(job: Job) -> tuple[int, float, int]:
-    return int(job.priority), job.due, job.number
+def _priority(job: Job, now: float) -> Priority:
+    """Return how urgent a job is by now: what must be done at last is not put off for ever."""
+    is_overdue = now - job.due > OVERDUE_SEC
+    return min(job.priority, Priority.EXECUTIONS) if is_overdue else job.priority
+
+
+def _urgency(job: Job, now: float) -> tuple[int, float, int]:
+    return int(_priority(job, now)), job.due, job.number
