@@ -4,6 +4,7 @@ The database is opened first, so that nonces are reserved on disk before the fir
 then the account is read and checked, and only then the exchange is put together.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from store.sqlite import SqliteStore
 
 CEILING, VENUE = "nonce_ceiling", "venue"
 RETRY_SEC = 5.0
+START_CALLS = 3.0  # points of what a start reads: fees, balances, open orders
 
 
 class Account(Record, frozen=True, kw_only=True):
@@ -64,6 +66,7 @@ def open_account(settings: config.Settings, *, must_exist: bool = False) -> Acco
 
     Raises ConfigError, StoreError, StoreInUse.
     """
+    _client(settings, Nonces(lambda: 0, 0)).close()  # refused before a file is made
     return _account(_open_store(settings, must_exist=must_exist), settings)
 
 
@@ -168,7 +171,7 @@ def await_account(
             start = read_account(account, settings)
         except Unavailable as error:
             say(f"Kraken to tell of the account ({error})")
-            if stopping.wait(RETRY_SEC):
+            if stopping.wait(max(RETRY_SEC, error.pause_sec)):
                 return None
             continue
         wrong = [x for x in checks(start, settings) if not x.is_ok]
@@ -192,6 +195,8 @@ def assemble(
     """Put the exchange together; nothing is sent before it is started."""
     epoch, _ = account.store.identity()
     history = SqliteHistory(settings.state_db)
+    now, budget = account.clock.now(), Budget(settings.kraken_tier)
+    budget.take_over(now, quiet_sec=now - _last_alive(account.store), calls=START_CALLS)
     made: list[KrakenExchange] = []
     stopped = threading.Event()
 
@@ -207,7 +212,7 @@ def assemble(
 
     desk = Desk(
         account.client,
-        Budget(settings.kraken_tier),
+        budget,
         start.pair,
         tag=bot_tag(settings.bot_name, settings.pair),
         epoch=epoch,
@@ -233,6 +238,15 @@ def assemble(
     )
     made.append(exchange)
     return exchange
+
+
+def _last_alive(store: SqliteStore) -> float:
+    """Return when the run before committed last; minus infinity for a new store."""
+    loaded = store.load()
+    if loaded is None:
+        return -math.inf
+    times = (row.event.time for row in store.journal(after=loaded.seq))
+    return max((loaded.state.now, *times))
 
 
 def live_books(settings: config.Settings, store: SqliteStore) -> ExchangeBooks:

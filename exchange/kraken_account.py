@@ -39,7 +39,7 @@ class Account:
             back = OVERLAP_SEC + self._desk.config.flows_sec
             self._read_from = max(reported - back, state.started_at)
 
-    def read_money(self) -> None:
+    def read_money(self, priority: Priority) -> None:
         """Tell of balances; of flows first where they may explain a difference.
 
         Raises CallFailed. While a trade is too young to be told from one of ours, nothing is told.
@@ -47,13 +47,18 @@ class Account:
         desk, now = self._desk, self._desk.clock()
         if self._read_from is None:
             self._read_from = now
-        result = desk.reader.read("Balance", {}, Priority.TELEMETRY)
+        result = desk.reader.read("Balance", {}, priority)
         amounts = desk.reader.parsed(balances, result)
         base = amounts.get(desk.facts.base_id, ZERO)
         quote = amounts.get(desk.facts.quote_id, ZERO)
         is_new = (base, quote) != desk.own
         is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
-        if desk.config.has_ledger and (is_new or is_due) and self._tell_flows(now) and is_new:
+        if (
+            desk.config.has_ledger
+            and (is_new or is_due)
+            and self._tell_flows(now, priority)
+            and is_new
+        ):
             desk.schedule("balances", now + SETTLED_SEC / 2)
             return
         held_base, held_quote = self._foreign_hold()
@@ -78,14 +83,14 @@ class Account:
                 quote += rest * order.price
         return base, quote
 
-    def _tell_flows(self, now: float) -> bool:
+    def _tell_flows(self, now: float, priority: Priority) -> bool:
         """Tell of flows; return whether a trade is there that cannot be judged yet."""
         desk = self._desk
         start = (self._read_from or now) + desk.reader.offset_sec - OVERLAP_SEC
-        lines = desk.reader.ledger(start, Priority.TELEMETRY)
+        lines = desk.reader.ledger(start, priority)
         young = [x for x in lines if x.kind == TRADE and x.time > now - SETTLED_SEC]
         lines = [x for x in lines if x not in young and x.time >= (self._read_from or 0.0)]
-        strange = self._strange_trades({x.reference for x in lines if x.kind == TRADE})
+        strange = self._strange_trades({x.reference for x in lines if x.kind == TRADE}, priority)
         for line in lines:
             if line.kind != TRADE or line.reference in strange:
                 self._tell_flow(line)
@@ -95,14 +100,14 @@ class Account:
         references = {x.reference for x in young}
         return bool(references - desk.booked(references))
 
-    def _strange_trades(self, ids: set[str]) -> set[str]:
+    def _strange_trades(self, ids: set[str], priority: Priority) -> set[str]:
         """Return those trades that no order of this bot has made."""
         desk = self._desk
         unbooked = sorted(ids - desk.booked(ids))
         if not unbooked:
             return set()
-        trades = desk.reader.trades_of(unbooked, Priority.TELEMETRY)
-        views = desk.reader.orders(sorted({x.txid for x in trades}), Priority.TELEMETRY)
+        trades = desk.reader.trades_of(unbooked, priority)
+        views = desk.reader.orders(sorted({x.txid for x in trades}), priority)
         places = {x.txid: decode(x.client_order_id or "") for x in views}
         others = {txid for txid, place in places.items() if place is None or place.tag != desk.tag}
         return {x.execution_id for x in trades if x.txid in others}
@@ -121,11 +126,11 @@ class Account:
             )
         )
 
-    def read_fees(self) -> None:
+    def read_fees(self, priority: Priority) -> None:
         """Tell of the fee rates when they have changed. Raises CallFailed."""
         desk = self._desk
         params = {"pair": desk.facts.instrument.symbol}
-        result = desk.reader.read("TradeVolume", params, Priority.TELEMETRY)
+        result = desk.reader.read("TradeVolume", params, priority)
         rates = desk.reader.parsed(lambda x: fee_rates(x, desk.facts.names), result)
         if rates != self._fees:
             self._fees = rates

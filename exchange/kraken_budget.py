@@ -131,6 +131,14 @@ class Budget:
         self._downs = 0
         self._probe, self._probe_at = _Probe.NONE, -math.inf
 
+    def take_over(self, now: float, *, quiet_sec: float, calls: float) -> None:
+        """Start at `now` where another may have called until `quiet_sec` ago, then `calls` points.
+
+        What the exchange has counted is not told: the most we ever allow ourselves is assumed.
+        """
+        left = max(0.0, self._rest_max * USED_SHARE - quiet_sec * self._rest_decay)
+        self._rest = RateCounter(value=min(self._rest_max, left + calls), at=now)
+
     # ---- asking and spending ----
 
     def wait(self, cost: float, engine_cost: float, priority: Priority, now: float) -> float:

@@ -32,6 +32,7 @@ SEND_MARGIN_SEC = 8.0
 RETRY_SEC = 5.0
 WAIT_STEP_SEC = 0.25
 AFTER_CANCEL_SEC = 1.0
+OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
 SWEEP_SEC = 2 * DAY_SEC
 ENDINGS = {"closed": "filled", "canceled": "cancelled"}
@@ -126,9 +127,10 @@ class Desk:
     def begin(self) -> None:
         """Read everything anew before anything is placed: at the start and after an outage."""
         self.is_ready = False
-        self._unready = {"poll", "sweep", "balances"}
-        for kind in ("poll", "sweep", "balances", "fees"):
-            self.schedule(kind, self.clock())
+        self._unready = {"sweep", "balances"}
+        for kind in ("balances", "sweep", "fees"):  # with balances orders are read
+            self.schedule(kind, self.clock(), Priority.EXECUTIONS)
+        self.schedule("poll", self.clock() + self.config.poll_sec)
 
     # ---- the work -----------------------------------------------------------------------------
 
@@ -145,7 +147,7 @@ class Desk:
             at = self._runnable_at(job, now)
             if at > now:
                 again = min(again, at)
-            elif best is None or _urgency(job) < _urgency(best):
+            elif best is None or _urgency(job, now) < _urgency(best, now):
                 best = job
         if best is None:
             return again
@@ -162,7 +164,7 @@ class Desk:
             now = self.clock()
             urgent = [x for x in self._jobs if x.action and self._runnable_at(x, now) <= now]
             if urgent:
-                job = min(urgent, key=_urgency)
+                job = min(urgent, key=lambda x: _urgency(x, now))
                 self._jobs.remove(job)
                 self._run(job)
             elif self._pause(min(left, WAIT_STEP_SEC)):
@@ -233,9 +235,17 @@ class Desk:
         if isinstance(job.action, CancelOrderAction):
             cost = self._cancel_cost(job.action, now)
             return now + budget.wait(0.0, cost, job.priority, now)
-        return now + budget.wait(1.0, 0.0, job.priority, now)
+        return now + budget.wait(1.0, 0.0, _priority(job, now), now)
+
+    def take_due(self, kind: str) -> list[str]:
+        """Take all jobs of a kind that are due off the list; return their keys."""
+        now = self.clock()
+        due = [x for x in self._jobs if x.kind == kind and x.due <= now]
+        self._jobs = [x for x in self._jobs if x not in due]
+        return [x.key for x in due]
 
     def _run(self, job: Job) -> None:
+        priority = _priority(job, self.clock())
         try:
             match job.kind:
                 case "place" if isinstance(job.action, PlaceOrderAction):
@@ -254,9 +264,9 @@ class Desk:
                     self.schedule("sweep", self.clock() + DAY_SEC)
                 case "balances":
                     self._poll()  # what has executed is told before what it has left
-                    self.account.read_money()
+                    self.account.read_money(priority)
                 case "fees":
-                    self.account.read_fees()
+                    self.account.read_fees(priority)
                     self.schedule("fees", self.clock() + DAY_SEC)
                 case _:
                     raise AssertionError(f"no job of the kind {job.kind}")
@@ -370,8 +380,19 @@ class Desk:
         shown = {x.client_order_id: x for x in views if x.client_order_id}
         self._note_strangers(views)
         here = [shown[x] for x in self.known if x in shown]
-        gone = [x.txid for x in self.known.values() if x.txid and x.client_order_id not in shown]
-        self.learn([*here, *self.reader.orders(gone, Priority.EXECUTIONS)])
+        # One so young may not be shown anywhere yet, and asking for it fails for all the others.
+        grown = self.clock() - self.config.again_sec
+        gone = [
+            x.txid
+            for x in self.known.values()
+            if x.txid and x.client_order_id not in shown and x.placed_at <= grown
+        ]
+        try:
+            there = self.reader.orders(gone, Priority.EXECUTIONS)
+        except CallFailed:
+            self.learn(here)
+            raise
+        self.learn([*here, *there])
 
     def _query(self) -> None:
         asked, self._asked = self._asked, set()
@@ -538,5 +559,11 @@ class Desk:
                 self._tell_ghost(view)
 
 
-def _urgency(job: Job) -> tuple[int, float, int]:
-    return int(job.priority), job.due, job.number
+def _priority(job: Job, now: float) -> Priority:
+    """Return how urgent a job is by now: what must be done at last is not put off for ever."""
+    is_overdue = now - job.due > OVERDUE_SEC
+    return min(job.priority, Priority.EXECUTIONS) if is_overdue else job.priority
+
+
+def _urgency(job: Job, now: float) -> tuple[int, float, int]:
+    return int(_priority(job, now)), job.due, job.number

@@ -4,6 +4,7 @@ A read that fails raises, it never returns nothing. Every call passes here, so t
 errors and halts are counted in one place. Look next at `exchange/kraken_desk.py`.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -29,6 +30,8 @@ from exchange.kraken_wire import (
     queried_trades,
     trades_history,
 )
+
+log = logging.getLogger("kraken")
 
 T = TypeVar("T")
 WALKS_MAX = 3
@@ -100,6 +103,11 @@ class Reader:
         if judgement.verdict is not Verdict.REJECT and answer.was_sent:
             self.errors += 1
         self.budget.punish(judgement, now, exchange_now=now + self.offset_sec)
+        if judgement.verdict is not Verdict.REJECT:
+            pause = (self.budget.blocked_until(now) or now) - now
+            is_news = self.errors == 1 and judgement.trouble is not Trouble.NONE
+            level = logging.WARNING if is_news else logging.INFO
+            log.log(level, "%s, error %s, next in %.0f s", self.last_error, self.errors, pause)
         if judgement.trouble is Trouble.NONCE:
             recent = [x for x in self._nonce_errors if x > now - NONCE_WINDOW_SEC]
             self._nonce_errors = [*recent, now]

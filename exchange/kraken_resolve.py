@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BEFORE_SEC = 120.0  # history is read from so long before the order was placed
 LOOK_AGAIN_SEC = 30.0
+AGAIN_SEC = 5.0  # after a look that failed
 
 
 class Doubt(Record, frozen=True, kw_only=True):
@@ -53,33 +54,68 @@ class Doubts:
         self.unseen.discard(client_order_id)
 
     def look(self, client_order_id: str) -> None:
-        """Look for one order, and say what became of it if that is certain. Raises CallFailed."""
-        desk, order = self._desk, self._desk.known.get(client_order_id)
-        doubt = self._open.get(client_order_id)
-        in_doubt = (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
-        if order is None or doubt is None or (order.txid and order.status not in in_doubt):
-            self.settled(client_order_id)
+        """Look for an order and all others that are due, and say what became of each if certain.
+
+        They share the reads: one by one a crash with many orders on their way would use up the
+        rate limit. Raises CallFailed.
+        """
+        desk = self._desk
+        others = [x for x in desk.take_due("resolve") if x != client_order_id]
+        wanted = [x for x in map(self._in_doubt, (client_order_id, *others)) if x is not None]
+        if not wanted:
             return
         asked_at = desk.clock()
-        found = self._seek(order)
-        self.unseen.discard(client_order_id)
+        self._strange = None
+        try:
+            found = self._seek(wanted)
+            for order in wanted:
+                self._judge(order, found[order.client_order_id], asked_at)
+        except CallFailed:
+            for order_id in others:
+                if order_id in self._open:
+                    self._plan(order_id, desk.clock() + AGAIN_SEC)
+            raise
+
+    def _in_doubt(self, client_order_id: str) -> Watched | None:
+        """Return the order if it is still in doubt; forget it if it is not."""
+        order = self._desk.known.get(client_order_id)
+        in_doubt = (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
+        is_known = order is not None and order.txid and order.status not in in_doubt
+        if order is None or client_order_id not in self._open or is_known:
+            self.settled(client_order_id)
+            return None
+        return order
+
+    def _judge(self, order: Watched, found: list[OrderView], asked_at: float) -> None:
+        desk, order_id = self._desk, order.client_order_id
+        self.unseen.discard(order_id)
         if len(found) > 1:
             ids = ", ".join(x.txid for x in found)
-            desk.halt(f"orders {ids} carry one client order id, {client_order_id}")
+            desk.halt(f"orders {ids} carry one client order id, {order_id}")
         if found:
             desk.learn(found)
         else:
-            self._not_found(order, doubt, asked_at)
-        if client_order_id in self._open:
-            self._plan(client_order_id, desk.clock() + LOOK_AGAIN_SEC)
+            self._not_found(order, self._open[order_id], asked_at)
+        if order_id in self._open:
+            self._plan(order_id, desk.clock() + LOOK_AGAIN_SEC)
 
-    def _seek(self, order: Watched) -> list[OrderView]:
-        reader, order_id = self._desk.reader, order.client_order_id
-        start = order.placed_at + self._desk.reader.offset_sec - BEFORE_SEC
-        views = [*reader.open_orders(Priority.RESOLVE, order_id)]
-        views += reader.closed_orders(start, Priority.RESOLVE, order_id)
-        by_txid = {x.txid: x for x in views if x.client_order_id == order_id}
-        return list(by_txid.values())
+    def _seek(self, wanted: list[Watched]) -> dict[str, list[OrderView]]:
+        """Return by client id what is among the open orders, then among the closed."""
+        reader = self._desk.reader
+        only = wanted[0].client_order_id if len(wanted) == 1 else None
+        views = [*reader.open_orders(Priority.RESOLVE, only)]
+        views += reader.closed_orders(self._start(wanted), Priority.RESOLVE, only)
+        by_txid = {x.txid: x for x in views}.values()
+        return {
+            order.client_order_id: [
+                x for x in by_txid if x.client_order_id == order.client_order_id
+            ]
+            for order in wanted
+        }
+
+    def _start(self, wanted: list[Watched]) -> float:
+        placed_at = min(x.placed_at for x in wanted)
+        return placed_at + self._desk.reader.offset_sec - BEFORE_SEC
 
     def settles_at(self, order: Watched) -> float:
         """Return from when on an order that is not found counts as not there."""
@@ -104,18 +140,26 @@ class Doubts:
 
     def _is_traded(self, order: Watched) -> bool:
         """Look whether an order that nobody knows has executed, and whether it is this one."""
+        if self._strange is None:
+            self._strange = self._strange_orders()
+        found = [x for x in self._strange if x.client_order_id == order.client_order_id]
+        if found:
+            self._desk.learn(found)
+        return bool(found)
+
+    _strange: list[OrderView] | None = None  # of the present look
+
+    def _strange_orders(self) -> list[OrderView]:
+        """Return the orders unknown to us that have executed since those in doubt were placed."""
         desk = self._desk
-        start = order.placed_at + desk.reader.offset_sec - BEFORE_SEC
+        doubted = [x for x in map(desk.known.get, self._open) if x is not None]
         known = {x.txid for x in desk.known.values()}
-        trades = desk.reader.trades(start, Priority.RESOLVE)
+        trades = desk.reader.trades(self._start(doubted), Priority.RESOLVE)
         strange = sorted({x.txid for x in trades} - known)
         views = desk.reader.orders(strange, Priority.RESOLVE) if strange else []
         if len(views) < len(strange):
             raise CallFailed("an order that has executed cannot be read")
-        found = [x for x in views if x.client_order_id == order.client_order_id]
-        if found:
-            desk.learn(found)
-        return bool(found)
+        return views
 
     def _plan(self, client_order_id: str, due: float) -> None:
         self._desk.schedule("resolve", due, Priority.RESOLVE, key=client_order_id)

@@ -256,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _switch(venue: SandboxVenue, body: bytes) -> None:
-    """Do what a body tells: faults, clear, status, lags, is_lag_random, deposit.
+    """Do what a body tells: faults, clear, status, lags, is_lag_random, deposit, is_still.
 
     Raises ValueError in plain words.
     """
@@ -264,13 +264,15 @@ def _switch(venue: SandboxVenue, body: bytes) -> None:
         told: Any = msgspec.json.decode(body)
     except msgspec.DecodeError as error:
         raise ValueError(f"the body is no JSON: {error}") from None
-    known = {"faults", "clear", "status", "lags", "is_lag_random", "deposit"}
+    known = {"faults", "clear", "status", "lags", "is_lag_random", "deposit", "is_still"}
     if not isinstance(told, dict) or not told or set(told) - known:
         raise ValueError(f"the body must be an object with some of {', '.join(sorted(known))}")
     if told.get("clear"):
         venue.faults.clear()
     for fault in read_faults(told.get("faults", [])):
         venue.faults.add(fault)
+    if "is_still" in told:
+        venue.is_still = bool(told["is_still"])
     if "status" in told:
         venue.set_status(str(told["status"]))
     if "lags" in told:

@@ -31,6 +31,7 @@ class FaultKind(StrEnum):
     HTML = "html"  # executed, a page instead of JSON
     TRUNCATED = "truncated"  # executed, half of the JSON
     NULL_RESULT = "null_result"  # executed, no error and no result
+    HUGE = "huge"  # executed, the answer with more blanks behind it than any answer has bytes
     UNAVAILABLE_BEFORE = "unavailable_before"  # EService:Unavailable, not executed
     UNAVAILABLE_AFTER = "unavailable_after"  # EService:Unavailable, executed
     RATE_LIMIT = "rate_limit"  # EAPI:Rate limit exceeded, not executed

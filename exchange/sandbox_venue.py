@@ -36,6 +36,7 @@ PRIVATE, PUBLIC = "/0/private/", "/0/public/"
 WARM_UP = 20_000  # pieces of evidence that the public view is fed again after a restart
 COMMIT_EVERY = 2_000  # pieces of evidence without any change of the account
 TOKEN_SEC = 900
+HUGE_BYTES = 16 << 20
 CLOSED = 0  # the status that stands for a connection closed without an answer
 Read = Callable[[Account, Params, float], dict[str, Any]]
 # By method: what reads it, and the endpoint whose lag it shares.
@@ -93,6 +94,7 @@ class SandboxVenue:
         self.config = config or SandboxConfig()
         check_lags(self.config.lags)
         self.faults = Faults(matching.seed)
+        self.is_still = False  # the market stands still: what it would bring next waits
         self._source, self._matching = source, matching
         self._file = SandboxFile(path, self._facts(source, instrument, matching))
         try:
@@ -236,6 +238,7 @@ class SandboxVenue:
             FaultKind.HTML: _HTML,
             FaultKind.TRUNCATED: told[: len(told) // 2],
             FaultKind.NULL_RESULT: b'{"error":[],"result":null}',
+            FaultKind.HUGE: told + b" " * HUGE_BYTES,
             FaultKind.UNAVAILABLE_AFTER: _refused(("EService:Unavailable",)),
         }
         return 200, changed.get(fault.kind, told)
@@ -303,16 +306,16 @@ class SandboxVenue:
 
     def next_time(self) -> float | None:
         """Return when something happens next of itself: market or timer; None for nothing."""
-        found = [x for x in (self._feed.next_at, self.account.next_timer()) if x is not None]
+        market_at = None if self.is_still else self._feed.next_at
+        found = [x for x in (market_at, self.account.next_timer()) if x is not None]
         return min(found, default=None)
 
     def advance(self, now: float) -> None:
         """Have the market come up to `now`, committed where the account changed."""
         now = max(round(now, 6), self._now)
         while (at := self.next_time()) is not None and at <= now:
-            timer, due = self.account.next_timer(), self._feed.next_at
-            if timer is not None and (due is None or timer <= due):
-                self.account.on_time(max(timer, self._now))
+            if at == self.account.next_timer():
+                self.account.on_time(max(at, self._now))
             else:
                 self._take(self._feed.pop())
         self._now = now

@@ -30,6 +30,7 @@ from settings.table import DEMO_KEY, DEMO_SECRET
 
 OPEN_ORDERS = {"starter": 60, "intermediate": 80, "pro": 225}
 GRACE_MAX_SEC = 5.0
+OFFSET_MAX_SEC = 3600.0
 SEED_MAX = 2**31 - 1
 USAGE, FAILED = 2, 4
 
@@ -68,6 +69,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="SEC",
         help="reads show the account as it was up to so long ago",
     )
+    add(
+        "--clock-offset",
+        type=_number(-OFFSET_MAX_SEC, OFFSET_MAX_SEC),
+        default=0.0,
+        metavar="SEC",
+        help="its clock is so far ahead of this machine's (default 0)",
+    )
     add("--faults", action="store_true", help="open POST /sandbox/faults for tests")
     add("--fees", type=_fees, metavar="MAKER,TAKER", help="flat, in percent (default: by volume)")
     add("--status", choices=STATUSES, default="online", help="the market's status")
@@ -87,14 +95,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     """Run until a signal; return the exit code."""
     args = parse(argv)
+
+    def clock() -> float:
+        return wall_now() + float(args.clock_offset)
+
     try:
         source = open_source(args)
-        venue = open_venue(args, source)
+        venue = open_venue(args, source, clock)
     except (MarketError, StoreError, ValueError) as error:
         print(f"the sandbox cannot start: {error}", file=sys.stderr)
         return USAGE if isinstance(error, ValueError) else FAILED
     try:
-        sandbox = Sandbox(venue, clock=wall_now, port=args.port, has_door=args.faults, log=_say)
+        sandbox = Sandbox(venue, clock=clock, port=args.port, has_door=args.faults, log=_say)
     except OSError as error:
         venue.close()
         taken = error.errno == errno.EADDRINUSE
@@ -123,7 +135,11 @@ def open_source(args: argparse.Namespace) -> ReplaySource | SyntheticSource:
     return SyntheticSource(int(what), instrument=Instrument())
 
 
-def open_venue(args: argparse.Namespace, source: ReplaySource | SyntheticSource) -> SandboxVenue:
+def open_venue(
+    args: argparse.Namespace,
+    source: ReplaySource | SyntheticSource,
+    clock: Callable[[], float] = wall_now,
+) -> SandboxVenue:
     """Return the venue over a market. Raises MarketError, StoreError, ValueError."""
     instrument = Instrument()
     interval = source.price_interval / args.speed
@@ -144,7 +160,7 @@ def open_venue(args: argparse.Namespace, source: ReplaySource | SyntheticSource)
         status=args.status,
     )
     history: Iterable[Candle] = source.history() if isinstance(source, SyntheticSource) else ()
-    now = wall_now()
+    now = clock()
     key = ApiKey(
         name="sandbox",
         key=args.key,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from exchange.sandbox_faults import Fault, FaultKind, Faults, read_faults
-from exchange.sandbox_venue import CLOSED
+from exchange.sandbox_venue import CLOSED, HUGE_BYTES
 from tests.sandbox_client import START, Caller, make_venue
 
 K = FaultKind
@@ -20,6 +20,7 @@ CASES: list[tuple[FaultKind, int, bytes, int]] = [
     (K.HTML, 200, b"<html>", 1),
     (K.TRUNCATED, 200, b'{"error":[],"result":{"descr"', 1),
     (K.NULL_RESULT, 200, b'"result":null', 1),
+    (K.HUGE, 200, b" " * HUGE_BYTES, 1),
     (K.UNAVAILABLE_BEFORE, 200, b"EService:Unavailable", 0),
     (K.UNAVAILABLE_AFTER, 200, b"EService:Unavailable", 1),
     (K.RATE_LIMIT, 200, b"EAPI:Rate limit exceeded", 0),

@@ -223,3 +223,22 @@ def test_evidence_of_the_past_cannot_be_fed() -> None:
     with pytest.raises(ValueError, match="past"):
         venue.feed(Trade(time=START - 1, price=Decimal(1), volume=Decimal(1)))
     assert json.loads(venue.answer("GET", "/0/public/Time", {}, b"", START)[1])["error"] == []
+
+
+def test_a_market_that_stands_still_waits_and_then_catches_up() -> None:
+    """Nothing executes meanwhile, timers go on; set free, it brings what has waited."""
+    still, free = Caller(synthetic()), Caller(synthetic())
+    for caller in (still, free):
+        trade_for(caller, START + 30, polls=0.5)
+    done = len(still.venue.truth().trades)
+    still.venue.is_still = True
+    still.ask("CancelAllOrdersAfter", timeout="60")
+    still.now = START + 89
+    still.ask("Balance")
+    assert len(still.venue.truth().trades) == done
+    assert any(x.is_open for x in still.venue.truth().orders)
+    still.now = START + 95
+    still.ask("Balance")
+    assert not any(x.is_open for x in still.venue.truth().orders)
+    still.venue.is_still, free.now = False, START + 95
+    assert still.public("Ticker", "?pair=XDGUSD") == free.public("Ticker", "?pair=XDGUSD")

@@ -1,0 +1,201 @@
+"""Daemon and sandbox under attack: killed, misled and cut off, round after round, while it trades.
+
+Real processes, real sockets, real files. Whatever the rounds did: no order twice, no execution lost
+or doubled, balances equal to the last digit, as the exchange's own file tells it.
+"""
+
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from exchange.sandbox_file import read_truth
+from tests.attack import (
+    Daemon,
+    Sandbox,
+    come_to_rest,
+    wait_until,
+    write_lively_market,
+    wrong,
+)
+
+PLACING, CANCELLING = ("AddOrder",), ("CancelOrder",)
+RESOLVING = ("OpenOrders", "ClosedOrders", "QueryOrders", "TradesHistory")
+BRIEF = (
+    "lost_request", "lost_response", "replayed", "error_before", "error_after", "html",
+    "truncated", "null_result", "unavailable_before", "unavailable_after", "nonce",
+)  # fmt: skip
+LONG = ("rate_limit", "delayed")  # after which the daemon is silent, or hangs, for many seconds
+KILLS = ("kill daemon", "kill daemon placing", "kill sandbox", "kill sandbox placing")
+SPEED = 240
+LAG_SEC = 4.0
+READY_SEC = 15.0  # so long a fault waits for a daemon that reads what the exchange holds
+DRAWN_SEC = 2.5  # a round waits so long for its fault to befall a request, then goes on
+
+
+class Attack:
+    """The rounds against one daemon and one sandbox."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        write_lively_market(folder / "market.csv", seed=seed)
+        self.rng = random.Random(seed)
+        self.sandbox = Sandbox(
+            folder, "--market", f"replay:{folder / 'market.csv'}", "--speed", str(SPEED),
+            "--lag", str(LAG_SEC), "--start-quote", "2000", "--start-base-usd", "2000",
+        )  # fmt: skip
+        self.daemon = Daemon(folder, self.sandbox)
+        self.rounds: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        """Start both and let orders be placed and filled."""
+        self.sandbox.start()
+        began = time.monotonic()
+        self.sandbox.ask(lags={})  # a read that lags would tell of an account that is not yet there
+        self.daemon.start()
+        assert self.daemon.wait_ready(), self.daemon.said()
+        assert wait_until(lambda: len(read_truth(self.sandbox.file).orders) > 5, 30), (
+            self.daemon.said()
+        )
+        time.sleep(max(0.0, began + LAG_SEC - time.monotonic()))
+        self.sandbox.ask(lags={"": LAG_SEC}, is_lag_random=True)
+
+    def round(self, kind: str) -> None:
+        """Carry out one attack, and start again what it has killed."""
+        self.rounds[kind] += 1
+        match kind:
+            case "kill daemon":
+                self.daemon.kill()
+            case "kill sandbox":
+                self.sandbox.kill()
+            case "kill daemon placing":  # the order is there, its answer on the way
+                self._await_fault("slow", PLACING, seconds=0.6)
+                time.sleep(self.rng.random() * 0.1)
+                self.daemon.kill()
+            case "kill sandbox placing":
+                self._await_fault("delayed", PLACING, seconds=0.6)
+                time.sleep(self.rng.random() * 0.1)
+                self.sandbox.kill()
+            case "delayed":
+                seconds = self.rng.choice((0.5, 3.0, 9.5, 14.0))
+                self._await_fault(kind, self._methods(), seconds=seconds)
+            case _:
+                self.daemon.wait_ready(READY_SEC)
+                self._await_fault(kind, self._methods())
+        time.sleep(self.rng.random() * 0.3)
+        self._start_again(kind)
+        self.daemon.operate()
+
+    def _methods(self) -> tuple[str, ...]:
+        return self.rng.choices((PLACING, CANCELLING, RESOLVING), (6, 1, 3))[0]
+
+    def _await_fault(self, kind: str, methods: tuple[str, ...], **more: float) -> None:
+        before = self.sandbox.drawn[kind]
+        self.sandbox.fault(kind, *methods, **more)
+
+        def is_drawn() -> bool:
+            self.sandbox.ask()
+            return self.sandbox.drawn[kind] > before
+
+        wait_until(is_drawn, DRAWN_SEC, 0.02)
+
+    def _start_again(self, kind: str) -> None:
+        if not self.sandbox.is_running:
+            self.sandbox.start()
+        if kind.startswith("kill daemon"):
+            assert not self.daemon.is_running
+            self.daemon.start()
+        assert self.daemon.is_running, self.daemon.said()[-3000:]
+
+    def report(self) -> str:
+        """Return the figures."""
+        daemon, sandbox = self.daemon, self.sandbox
+        truth = read_truth(sandbox.file)
+        told = daemon.rows("SELECT json_extract(event, '$.type'), count(*) FROM journal GROUP BY 1")
+        rejected = daemon.rows("SELECT detail, count(*) FROM orders GROUP BY 1")
+        reasons = Counter({str(x[0]).split()[0]: 0 for x in rejected})
+        for detail, count in rejected:
+            reasons[str(detail).split()[0]] += count
+        uncertain = daemon.said().count("order uncertain")
+        return (
+            f"rounds {dict(self.rounds)}; befell requests {dict(sandbox.drawn)}; daemon killed "
+            f"{daemon.kills}, sandbox killed {sandbox.kills}, resumes {daemon.resumes}; "
+            f"orders there {len(truth.orders)}, executions {len(truth.trades)}; {uncertain} "
+            f"{dict(told)} {dict(reasons)}\n"
+        )
+
+
+@contextmanager
+def attacked(folder: Path, seed: int) -> Iterator[Attack]:
+    """Yield an attack that has begun; nothing of it is left running."""
+    attack = Attack(folder, seed)
+    try:
+        attack.begin()
+        yield attack
+    finally:
+        attack.daemon.kill()
+        attack.sandbox.kill()
+
+
+def plan(rounds: int, rng: random.Random, kinds: tuple[str, ...]) -> list[str]:
+    """Return the kinds of the rounds: of five one kills the sandbox, then one the daemon."""
+    made: list[str] = []
+    while len(made) < rounds:
+        first, second, third = rng.sample(kinds, 3)
+        made += [first, second, rng.choice(KILLS[2:]), third, rng.choice(KILLS[:2])]
+    return made[:rounds]
+
+
+def fight(folder: Path, rounds: int, seed: int, kinds: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Attack, come to rest, and return the figures and everything that is wrong."""
+    folder.mkdir()
+    began = time.monotonic()
+    with attacked(folder, seed) as attack:
+        daemon, sandbox = attack.daemon, attack.sandbox
+        for kind in plan(rounds, attack.rng, kinds):
+            attack.round(kind)
+        fought = time.monotonic()
+        come_to_rest(daemon, sandbox)
+        rested = time.monotonic()
+        assert daemon.stop() == 0
+        verified = daemon.run("verify")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert sandbox.stop() == 0
+        took = f"{fought - began:.0f} s of attack, {rested - fought:.0f} s to rest"
+        return f"{took}; {attack.report()}", wrong(daemon, sandbox)
+
+
+def run_attacks(
+    folder: Path, worlds: int, rounds: int, seed: int, kinds: tuple[str, ...] = (*BRIEF, *LONG)
+) -> None:
+    """Attack several worlds at a time, of which each mostly waits; nothing may be wrong in any."""
+    with ThreadPoolExecutor(worlds) as pool:
+        fights = [
+            pool.submit(fight, folder / str(n), rounds, seed + n, kinds) for n in range(worlds)
+        ]
+        for each in fights:
+            figures, found = each.result()
+            sys.stdout.write(figures)
+            assert found == []
+
+
+def test_ten_rounds_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Two worlds with five rounds each."""
+    run_attacks(tmp_path, 2, 5, 1, BRIEF)
+
+
+@pytest.mark.slow
+def test_forty_rounds(tmp_path: Path) -> None:
+    """Four worlds with ten rounds each."""
+    run_attacks(tmp_path, 4, 10, 10)
+
+
+@pytest.mark.long
+def test_two_hundred_rounds(tmp_path: Path) -> None:
+    """Five worlds with forty rounds each."""
+    run_attacks(tmp_path, 5, 40, 20)
