@@ -51,14 +51,11 @@ class Account:
         amounts = desk.reader.parsed(balances, result)
         base = amounts.get(desk.facts.base_id, ZERO)
         quote = amounts.get(desk.facts.quote_id, ZERO)
-        is_new = (base, quote) != desk.own
+        # What was told a moment ago may not be in our books yet: that is no stranger's doing.
+        is_new = (base, quote) != desk.own and not desk.is_heard()
         is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
-        if (
-            desk.config.has_ledger
-            and (is_new or is_due)
-            and self._tell_flows(now, priority)
-            and is_new
-        ):
+        is_asked = desk.config.has_ledger and (is_new or is_due)
+        if is_asked and self._tell_flows(now, priority) and is_new:
             desk.schedule("balances", now + SETTLED_SEC / 2)
             return
         held_base, held_quote = self._foreign_hold()

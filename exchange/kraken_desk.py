@@ -428,6 +428,15 @@ class Desk:
             (volume for x, volume in fresh.items() if x not in order.execution_ids), ZERO
         )
 
+    def is_heard(self) -> bool:
+        """Tell whether executions have been told that our books do not show yet."""
+        known = self.known
+        return any(
+            not told.keys() <= set(known[x].execution_ids)
+            for x, told in self._told.items()
+            if x in known
+        )
+
     def is_same(self, order: Watched, view: OrderView) -> bool:
         """Tell whether the exchange's order is the one we meant; halt where it is not."""
         differs = (
