@@ -428,7 +428,7 @@ class Desk:
             (volume for x, volume in fresh.items() if x not in order.execution_ids), ZERO
         )
 
-    def is_heard(self) -> bool:
+    def has_news(self) -> bool:
         """Tell whether executions have been told that our books do not show yet."""
         known = self.known
         return any(
