@@ -20,7 +20,7 @@ from core.ports import ConfigError, MarketError, StartRefused, StoreError, Store
 from core.record import replace
 from dashboard import Dashboard
 from engine import cli, log
-from engine.clock import Pacer, cpu_seconds, monotonic, wall_now
+from engine.clock import LiveClock, Pacer, cpu_seconds, monotonic, wall_now
 from engine.counter import Counter, prepare
 from engine.loop import Loop
 from engine.progress import ProgressLine
@@ -88,10 +88,11 @@ class Daemon:
         self.dashboard.start()
         self._catch_signals()
         try:
-            source = open_source(self.settings)
+            clock = LiveClock()
+            source = open_source(self.settings, clock if self.settings.mode == "live" else None)
             if not await_first_look(source, self.stopping, self._wait_for):
                 return EXIT_OK
-            self.parts = open_run(self.settings, source, self.stopping, self._wait_for)
+            self.parts = open_run(self.settings, source, clock, self.stopping, self._wait_for)
             if self.parts is None or not await_prints(source, self.stopping, self._wait_for):
                 return EXIT_OK
             return self._trade(self.parts)

@@ -4,10 +4,11 @@ The database is opened first, so that nonces are reserved on disk before the fir
 then the account is read and checked, and only then the exchange is put together.
 """
 
+import logging
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from core.ports import ConfigError, StartRefused, StoreError, Unavailable
 from core.record import Record
 from engine.books import Check, ExchangeBooks
 from engine.clock import LiveClock, monotonic, sleep, wall_now
-from engine.start_check import OPTIONAL, account_checks, start_checks
+from engine.start_check import DELISTED, OPTIONAL, account_checks, start_checks
 from exchange.kraken import KrakenClient, is_venue
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_desk import Desk, DeskConfig
@@ -33,8 +34,13 @@ from store.history import SqliteHistory
 from store.memory import MemoryStore
 from store.sqlite import SqliteStore
 
+log = logging.getLogger("live")
+
 CEILING, VENUE = "nonce_ceiling", "venue"
-RETRY_SEC = 5.0
+RETRY_SEC, STATUS_SEC = 5.0, 30.0
+# A run that has begun goes on although these fail: entries are vetoed while they do, or it waits.
+ENTRY_CHECKS = ("profit target", "order size", "balances")
+PASSING_CHECKS = ("pair", "pair status")
 START_CALLS = 3.0  # points of what a start reads: fees, balances, open orders
 
 
@@ -61,13 +67,15 @@ def mode_word(settings: config.Settings) -> str:
     return "LIVE" if is_venue(settings.kraken_api_url) else "SANDBOX"
 
 
-def open_account(settings: config.Settings, *, must_exist: bool = False) -> Account:
+def open_account(
+    settings: config.Settings, clock: LiveClock | None = None, *, must_exist: bool = False
+) -> Account:
     """Open database and client; the first nonces are reserved.
 
     Raises ConfigError, StoreError, StoreInUse.
     """
     _client(settings, Nonces(lambda: 0, 0)).close()  # refused before a file is made
-    return _account(_open_store(settings, must_exist=must_exist), settings)
+    return _account(_open_store(settings, must_exist=must_exist), settings, clock=clock)
 
 
 def open_trial_account(settings: config.Settings) -> Account:
@@ -89,14 +97,23 @@ def _open_store(settings: config.Settings, *, must_exist: bool) -> SqliteStore:
     )
 
 
-def _account(store: SqliteStore, settings: config.Settings, *, is_trial: bool = False) -> Account:
+def _account(
+    store: SqliteStore,
+    settings: config.Settings,
+    *,
+    clock: LiveClock | None = None,
+    is_trial: bool = False,
+) -> Account:
     try:
         if not is_trial:
-            bind(store, settings)
+            refuse_other_venue(store, settings)
         facts = store.identity()[1]
         nonces = Nonces(lambda: int(wall_now() * 1e9), int(facts.get(CEILING, "0")))
         account = Account(
-            store=store, client=_client(settings, nonces), nonces=nonces, clock=LiveClock()
+            store=store,
+            client=_client(settings, nonces),
+            nonces=nonces,
+            clock=clock or LiveClock(),
         )
         ceiling = nonces.wanted()
         if ceiling is not None:
@@ -122,18 +139,31 @@ def _client(settings: config.Settings, nonces: Nonces) -> KrakenClient:
         raise ConfigError([f"KRAKEN_API_KEY, KRAKEN_API_SECRET, KRAKEN_API_URL: {error}"]) from None
 
 
-def bind(store: SqliteStore, settings: config.Settings) -> None:
-    """Tie a new database to the venue of its orders; refuse one of another. Raises StoreError."""
-    host = urlsplit(settings.kraken_api_url).hostname or ""
-    venue = "Kraken" if is_venue(settings.kraken_api_url) else f"a sandbox at {host}"
-    known = store.identity()[1].get(VENUE)
-    if known is None and store.load() is None:
-        store.keep_fact(VENUE, venue)
-    elif known != venue:
+def venue_of(settings: config.Settings) -> str:
+    """Return in plain words whose orders a run places: a database belongs to one for good."""
+    if settings.mode != "live":
+        return "paper"
+    if is_venue(settings.kraken_api_url):
+        return "Kraken"
+    return f"a sandbox at {urlsplit(settings.kraken_api_url).hostname}"
+
+
+def refuse_other_venue(store: SqliteStore, settings: config.Settings) -> None:
+    """Raise StoreError where the database belongs to another venue than the run would trade at."""
+    known, wanted = store.identity()[1].get(VENUE), venue_of(settings)
+    if known is None and store.load() is not None:
+        known = "paper"  # from before databases were bound
+    if known not in (None, wanted):
         raise StoreError(
-            f"{settings.state_db} belongs to {known or 'a run on paper'}, not to {venue}: set "
-            "STATE_DB to another file for each"
+            f"{settings.state_db} belongs to {known}, not to {wanted}: set STATE_DB to another "
+            "file for each"
         )
+
+
+def bind(store: SqliteStore, settings: config.Settings) -> None:
+    """Bind a database that may begin to trade to its venue, for good."""
+    if store.identity()[1].get(VENUE) is None:
+        store.keep_fact(VENUE, venue_of(settings))
 
 
 def read_account(account: Account, settings: config.Settings) -> Start:
@@ -175,9 +205,21 @@ def await_account(
                 return None
             continue
         wrong = [x for x in checks(start, settings) if not x.is_ok]
+        if account.store.load() is not None:  # what is owed must go on being followed
+            for x in wrong:
+                if x.name in ENTRY_CHECKS:
+                    log.warning("check failed: %s: %s; no entries until it holds", x.name, x.detail)
+            wrong = [x for x in wrong if x.name not in ENTRY_CHECKS]
+            waiting = [x for x in wrong if x.name in PASSING_CHECKS and x.detail != DELISTED]
+            if waiting and len(waiting) == len(wrong):
+                say("; ".join(f"{x.name}: {x.detail}" for x in waiting))
+                if stopping.wait(STATUS_SEC):
+                    return None
+                continue
         if wrong:
             lines = "".join(f"\n  {x.name}: {x.detail}" for x in wrong)
             raise StartRefused(f"these checks fail (python bot.py check shows all):{lines}")
+        bind(account.store, settings)
         return start
 
 
@@ -203,6 +245,12 @@ def assemble(
     def post(event: Event) -> None:
         made[0].post(event)
 
+    def booked(ids: Collection[str]) -> set[str]:
+        try:
+            return history.booked(ids)
+        except StoreError as error:  # a reader that has to wait is no reason to end
+            raise CallFailed(str(error)) from None
+
     def abort() -> None:
         stopped.set()
         account.client.close()
@@ -222,7 +270,7 @@ def assemble(
         clock=account.clock.now,
         pause=pause,
         post=post,
-        booked=history.booked,
+        booked=booked,
     )
     desk.reader.offset_sec = start.account.clock_offset_sec
     desk.offset_error_sec = start.account.clock_error_sec

@@ -15,6 +15,7 @@ from risk import CLOCK_OFFSET_MAX_SEC
 NEEDED = frozenset(
     {"query-funds", "query-open-trades", "query-closed-trades", "modify-trades", "close-trades"}
 )
+DELISTED = "delisted; orders are not taken, wait or trade another pair"
 OPTIONAL = frozenset({"query-ledger"})
 
 
@@ -58,7 +59,7 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
     do.
     """
     off, error = facts.clock_offset_sec, facts.clock_error_sec
-    is_in_time = abs(off) - error < CLOCK_OFFSET_MAX_SEC
+    is_in_time = abs(off) < CLOCK_OFFSET_MAX_SEC and error < CLOCK_OFFSET_MAX_SEC
     is_tradable = facts.pair_status in ("online", "post_only", "limit_only")
     others = facts.other_store_orders
     return [
@@ -66,7 +67,7 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
             name="clock",
             is_ok=is_in_time,
             detail=f"{off:+.1f} s from the exchange's, within {error:.1f} s"
-            + ("" if is_in_time else "; set the machine's clock (NTP), then start again"),
+            + ("" if is_in_time else "; both must be below 2 s: set the machine's clock (NTP)"),
         ),
         Check(
             name="pair status",

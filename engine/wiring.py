@@ -20,8 +20,16 @@ from core.state import BotState
 from core.status import AccountBlock, Published, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
-from engine.clock import monotonic, wall_now
-from engine.live import assemble, await_account, live_books, mode_word, open_account
+from engine.clock import LiveClock, monotonic, wall_now
+from engine.live import (
+    assemble,
+    await_account,
+    bind,
+    live_books,
+    mode_word,
+    open_account,
+    refuse_other_venue,
+)
 from engine.loop import Loop
 from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook
@@ -69,16 +77,19 @@ def exchange_mode(settings: config.Settings) -> str:
     return "SIMULATED MARKET" if settings.market_data == "synthetic" else "PAPER"
 
 
-def open_source(settings: config.Settings) -> Source:
-    """Return the market; a live one has not been looked at yet. Raises MarketError, ConfigError."""
+def open_source(settings: config.Settings, clock: LiveClock | None = None) -> Source:
+    """Return the market; a live one has not been looked at yet. Raises MarketError, ConfigError.
+
+    `clock` is that of a run with real orders: the exchange's is compared with it.
+    """
     if settings.market_data == "kraken":
-        return _open_feed(settings)
+        return _open_feed(settings, clock)
     if settings.market_data == "replay" and settings.replay_file is not None:
         return ReplaySource(settings.replay_file, symbol=settings.replay_symbol)
     return SyntheticSource(settings.seed, instrument=Instrument())
 
 
-def _open_feed(settings: config.Settings) -> KrakenFeed:
+def _open_feed(settings: config.Settings, clock: LiveClock | None) -> KrakenFeed:
     url, is_live = settings.kraken_api_url, settings.mode == "live"
     try:
         client = KrakenClient(
@@ -95,7 +106,7 @@ def _open_feed(settings: config.Settings) -> KrakenFeed:
         KrakenMarket(client, settings.pair),
         name="Kraken's public prices" + ("" if is_venue(url) else f" from {url}"),
         poll_sec=min(settings.poll_sec, PUBLIC_POLL_SEC) if is_live else settings.poll_sec,
-        wall=wall_now,
+        wall=wall_now if clock is None else clock.now,
         monotonic=monotonic,
     )
 
@@ -161,6 +172,7 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
 def open_run(
     settings: config.Settings,
     source: Source,
+    clock: LiveClock,
     stopping: threading.Event,
     say: Callable[[str], None],
 ) -> Parts | None:
@@ -170,7 +182,7 @@ def open_run(
     """
     if settings.mode != "live" or not isinstance(source, KrakenFeed):
         return open_parts(settings, source)
-    account = open_account(settings)
+    account = open_account(settings, clock)
     try:
         start = await_account(account, settings, stopping, say)
         if start is None:
@@ -213,6 +225,7 @@ def open_parts(settings: config.Settings, source: Source | None = None) -> Parts
     _refuse_widow(settings)
     store = open_store(settings)
     try:
+        refuse_other_venue(store, settings)
         paper = settings.paper_db()
         has_run = store.load() is not None
         if has_run and not paper.exists():
@@ -222,6 +235,7 @@ def open_parts(settings: config.Settings, source: Source | None = None) -> Parts
             )
         run = store.identity()[1]["run"]
         exchange = _open_exchange(settings, source, paper, run, must_exist=has_run)
+        bind(store, settings)
     except BaseException:
         store.close()
         raise

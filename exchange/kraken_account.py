@@ -107,6 +107,7 @@ class Account:
         views = desk.reader.orders(sorted({x.txid for x in trades}), priority)
         places = {x.txid: decode(x.client_order_id or "") for x in views}
         others = {txid for txid, place in places.items() if place is None or place.tag != desk.tag}
+        desk.strangers.tell_unowned([x for x in views if x.txid not in others])
         return {x.execution_id for x in trades if x.txid in others}
 
     def _tell_flow(self, line: LedgerView) -> None:

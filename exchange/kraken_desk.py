@@ -15,7 +15,6 @@ from decimal import Decimal
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import ZERO, OrderStatus, RejectReason, Role
-from core.order_id import decode
 from core.record import Record
 from core.state import BotState
 from exchange.kraken_account import Account
@@ -23,6 +22,7 @@ from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
 from exchange.kraken_records import OrderView, PairFacts, Purpose, Verdict, WireError
 from exchange.kraken_resolve import Doubts
+from exchange.kraken_strangers import Strangers
 from exchange.kraken_watch import Watched, watched
 from exchange.kraken_wire import placed
 from exchange.rates import cancel_cost
@@ -34,7 +34,7 @@ WAIT_STEP_SEC = 0.25
 AFTER_CANCEL_SEC = 1.0
 OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
-SWEEP_SEC = 2 * DAY_SEC
+FIRST_SWEEP_SEC = 600.0  # after the start, when there is room: all of the last two days
 ENDINGS = {"closed": "filled", "canceled": "cancelled"}
 
 
@@ -96,16 +96,15 @@ class Desk:
         self._jobs: list[Job] = []
         self._numbered = 0
         self._told: dict[str, dict[str, Decimal]] = {}  # by client id: execution → volume
+        self._before: dict[str, Decimal] = {}  # by txid: what of a ghost was booked before
+        self._synced: dict[str, float] = {}  # by client id: when its executions last added up
         self._closed: set[str] = set()  # told to be over
-        self._strange: dict[
-            str, tuple[float, str]
-        ] = {}  # orders of ours without owner: since, txid
-        self._alive_at: float | None = None  # until when the last run surely heard of everything
-        self._has_swept = False
+        self._next_sweep_sec = FIRST_SWEEP_SEC
         self._asked: set[str] = set()
         self._unready: set[str] = set()
         self.doubts = self.doubts_class(self)
         self.account = Account(self)
+        self.strangers = Strangers(self)
 
     # ---- what the main thread asks ------------------------------------------------------------
 
@@ -118,11 +117,16 @@ class Desk:
         """Take note of how far the last run, if there was one, surely heard of everything."""
         self.watch(state)
         self.account.begin_at(state)
-        self._alive_at = state.balances.reported_at
+        self.strangers.alive_at = state.balances.reported_at
 
     def put(self, action: PlaceOrderAction | CancelOrderAction | RequestReconcile) -> None:
         """Queue a request; safe from any thread."""
         self._inbox.put(action)
+
+    def hold(self) -> None:
+        """Place nothing until `begin` has been called and all is read."""
+        self._unready.add("begin")
+        self.is_ready = False
 
     def begin(self) -> None:
         """Read everything anew before anything is placed: at the start and after an outage."""
@@ -180,7 +184,9 @@ class Desk:
                     priority = Priority.ENTRY if is_entry else Priority.EXIT
                     self.schedule("place", now, priority, action=action)
                 case CancelOrderAction():
-                    self.schedule("cancel", now, Priority.CANCEL, action=action)
+                    same = action.client_order_id
+                    self._jobs = [x for x in self._jobs if (x.kind, x.key) != ("cancel", same)]
+                    self.schedule("cancel", now, Priority.CANCEL, key=same, action=action)
                 case RequestReconcile():
                     for order_id in action.client_order_ids:
                         self.ask(order_id)
@@ -260,8 +266,9 @@ class Desk:
                 case "query":
                     self._query()
                 case "sweep":
-                    self._sweep()
-                    self.schedule("sweep", self.clock() + DAY_SEC)
+                    self.strangers.sweep()
+                    self.schedule("sweep", self.clock() + self._next_sweep_sec)
+                    self._next_sweep_sec = DAY_SEC
                 case "balances":
                     self._poll()  # what has executed is told before what it has left
                     self.account.read_money(priority)
@@ -365,7 +372,8 @@ class Desk:
             return
         txid = order.txid or action.txid
         if wait := self.reader.room(0.0, self._cancel_cost(action, now), Priority.CANCEL):
-            self.schedule("cancel", now + min(wait, RETRY_SEC), Priority.CANCEL, action=action)
+            due, key = now + min(wait, RETRY_SEC), action.client_order_id
+            self.schedule("cancel", due, Priority.CANCEL, key=key, action=action)
             return
         params: dict[str, object] = {"txid": txid} if txid else {"cl_ord_id": order.client_order_id}
         self.reader.call("CancelOrder", params, Purpose.CANCEL)
@@ -376,9 +384,10 @@ class Desk:
     # ---- following ----------------------------------------------------------------------------
 
     def _poll(self) -> None:
+        asked_at = self.clock()
         views = self.reader.open_orders(Priority.EXECUTIONS)
         shown = {x.client_order_id: x for x in views if x.client_order_id}
-        self._note_strangers(views)
+        self.strangers.note(views, asked_at)
         here = [shown[x] for x in self.known if x in shown]
         # One so young may not be shown anywhere yet, and asking for it fails for all the others.
         grown = self.clock() - self.config.again_sec
@@ -413,12 +422,15 @@ class Desk:
             if order is not None and self.is_same(order, view):
                 mine.append((order, view))
         behind = [(o, v) for o, v in mine if v.executed > self.told(o)]
+        now = self.clock()
+        self._synced.update((o.client_order_id, now) for o, v in mine if v.executed == self.told(o))
         if behind:
             self._tell_executions(behind)
         for order, view in mine:
             self._tell_status(order, view)
         for order_id in [x for x in self._told if x not in self.known]:
             del self._told[order_id]
+        self._synced = {x: at for x, at in self._synced.items() if x in self.known}
         self._closed &= self.known.keys()
 
     def told(self, order: Watched) -> Decimal:
@@ -454,16 +466,21 @@ class Desk:
         return not differs
 
     def _tell_executions(self, behind: Sequence[tuple[Watched, OrderView]]) -> None:
-        start = min(order.since for order, _ in behind) + self.reader.offset_sec - OVERLAP_SEC
+        since = (max(x.since, self._synced.get(x.client_order_id, 0.0)) for x, _ in behind)
+        start = min(since) + self.reader.offset_sec - OVERLAP_SEC
         by_txid = {view.txid: order for order, view in behind}
-        for trade in self.reader.trades(start, Priority.EXECUTIONS):
-            order = by_txid.get(trade.txid)
-            if order is None or trade.execution_id in order.execution_ids:
-                continue
+        trades = [x for x in self.reader.trades(start, Priority.EXECUTIONS) if x.txid in by_txid]
+        ghosts = {x.execution_id for x in trades if by_txid[x.txid].is_ghost}
+        booked = self.booked(ghosts) if ghosts else set()
+        for trade in trades:
+            order = by_txid[trade.txid]
             told = self._told.setdefault(order.client_order_id, {})
-            if trade.execution_id in told:
+            if trade.execution_id in order.execution_ids or trade.execution_id in told:
                 continue
             told[trade.execution_id] = trade.volume
+            if trade.execution_id in booked:  # before it was lost sight of
+                self._before[trade.txid] = self._before.get(trade.txid, ZERO) + trade.volume
+                continue
             self.post(
                 e.FillEvent(
                     time=self.clock(),
@@ -491,7 +508,7 @@ class Desk:
                         time=self.clock(),
                         client_order_id=order_id,
                         reason=ENDINGS.get(view.status, view.status),
-                        executed=view.executed,
+                        executed=view.executed - self._before.get(view.txid, ZERO),
                     )
                 )
         elif order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN):
@@ -504,68 +521,6 @@ class Desk:
                     executed=view.executed,
                 )
             )
-
-    # ---- orders of ours that nobody owns, and those of others ---------------------------------
-
-    def _note_strangers(self, views: Sequence[OrderView]) -> None:
-        """Count open orders that are not ours; tell of those that are, and that nobody owns."""
-        now, strange = self.clock(), {}
-        foreign = []
-        for view in views:
-            order_id = view.client_order_id or ""
-            if order_id in self.known:
-                continue
-            foreign.append(view)
-            place = decode(order_id)
-            if place is None or place.tag != self.tag:
-                continue
-            if place.epoch != self.epoch:
-                self._tell_other_store(view)
-                continue
-            # A view may be older than what we know: it takes two, farther apart than views lag.
-            since, _ = self._strange.get(order_id, (now, ""))
-            strange[order_id] = (since, view.txid)
-            if now - since >= self.config.again_sec:
-                self._tell_ghost(view)
-            else:
-                self.schedule("poll", now + self.config.again_sec)
-        gone = [txid for x, (_, txid) in self._strange.items() if x not in strange]
-        self._strange = strange
-        if gone:  # over before it was seen twice
-            self._tell_unbooked(self.reader.orders(gone, Priority.EXECUTIONS))
-        self.account.foreign = foreign
-
-    def _tell_ghost(self, view: OrderView) -> None:
-        order_id = view.client_order_id or ""
-        self.post(e.GhostFound(time=self.clock(), client_order_id=order_id, txid=view.txid))
-
-    def _tell_other_store(self, view: OrderView) -> None:
-        self.halt(
-            f"order {view.txid} was placed by this bot from another database; two run, or the "
-            "database is not the one that placed it. Stop the other, or cancel the order at Kraken"
-        )
-
-    def _sweep(self) -> None:
-        """Look for orders of ours that were over before anybody knew of them."""
-        now = self.clock()
-        alive, self._alive_at = self._alive_at, None
-        since = now - SWEEP_SEC if self._has_swept or alive is None else alive - OVERLAP_SEC
-        views = self.reader.closed_orders(since + self.reader.offset_sec, Priority.EXECUTIONS)
-        self._has_swept = True
-        self._tell_unbooked(views)
-
-    def _tell_unbooked(self, views: Sequence[OrderView]) -> None:
-        """Tell of orders of ours without owner that have executed what is not booked."""
-        ours = []
-        for view in views:
-            place = decode(view.client_order_id or "")
-            is_ours = place is not None and (place.tag, place.epoch) == (self.tag, self.epoch)
-            if is_ours and view.executed > 0 and view.client_order_id not in self.known:
-                ours.append(view)
-        booked = self.booked({x for view in ours for x in view.trade_ids})
-        for view in ours:
-            if not view.trade_ids or not booked.issuperset(view.trade_ids):
-                self._tell_ghost(view)
 
 
 def _priority(job: Job, now: float) -> Priority:

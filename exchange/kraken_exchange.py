@@ -27,6 +27,7 @@ RECONCILING = "reconciling"  # the status until all that the exchange holds has 
 IDLE_SEC = 0.5  # the thread looks at its clock this often even when nothing is due
 STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
 WORST = 2
+FORWARD_MAX_SEC = 7 * 86_400.0  # a longer sleep is no sleep
 STOP_SEC = 5.0
 
 
@@ -78,17 +79,26 @@ class KrakenExchange:
 
     def _note_status(self, event: e.HealthChanged) -> None:
         desk, was = self.desk, self.desk.status
-        if event.clock_offset_sec >= CLOCK_OFFSET_MAX_SEC:  # the machine has slept: catch up
-            self._forward(event.clock_offset_sec)
+        offset = event.clock_offset_sec
+        if offset == self._applied:  # told again, measured before it was applied
             event = replace(event, clock_offset_sec=0.0)
-            self._public, desk.is_ready, self._is_back = event, False, True
+            self._public = event
+        elif offset >= FORWARD_MAX_SEC:
+            desk.halt(f"the exchange's clock is {offset:.0f} s ahead; set the machine's clock")
+        elif offset >= CLOCK_OFFSET_MAX_SEC:  # the machine has slept: catch up
+            self._applied = offset
+            self._forward(offset)
+            event = replace(event, clock_offset_sec=0.0)
+            self._public, self._is_back = event, True
+            desk.hold()
         desk.status, desk.reader.offset_sec = event.system_status, event.clock_offset_sec
         if STATUS_RANK.get(was, WORST) and not STATUS_RANK.get(event.system_status, WORST):
-            desk.is_ready = False  # back again: read everything before anything is placed
+            desk.hold()  # back again: read everything before anything is placed
             self._is_back = True
         self._awake.set()
 
     _is_back = False
+    _applied: float | None = None  # the offset by which the clock was moved on
 
     # ---- the port -----------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ IDS_PER_QUERY = 50
 TRADE_IDS_PER_QUERY = 20
 OVERLAP_SEC = 300.0  # windows of history overlap by this much
 NONCE_ERRORS_MAX, NONCE_WINDOW_SEC = 3, 300.0
+WAIT_MIN_SEC = 0.01  # a shorter wait may be no step of the clock at all
 WAIT_MAX_SEC = 60.0  # a walk waits this long for room before it gives up
 
 
@@ -54,9 +55,10 @@ class Client(Protocol):
 class CallFailed(Exception):
     """A read did not give what it should; nothing is known. Ask again after `pause_sec`."""
 
-    def __init__(self, what: str, pause_sec: float = 0.0) -> None:
+    def __init__(self, what: str, pause_sec: float = 0.0, *, is_refused: bool = False) -> None:
         super().__init__(what)
         self.pause_sec = pause_sec
+        self.is_refused = is_refused  # Kraken has answered, and will not tell this
 
 
 class Reader:
@@ -128,7 +130,8 @@ class Reader:
             self._make_room(method, priority)
             answer, judgement = self.call(method, params, Purpose.READ)
         if judgement is not None:
-            raise CallFailed(self.last_error, judgement.pause_sec)
+            is_refused = bool(answer.errors) and judgement.trouble is Trouble.NONE
+            raise CallFailed(self.last_error, judgement.pause_sec, is_refused=is_refused)
         return answer.result
 
     def _make_room(self, method: str, priority: Priority) -> None:
@@ -136,6 +139,7 @@ class Reader:
         while wait := self.room(cost, 0.0, priority):
             if waited + wait > WAIT_MAX_SEC:
                 raise CallFailed(f"{method}: no room in the rate limit for {wait:.0f} s", wait)
+            wait = max(wait, WAIT_MIN_SEC)
             self._pause(wait)
             waited += wait
 
@@ -182,13 +186,27 @@ class Reader:
         return self._walk(page, lambda x: x.txid)
 
     def orders(self, txids: list[str], priority: Priority) -> list[OrderView]:
-        """Return the orders of these exchange ids."""
+        """Return the orders of these exchange ids; those that Kraken will not tell are left out."""
         views: list[OrderView] = []
         for first in range(0, len(txids), IDS_PER_QUERY):
-            some = ",".join(txids[first : first + IDS_PER_QUERY])
-            result = self.read("QueryOrders", {"txid": some, "trades": True}, priority)
-            views.extend(self.parsed(queried_orders, result))
+            views.extend(self._some_orders(txids[first : first + IDS_PER_QUERY], priority))
         return views
+
+    def _some_orders(self, txids: list[str], priority: Priority) -> list[OrderView]:
+        """Ask for all at once; where that is refused, for each half, down to the one it is."""
+        params = {"txid": ",".join(txids), "trades": True}
+        try:
+            return list(self.parsed(queried_orders, self.read("QueryOrders", params, priority)))
+        except CallFailed as error:
+            if not error.is_refused:
+                raise
+        half = len(txids) // 2
+        if not half:
+            return []
+        return [
+            *self._some_orders(txids[:half], priority),
+            *self._some_orders(txids[half:], priority),
+        ]
 
     def trades(self, start: float, priority: Priority) -> list[TradeView]:
         """Return the account's executions since `start`, oldest first."""

@@ -128,7 +128,7 @@ class Doubts:
             self._plan(order_id, max(settles_at, asked_at + config.again_sec))
             return
         if not doubt.negatives or asked_at - doubt.negative_at >= config.again_sec:
-            doubt = Doubt(negatives=doubt.negatives + 1, negative_at=asked_at)
+            doubt = Doubt(negatives=doubt.negatives + 1, negative_at=desk.clock())
             self._open[order_id] = doubt
         if doubt.negatives >= self.negatives_needed and not self._is_traded(order):
             self.settled(order_id)

@@ -22,6 +22,7 @@ class Watched(Record, frozen=True, kw_only=True):
     placed_at: float
     filled: Decimal = ZERO
     execution_ids: tuple[str, ...] = ()
+    is_ghost: bool = False
     since: float = 0.0  # no execution that is not known yet is older
 
 
@@ -53,6 +54,7 @@ def watched(state: BotState) -> dict[str, Watched]:
             placed_at=ghost.found_at,
             filled=ghost.executed,
             execution_ids=ghost.execution_ids,
+            is_ghost=True,
             since=ghost.found_at - GHOST_SEC,
         )
     return found

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from core import events as e
+from core.actions import CancelOrderAction
 from core.commands import Pause
 from core.domain import OrderStatus, Role, Side, TradeId
 from core.order_id import OrderPlace, decode, encode
 from core.state import Mode
+from exchange.kraken_budget import Priority
 from exchange.kraken_records import Answer
 from exchange.sandbox_faults import Fault, FaultKind
 from exchange.sandbox_records import OrderRequest
@@ -321,3 +323,86 @@ def test_an_order_in_doubt_blocks_its_leg_alone() -> None:
     assert known[doubt.client_order_id].status is OrderStatus.UNCERTAIN
     others = [x for x in known.values() if x.client_order_id != doubt.client_order_id]
     assert len(others) == 2 * world.params.slot_count - 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_view_that_lags_makes_no_ghost(seed: int) -> None:
+    """Open orders shown twelve seconds late: orders long over and booked are left alone."""
+    world = World(seed, lag=4.0)
+    world.run(20.0)
+    world.venue.set_lags({"OpenOrders": 12.0})
+    world.run(1200.0)
+    world.venue.set_lags({})
+    world.settle()
+    assert world.wrong() == []
+    assert world.runtime.state.counters["cycles"] > 10
+
+
+def test_a_ghost_told_wrongly_books_nothing_twice() -> None:
+    """Even then: executions that are booked stay booked once, and the daemon lives."""
+    world = World(1, step_pct=0.3)
+    world.run(200.0)
+    booked = [x for x in world.venue.truth().orders if not x.is_open and x.last.executed > 0]
+    order = booked[-1]
+    known = len(list(world.store.execution_ids()))
+    world.runtime.step(
+        e.GhostFound(time=world.clock.now, client_order_id=order.client_id or "", txid=order.txid)
+    )
+    assert len(world.runtime.state.ghosts) == 1
+    world.run_on(100.0)
+    assert world.runtime.state.ghosts == ()
+    assert len(list(world.store.execution_ids())) >= known
+    own, there = world.runtime.state.balances, world.venue.truth().balances
+    assert abs(own.base - there["XXDG"]) < D(1000)
+    world.settle()
+    assert [x for x in world.wrong() if "ghosts" not in x] == []
+
+
+def test_cancelled_orders_of_ours_are_never_counted_as_foreign() -> None:
+    """A view that still shows them holds nothing back."""
+    world = World(2, lag=4.0)
+    world.run(600.0)
+    reports = events(world, e.BalancesReported)
+    assert len(reports) > 5
+    assert {(x.foreign_base, x.foreign_quote) for x in reports} == {(D(0), D(0))}
+
+
+def test_one_order_that_kraken_will_not_tell_does_not_hide_the_others() -> None:
+    """Its id is unknown there: the others are followed all the same."""
+    world = calm()
+    reader = world.exchange.desk.reader
+    known = [x.txid for x in world.exchange.desk.known.values() if x.txid]
+    views = reader.orders([known[0], "OXXXXX-XXXXX-XXXXXX", *known[1:]], Priority.EXECUTIONS)
+    assert [x.txid for x in views] == known
+
+
+def test_a_sleep_of_the_machine_moves_the_clock_on_once() -> None:
+    """The offset told again, measured before it was applied, is not applied again."""
+    world = calm()
+    at = world.clock.now
+    for errors in range(3):
+        world.exchange.post(
+            e.HealthChanged(
+                time=at, system_status="online", clock_offset_sec=3600.5, consecutive_errors=errors
+            )
+        )
+    assert world.clock.now - at == pytest.approx(3600.5)
+    assert not world.exchange.desk.is_ready
+    world.exchange.post(
+        e.HealthChanged(time=at, system_status="online", clock_offset_sec=8 * 86_400.0)
+    )
+    assert world.clock.now - at == pytest.approx(3600.5)
+
+
+def test_cancels_of_one_order_do_not_pile_up() -> None:
+    """Repeated while nothing can be called, one of them is left."""
+    world = calm()
+    desk = world.exchange.desk
+    order = next(x for x in desk.known.values() if x.txid)
+    for _ in range(50):
+        desk.put(
+            CancelOrderAction(client_order_id=order.client_order_id, txid=order.txid, reason="x")
+        )
+    made = calls(world)
+    world.run_on(10.0)
+    assert [method for _, method, _ in made].count("CancelOrder") == 1
