@@ -39,7 +39,7 @@ SECRET = base64.b64encode(
     b"what the attack signs with: found in no log and in no database.."
 ).decode()
 SIGNATURE = re.compile(rb"[A-Za-z0-9+/]{86}==")  # what a header API-Sign holds
-QUIET_SEC = 60.0
+QUIET_SEC = 90.0
 
 
 def free_port() -> int:
