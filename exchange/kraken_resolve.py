@@ -5,6 +5,7 @@ Absent only after two looks that found nothing, farther apart than reads lag, bo
 deadline and a margin by the exchange's clock, and a look at the trades of orders nobody knows.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from core.domain import OrderStatus, RejectReason
@@ -125,7 +126,7 @@ class Doubts:
         desk, config, order_id = self._desk, self._desk.config, order.client_order_id
         settles_at = self.settles_at(order)
         if asked_at < settles_at or desk.offset_error_sec > config.offset_error_max_sec:
-            self._plan(order_id, max(settles_at, asked_at + config.again_sec))
+            self._plan_together(order_id, max(settles_at, asked_at + config.again_sec))
             return
         if not doubt.negatives or asked_at - doubt.negative_at >= config.again_sec:
             doubt = Doubt(negatives=doubt.negatives + 1, negative_at=desk.clock())
@@ -134,7 +135,7 @@ class Doubts:
             self.settled(order_id)
             desk.reject(order_id, RejectReason.NEVER_ARRIVED, "not found after its deadline")
             return
-        self._plan(order_id, doubt.negative_at + config.again_sec)
+        self._plan_together(order_id, doubt.negative_at + config.again_sec)
 
     negatives_needed = 2
 
@@ -160,6 +161,11 @@ class Doubts:
         if len(views) < len(strange):
             raise CallFailed("an order that has executed cannot be read")
         return views
+
+    def _plan_together(self, client_order_id: str, due: float) -> None:
+        """Plan a look at an instant that all orders in doubt share, so that they share reads."""
+        step = self._desk.config.again_sec
+        self._plan(client_order_id, math.ceil(due / step) * step)
 
     def _plan(self, client_order_id: str, due: float) -> None:
         self._desk.schedule("resolve", due, Priority.RESOLVE, key=client_order_id)

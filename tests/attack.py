@@ -39,7 +39,7 @@ SECRET = base64.b64encode(
     b"what the attack signs with: found in no log and in no database.."
 ).decode()
 SIGNATURE = re.compile(rb"[A-Za-z0-9+/]{86}==")  # what a header API-Sign holds
-QUIET_SEC = 60.0
+QUIET_SEC = 90.0
 
 
 def free_port() -> int:
@@ -187,7 +187,7 @@ class Daemon(Process):
             "PAIR_ENTRY_PCT": "0.1",
             "PAIR_PROFIT_PCT": "1.0",
             "PAIR_REFRESH_PCT": "0.8",
-            "SLOT_COUNT": "6",
+            "SLOT_COUNT": "16",
             "SLOT_STAGGER_PCT": "0.05",
             "ENTRIES_PER_SECOND": "10",
             "ORDER_SIZE_USD": "20",
@@ -276,7 +276,7 @@ def is_sure(status: dict[str, Any] | None) -> bool:
     """Tell whether a daemon is ready and knows of every order what became of it."""
     if status is None or not is_open(status):
         return False
-    return all(x["status"] not in ("uncertain", "pending") for x in open_orders(status))
+    return all(x["status"] == "open" for x in open_orders(status))
 
 
 def come_to_rest(daemon: Daemon, sandbox: Sandbox) -> None:
@@ -302,7 +302,7 @@ def in_doubt(daemon: Daemon) -> str:
     status = daemon.status()
     if status is None:
         return daemon.said()[-2000:]
-    waiting = [x for x in open_orders(status) if x["status"] in ("uncertain", "pending")]
+    waiting = [x for x in open_orders(status) if x["status"] != "open"]
     return json.dumps([status["exchange"], status["bot"]["reasons"], waiting])
 
 

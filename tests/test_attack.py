@@ -115,18 +115,16 @@ class Attack:
     def report(self) -> str:
         """Return the figures."""
         daemon, sandbox = self.daemon, self.sandbox
-        truth = read_truth(sandbox.file)
-        told = daemon.rows("SELECT json_extract(event, '$.type'), count(*) FROM journal GROUP BY 1")
-        rejected = daemon.rows("SELECT detail, count(*) FROM orders GROUP BY 1")
-        reasons = Counter({str(x[0]).split()[0]: 0 for x in rejected})
-        for detail, count in rejected:
-            reasons[str(detail).split()[0]] += count
-        uncertain = daemon.said().count("order uncertain")
+        truth, kind = read_truth(sandbox.file), "json_extract(event, '$.type')"
+        told = dict(daemon.rows(f"SELECT {kind}, count(*) FROM journal GROUP BY 1"))
+        absent = daemon.rows("SELECT count(*) FROM orders WHERE detail LIKE 'never_arrived%'")
+        rounds = ", ".join(f"{n} {kind}" for kind, n in sorted(self.rounds.items()))
+        drawn = ", ".join(f"{n} {kind}" for kind, n in sorted(sandbox.drawn.items()))
         return (
-            f"rounds {dict(self.rounds)}; befell requests {dict(sandbox.drawn)}; daemon killed "
-            f"{daemon.kills}, sandbox killed {sandbox.kills}, resumes {daemon.resumes}; "
-            f"orders there {len(truth.orders)}, executions {len(truth.trades)}; {uncertain} "
-            f"{dict(told)} {dict(reasons)}\n"
+            f"rounds: {rounds}; befell requests: {drawn}; killed: daemon {daemon.kills}, sandbox "
+            f"{sandbox.kills}; orders {len(truth.orders)}, executions {len(truth.trades)}; in "
+            f"doubt {told.get('order_uncertain', 0)}, found {told.get('order_found', 0)}, absent "
+            f"{absent[0][0]}; resumes {daemon.resumes}\n"
         )
 
 
@@ -167,6 +165,8 @@ def fight(folder: Path, rounds: int, seed: int, kinds: tuple[str, ...]) -> tuple
         assert verified.returncode == 0, verified.stdout + verified.stderr
         assert sandbox.stop() == 0
         took = f"{fought - began:.0f} s of attack, {rested - fought:.0f} s to rest"
+        assert attack.sandbox.drawn, "no fault has befallen any request"
+        assert read_truth(sandbox.file).trades, "nothing was filled"
         return f"{took}; {attack.report()}", wrong(daemon, sandbox)
 
 
