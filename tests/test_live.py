@@ -282,7 +282,7 @@ def test_a_database_of_paper_is_not_used_live(daemon: Daemon, tmp_path: Path) ->
     for command in ("check", "run"):
         result = daemon.run(command)
         assert result.returncode == 4, result.stdout + result.stderr
-        assert "belongs to a run on paper" in result.stderr
+        assert "belongs to paper, not to a sandbox" in result.stderr
         assert "set STATE_DB to another file" in result.stderr
 
 
