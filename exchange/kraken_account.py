@@ -29,6 +29,7 @@ class Account:
         self._fees: FeeRates | None = None
         self._read_from: float | None = None  # ledger lines since then are not looked at yet
         self._read_at: float | None = None
+        self._told: dict[str, float] = {}  # ledger lines told as flows, and their times
         self._floor = 0.0  # what was before is part of the starting balances
 
     def begin_at(self, state: BotState) -> None:
@@ -89,11 +90,15 @@ class Account:
         lines = [x for x in lines if x not in young and x.time >= (self._read_from or 0.0)]
         strange = self._strange_trades({x.reference for x in lines if x.kind == TRADE}, priority)
         for line in lines:
-            if line.kind != TRADE or line.reference in strange:
+            is_flow = line.kind != TRADE or line.reference in strange
+            if is_flow and line.ledger_id not in self._told:
+                self._told[line.ledger_id] = line.time
                 self._tell_flow(line)
         self._read_at = now
         until = min([now - OVERLAP_SEC, *(x.time for x in young)])
         self._read_from = max(until, self._floor)
+        oldest = self._read_from - 2 * OVERLAP_SEC
+        self._told = {x: at for x, at in self._told.items() if at >= oldest}
         references = {x.reference for x in young}
         return bool(references - desk.booked(references))
 

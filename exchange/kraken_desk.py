@@ -16,7 +16,7 @@ from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import ZERO, OrderStatus, RejectReason, Role
 from core.record import Record
-from core.state import BotState
+from core.state import BotState, Mode
 from exchange.kraken_account import Account
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
@@ -87,7 +87,7 @@ class Desk:
         self.own = (ZERO, ZERO)  # base and quote by our own books
         self.status = "online"  # the exchange's, as last read
         self.offset_error_sec = math.inf
-        self.is_ready = False
+        self.is_ready = self._is_halting = False
         self.tag, self.epoch = tag, epoch
         self.clock, self.post, self.booked = clock, post, booked
         self._inbox: queue.SimpleQueue[PlaceOrderAction | CancelOrderAction | RequestReconcile] = (
@@ -111,6 +111,8 @@ class Desk:
     def watch(self, state: BotState) -> None:
         """Take note of the orders that live; called before any action of the same step is put."""
         self.known = watched(state)
+        if state.mode is Mode.HALTED:
+            self._is_halting = False
         self.own = (state.balances.base, state.balances.quote)
 
     def resume_from(self, state: BotState) -> None:
@@ -289,13 +291,16 @@ class Desk:
             self.is_ready = True
 
     def halt(self, reason: str) -> None:
-        """Stop trading until a person has looked."""
+        """Stop trading until a person has looked; from now on, not from when the loop hears it."""
+        self._is_halting = True
         self.post(e.TradingHalted(time=self.clock(), reason=reason[:300]))
 
     # ---- placing and cancelling ---------------------------------------------------------------
 
     def obstacle(self, deadline: float) -> str | None:
         """Return why an order may not be sent now, or None."""
+        if self._is_halting:
+            return "trading is being halted"
         if not self.is_ready:
             return "what the exchange holds has not been read yet"
         if self.status not in PLACING_STATUSES:
