@@ -384,6 +384,7 @@ def test_backup_of_a_running_daemon_is_of_one_instant(daemon: Running, tmp_path:
     assert daemon.process.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["foreign", "emptied", "older", "alone", "database older"])
 def test_files_that_do_not_belong_together_are_refused(case: str, tmp_path: Path) -> None:
     """A paper file of another run, another time or without content stops the start with code 4."""

@@ -325,7 +325,7 @@ def test_an_order_in_doubt_blocks_its_leg_alone() -> None:
     assert len(others) == 2 * world.params.slot_count - 1
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(x, marks=pytest.mark.slow) for x in (1, 2))])
 def test_a_view_that_lags_makes_no_ghost(seed: int) -> None:
     """Open orders shown twelve seconds late: orders long over and booked are left alone."""
     world = World(seed, lag=4.0)

@@ -26,7 +26,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WIDTHS = (360, 768, 1440)
+WIDTHS = (360, pytest.param(768, marks=pytest.mark.slow), 1440)
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium; set CHROMIUM to its path")
 
 

@@ -351,6 +351,7 @@ def go_on(folder: Path, until: Callable[[Runtime], bool]) -> Runtime:
     return runtime
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_at_any_time_both_files_go_on_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,7 @@ def test_a_delisted_pair_ends_the_start_with_code_3(server: PublicServer, tmp_pa
     assert not (tmp_path / "bot.db").exists()
 
 
+@pytest.mark.slow
 def test_a_market_that_takes_no_orders_is_waited_for(server: PublicServer, tmp_path: Path) -> None:
     """With cancel_only the daemon runs and shows why it places nothing."""
     server.status = "cancel_only"
