@@ -12,8 +12,9 @@ from core.actions import CancelOrderAction, PlaceOrderAction
 from core.domain import OrderStatus, RejectReason
 from core.record import replace
 from core.state import BotState
+from exchange.kraken_budget import Priority
 from exchange.kraken_desk import Desk
-from exchange.kraken_records import Answer, Judgement, Purpose, Trouble
+from exchange.kraken_records import Answer, Judgement, OrderView, Purpose, Trouble
 from exchange.kraken_resolve import Doubts
 from exchange.kraken_watch import Watched
 from tests.kraken_world import Crash, World
@@ -98,9 +99,12 @@ class _BlindRetryWithinDeadline(_BlindRetry):
 
 
 class _OpenOnlyDoubts(Doubts):
-    def _seek(self, order: Watched) -> list[Any]:
-        views = self._desk.reader.open_orders(0, order.client_order_id)  # type: ignore[arg-type]
-        return [x for x in views if x.client_order_id == order.client_order_id]
+    def _seek(self, wanted: list[Watched]) -> dict[str, list[OrderView]]:
+        views = self._desk.reader.open_orders(Priority.RESOLVE)
+        return {
+            order.client_order_id: [x for x in views if x.client_order_id == order.client_order_id]
+            for order in wanted
+        }
 
     def _is_traded(self, _order: Watched) -> bool:
         return False
