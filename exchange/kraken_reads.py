@@ -96,13 +96,17 @@ class Reader:
             self.errors = 0
             self.budget.forgive()
             return answer, None
-        self._note(method, answer, judgement, now)
+        self._note(method, answer, judgement, now, purpose)
         return answer, judgement
 
-    def _note(self, method: str, answer: Answer, judgement: Judgement, now: float) -> None:
+    def _note(
+        self, method: str, answer: Answer, judgement: Judgement, now: float, purpose: Purpose
+    ) -> None:
         words = answer.fault or ", ".join(answer.errors)
         self.last_error = f"{method}: {words}"[:200]
-        if judgement.verdict is not Verdict.REJECT and answer.was_sent:
+        # An order that is over cannot be cancelled: no error of the connection.
+        is_word = purpose is Purpose.CANCEL and judgement.trouble is Trouble.NONE and answer.errors
+        if judgement.verdict is not Verdict.REJECT and answer.was_sent and not is_word:
             self.errors += 1
         self.budget.punish(judgement, now, exchange_now=now + self.offset_sec)
         if judgement.verdict is not Verdict.REJECT:

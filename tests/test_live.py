@@ -115,7 +115,7 @@ def test_cycles_complete_and_a_kill_and_flows_lose_nothing(own: tuple[Daemon, Sa
     daemon, sandbox = own
     sandbox.start()
     daemon.start()
-    assert wait_until(lambda: booked(daemon, "cycles") >= 2, 60, 0.3), daemon.said()
+    assert wait_until(lambda: booked(daemon, "cycles") >= 2, 180, 0.3), daemon.said()
     daemon.kill()
     sandbox.ask(deposit={"asset": "ZUSD", "amount": "100"})
     sandbox.ask(deposit={"asset": "XXDG", "amount": "-50"})
@@ -141,11 +141,11 @@ def test_bad_answers_while_it_runs_lose_nothing(own: tuple[Daemon, Sandbox]) -> 
     daemon, sandbox = own
     sandbox.start()
     daemon.start()
-    assert wait_until(lambda: booked(daemon, "executions") > 0, 40, 0.2)
+    assert wait_until(lambda: booked(daemon, "executions") > 0, 90, 0.2)
     seen = 0
     for kind, words in (("html", "the body is HTML"), ("huge", "longer than"), ("text", STRANGE)):
         sandbox.fault(kind, text=STRANGE if kind == "text" else "")
-        assert wait_until(lambda: words in daemon.said(), 40), words  # noqa: B023 - waited for here
+        assert wait_until(lambda: words in daemon.said(), 90), words  # noqa: B023 - waited for here
         status = daemon.status()
         seen = max(seen, status["exchange"]["consecutive_errors"] if status else 0)
     assert seen > 0
@@ -165,7 +165,7 @@ def test_foreign_orders_are_shown_and_never_touched(own: tuple[Daemon, Sandbox])
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "1 open, never touched; 0 are ours" in checked.stdout
     daemon.start()
-    assert wait_until(lambda: booked(daemon, "orders") > 0, 40, 0.1), daemon.said()
+    assert wait_until(lambda: booked(daemon, "orders") > 0, 90, 0.1), daemon.said()
     assert daemon.stop() == 0
     verified(daemon)
     (order,) = [x for x in read_truth(sandbox.file).orders if x.txid == txid]
@@ -175,7 +175,7 @@ def test_foreign_orders_are_shown_and_never_touched(own: tuple[Daemon, Sandbox])
 def test_a_second_daemon_is_refused_with_code_5(daemon: Daemon) -> None:
     """It says who holds the database, and sends nothing."""
     daemon.start()
-    assert wait_until(lambda: is_open(daemon.status()), 40)
+    assert wait_until(lambda: is_open(daemon.status()), 90)
     second = daemon.run("check")
     assert second.returncode == 5, second.stdout + second.stderr
     assert "process" in second.stderr
@@ -278,7 +278,7 @@ def test_a_database_of_paper_is_not_used_live(daemon: Daemon, tmp_path: Path) ->
     for name in [x for x in daemon.env if x.startswith(("MODE", "KRAKEN"))]:
         del daemon.env[name]
     daemon.start()
-    assert wait_until(lambda: daemon.status() is not None, 20)
+    assert wait_until(lambda: daemon.status() is not None, 60)
     assert daemon.stop() == 0
     daemon.env.update(live)
     for command in ("check", "run"):
@@ -300,7 +300,7 @@ def test_bad_answers_at_the_start_are_waited_out(
     shared.ask(faults=[{**fault, "methods": ["TradeVolume"]}])
     daemon.start()
     words = "waiting for Kraken to tell of the account (TradeVolume: "
-    assert wait_until(lambda: words in daemon.said(), 20), daemon.said()
+    assert wait_until(lambda: words in daemon.said(), 60), daemon.said()
     assert daemon.is_running
     told = requests.get(daemon.url + "/readyz", timeout=5)
     assert told.status_code == 503
@@ -315,6 +315,6 @@ def test_bad_public_answers_at_the_start_are_waited_out(daemon: Daemon, shared: 
     """The market does not answer: waited for, page up; SIGTERM ends it in good order."""
     shared.ask(faults=[{"kind": "html", "side": "public"}])
     daemon.start()
-    assert wait_until(lambda: "the body is HTML" in daemon.said(), 20), daemon.said()
+    assert wait_until(lambda: "the body is HTML" in daemon.said(), 60), daemon.said()
     assert requests.get(daemon.url + "/readyz", timeout=5).status_code == 503
     assert daemon.stop() == 0
