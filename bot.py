@@ -16,7 +16,15 @@ from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
 
 import config
 from core.order_id import bot_tag
-from core.ports import ConfigError, MarketError, StartRefused, StoreError, StoreInUse, Venue
+from core.ports import (
+    ConfigError,
+    MarketError,
+    StartRefused,
+    StoreError,
+    StoreInUse,
+    Unavailable,
+    Venue,
+)
 from core.record import replace
 from dashboard import Dashboard
 from engine import cli, log
@@ -285,6 +293,9 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_CONFIG
     except StartRefused as error:
         sys.stderr.write(f"The exchange refuses the start: {error}\n")
+        return EXIT_REFUSED
+    except Unavailable as error:
+        sys.stderr.write(f"The exchange does not answer: {error}. Try again later\n")
         return EXIT_REFUSED
     except StoreInUse as error:
         sys.stderr.write(f"{error}\n")

@@ -305,6 +305,8 @@ def _order_news(
                 r.count("uncertain")
                 doubtful = replace(found, order=replace(order, status=OrderStatus.UNCERTAIN))
                 ask_about(r, doubtful, "uncertain")
+                text = f"slot {found.slot_id} leg {found.trade_id}: whether its {order.role} order"
+                r.notify("warning", "uncertain", f"{text} exists is being found out {event.detail}")
         case e.OrderClosed():
             r.count(f"closed:{event.reason}")
             close_order(r, found, event.executed)

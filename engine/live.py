@@ -56,6 +56,13 @@ class Account(Record, frozen=True, kw_only=True):
         """Commit a ceiling for nonces."""
         self.store.keep_fact(CEILING, str(ceiling))
 
+    def keep_nonces_ahead(self) -> None:
+        """Commit a higher ceiling where half of the present one is used up."""
+        ceiling = self.nonces.wanted()
+        if ceiling is not None:
+            self.reserve(ceiling)
+            self.nonces.extend(ceiling)
+
     def close(self) -> None:
         """Cut off calls and release the file."""
         self.client.close()
@@ -115,10 +122,7 @@ def _account(
             nonces=nonces,
             clock=clock or LiveClock(),
         )
-        ceiling = nonces.wanted()
-        if ceiling is not None:
-            account.reserve(ceiling)
-            nonces.extend(ceiling)
+        account.keep_nonces_ahead()
     except BaseException:
         store.close()
         raise
@@ -168,6 +172,7 @@ def bind(store: SqliteStore, settings: config.Settings) -> None:
 
 def read_account(account: Account, settings: config.Settings) -> Start:
     """Read all that a start must know of key and account. Raises StartRefused, Unavailable."""
+    account.keep_nonces_ahead()
     epoch, facts = account.store.identity()
     tag = bot_tag(settings.bot_name, settings.pair)
     start = read_start(
@@ -179,10 +184,7 @@ def read_account(account: Account, settings: config.Settings) -> Start:
     )
     if start.key.nonce is not None:
         account.nonces.raise_to(start.key.nonce)
-        ceiling = account.nonces.wanted()
-        if ceiling is not None:
-            account.reserve(ceiling)
-            account.nonces.extend(ceiling)
+        account.keep_nonces_ahead()
     return start
 
 

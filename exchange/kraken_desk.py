@@ -459,10 +459,10 @@ class Desk:
         differs = (
             view.pair not in self.facts.names
             or view.side is not order.side
-            or (order.price is not None and view.price != order.price)
-            or (order.volume is not None and view.volume != order.volume)
             or (order.txid is not None and view.txid != order.txid)
         )
+        if order.txid is None:  # one that is known by its number a person may have amended
+            differs = differs or view.price != order.price or view.volume != order.volume
         if differs:
             self.halt(
                 f"order {view.txid} ({view.side} {view.volume:f} {view.pair} at {view.price:f}) "
