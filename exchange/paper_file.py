@@ -19,6 +19,7 @@ from core.market import Book, Trade
 from core.ports import Message, StoreError
 from core.record import Record, plain
 from exchange.matching import EngineState, MatchingConfig, Quote, VenueExecution
+from exchange.own_file import open_file
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -122,7 +123,7 @@ class PaperFile:
         Such a market sets limits of the pair anew, and the start was worth something else then.
         """
         self._path = str(path)
-        self._db = _open(path)
+        self._db = open_file(str(path), _SCHEMA, "the paper exchange's")
         self._statements: list[tuple[str, Sequence[Any]]] = []
         self._forgotten = 0
         self._log = -1
@@ -410,21 +411,3 @@ def _books(db: sqlite3.Connection, path: str, told: int) -> PaperBooks:
 def _executions(db: sqlite3.Connection) -> Iterator[VenueExecution]:
     for (text,) in db.execute("SELECT record FROM executions ORDER BY rowid"):
         yield msgspec.json.decode(text, type=VenueExecution)
-
-
-def _open(path: Path | str) -> sqlite3.Connection:
-    mask = os.umask(0o077)
-    try:
-        db = sqlite3.connect(str(path), isolation_level=None, timeout=5.0, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.executescript(_SCHEMA)
-        except BaseException:
-            db.close()
-            raise
-    except sqlite3.Error as error:
-        raise StoreError(f"the paper exchange's file {path} cannot be used: {error}") from None
-    finally:
-        os.umask(mask)
-    return db

@@ -16,6 +16,7 @@ import msgspec
 
 from core.ports import StoreError
 from core.record import plain
+from exchange.own_file import open_file
 from exchange.sandbox_books import Books
 from exchange.sandbox_records import KeyUse, LedgerRow, OrderRow, TradeRow, Truth, VenueCursor
 from exchange.venue import EngineState
@@ -48,7 +49,7 @@ class SandboxFile:
         self._guard = _lock(self._path)
         self._log = -1
         try:
-            self._db = _open(self._path)
+            self._db = open_file(self._path, _SCHEMA, "the sandbox's")
         except BaseException:
             self._unlock()
             raise
@@ -218,21 +219,3 @@ def _lock(path: str) -> int:
         os.close(guard)
         raise StoreError(f"the sandbox's file {path} is used by another sandbox") from None
     return guard
-
-
-def _open(path: str) -> sqlite3.Connection:
-    mask = os.umask(0o077)
-    try:
-        db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.executescript(_SCHEMA)
-        except BaseException:
-            db.close()
-            raise
-    except sqlite3.Error as error:
-        raise StoreError(f"the sandbox's file {path} cannot be used: {error}") from None
-    finally:
-        os.umask(mask)
-    return db
