@@ -107,9 +107,9 @@ def _names(variable: Variable, text: str) -> tuple[str, ...]:
 def _secret(variable: Variable, text: str) -> str:
     is_placeholder = len(set(text)) < 10 or text.lower().lstrip("<").startswith(PLACEHOLDERS)
     if is_placeholder or not re.fullmatch(rf"[!-~]{{{TOKEN_LENGTH_MIN},1024}}", text):
-        raise ValueError(
-            f"must have {variable.allowed()} and not be a placeholder; make one: {TOKEN_RECIPE}"
-        )
+        is_own = variable.name == "DASHBOARD_TOKEN"  # the others are given, not made up
+        source = f"make one: {TOKEN_RECIPE}" if is_own else "copy it whole from where it was issued"
+        raise ValueError(f"must have {variable.allowed()} and not be a placeholder; {source}")
     return text
 
 
