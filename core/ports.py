@@ -108,6 +108,7 @@ class AccountFacts(Record, frozen=True, kw_only=True):
     own_orders: int
     other_store_orders: int  # placed by this bot from another database
     foreign_orders: int
+    is_known: bool | None = None  # orders of the database exist there; None: there was none to ask
 
 
 class Message(Record, frozen=True, kw_only=True):

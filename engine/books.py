@@ -136,7 +136,7 @@ def verify(
             )
         )
     if exchange is not None:
-        checks.append(_conserved(store, state, exchange))
+        checks.append(conserved(store, state, exchange))
     return checks
 
 
@@ -177,7 +177,7 @@ def _executions(store: Store, state: BotState) -> Check:
     )
 
 
-def _conserved(store: Store, state: BotState, exchange: ExchangeBooks) -> Check:
+def conserved(store: Store, state: BotState, exchange: ExchangeBooks) -> Check:
     """Compare balances and executions; what is still on its way to the bot is allowed for."""
     known = frozenset(store.execution_ids())
     untold = exchange.untold - known

@@ -13,7 +13,17 @@ import requests
 
 import config
 from core.ports import Loaded, StartRefused, StoreError, Unavailable
-from engine.books import Check, canonical, canonical_text, describe, digest, refold, verify
+from engine.books import (
+    Check,
+    canonical,
+    canonical_text,
+    conserved,
+    describe,
+    digest,
+    refold,
+    verify,
+)
+from engine.clock import sleep
 from engine.live import checks as live_checks
 from engine.live import mode_word, open_trial_account, read_account
 from engine.runtime import Runtime
@@ -21,6 +31,7 @@ from engine.start_check import start_checks
 from engine.wiring import exchange_books, open_parts, open_store, open_trial
 from exchange.paper import PaperExchange
 
+LAG_SEC = 6.0  # more than what Kraken tells of an account may lag
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 3
 COMMANDS = {
     "run": "trade until stopped or the market ends (default)",
@@ -150,7 +161,11 @@ def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:
     store = open_store(settings, must_exist=True)
     try:
         current = _current(store)
-        books = exchange_books(settings, store, told=current.state.exchange_cursor)
+        books = exchange_books(settings, store, current.state)
+        if settings.mode == "live" and not conserved(store, current.state, books).is_ok:
+            sys.stderr.write(f"its answers may lag: it is read again in {LAG_SEC:.0f} s\n")
+            sleep(LAG_SEC)
+            books = exchange_books(settings, store, current.state)
         checks = verify(store, current, books, _progress)
     finally:
         store.close()

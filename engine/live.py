@@ -10,15 +10,17 @@ import os
 import threading
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from decimal import Decimal
 from urllib.parse import urlsplit
 
 import config
 from accounting import orders
-from core.domain import Side
+from core.domain import ZERO, Side
 from core.events import Event
 from core.order_id import bot_tag, decode
 from core.ports import ConfigError, StartRefused, StoreError, Unavailable
 from core.record import Record
+from core.state import BotState
 from engine.books import Check, ExchangeBooks
 from engine.clock import LiveClock, monotonic, sleep, wall_now
 from engine.start_check import DELISTED, OPTIONAL, account_checks, start_checks
@@ -28,6 +30,7 @@ from exchange.kraken_desk import Desk, DeskConfig
 from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Reader
 from exchange.kraken_start import Start, read_start
+from exchange.kraken_wire import balances
 from exchange.nonce import Nonces
 from market.public import KrakenFeed
 from store.history import SqliteHistory
@@ -41,7 +44,9 @@ RETRY_SEC, STATUS_SEC = 5.0, 30.0
 # A run that has begun goes on although these fail: entries are vetoed while they do, or it waits.
 ENTRY_CHECKS = ("profit target", "order size", "balances")
 PASSING_CHECKS = ("pair", "pair status")
-START_CALLS = 3.0  # points of what a start reads: fees, balances, open orders
+START_CALLS = 4.0  # points of what every start reads: key, fees, balances, open orders
+LOOKS_MAX = 5
+OLD_SEC = 60.0  # an order placed longer ago is known wherever it may be asked for
 
 
 class Account(Record, frozen=True, kw_only=True):
@@ -51,6 +56,7 @@ class Account(Record, frozen=True, kw_only=True):
     client: KrakenClient
     nonces: Nonces
     clock: LiveClock
+    budget: Budget
 
     def reserve(self, ceiling: int) -> None:
         """Commit a ceiling for nonces."""
@@ -63,9 +69,17 @@ class Account(Record, frozen=True, kw_only=True):
             self.reserve(ceiling)
             self.nonces.extend(ceiling)
 
+    def leave(self) -> None:
+        """Cut off calls; the next run's nonces begin where this one's end."""
+        self.client.close()
+        try:
+            self.reserve(self.nonces.settle())
+        except StoreError as error:
+            log.warning("nonces that were not used stay reserved: %s", error)
+
     def close(self) -> None:
         """Cut off calls and release the file."""
-        self.client.close()
+        self.leave()
         self.store.close()
 
 
@@ -116,11 +130,14 @@ def _account(
             refuse_other_venue(store, settings)
         facts = store.identity()[1]
         nonces = Nonces(lambda: int(wall_now() * 1e9), int(facts.get(CEILING, "0")))
+        clock, budget = clock or LiveClock(), Budget(settings.kraken_tier)
+        budget.take_over(clock.now(), quiet_sec=clock.now() - _last_alive(store))
         account = Account(
             store=store,
             client=_client(settings, nonces),
             nonces=nonces,
-            clock=clock or LiveClock(),
+            clock=clock,
+            budget=budget,
         )
         account.keep_nonces_ahead()
     except BaseException:
@@ -173,6 +190,8 @@ def bind(store: SqliteStore, settings: config.Settings) -> None:
 def read_account(account: Account, settings: config.Settings) -> Start:
     """Read all that a start must know of key and account. Raises StartRefused, Unavailable."""
     account.keep_nonces_ahead()
+    placed = _placed(account, settings)
+    account.budget.spend(START_CALLS + len(placed), account.clock.now())
     epoch, facts = account.store.identity()
     tag = bot_tag(settings.bot_name, settings.pair)
     start = read_start(
@@ -180,12 +199,24 @@ def read_account(account: Account, settings: config.Settings) -> Start:
         "XDGUSD",
         tag=tag,
         epoch=epoch if VENUE in facts else None,
+        placed=placed,
         clock=account.clock.now,
     )
     if start.key.nonce is not None:
         account.nonces.raise_to(start.key.nonce)
         account.keep_nonces_ahead()
     return start
+
+
+def _placed(account: Account, settings: config.Settings) -> list[str]:
+    """Return two orders of this database that its account must know: executed last, and open."""
+    loaded, old = account.store.load(), account.clock.now() - OLD_SEC
+    if loaded is None:
+        return []
+    live = [x for x in orders(loaded.state) if x.txid and x.placed_at < old]
+    executed = SqliteHistory(settings.state_db).last_executed(before=old)
+    newest = max(live, key=lambda x: x.placed_at, default=None)
+    return [x for x in (executed, newest and newest.txid) if x]
 
 
 def await_account(
@@ -203,7 +234,8 @@ def await_account(
             start = read_account(account, settings)
         except Unavailable as error:
             say(f"Kraken to tell of the account ({error})")
-            if stopping.wait(max(RETRY_SEC, error.pause_sec)):
+            room = account.budget.wait(START_CALLS, 0.0, Priority.EXECUTIONS, account.clock.now())
+            if stopping.wait(max(RETRY_SEC, error.pause_sec, room)):
                 return None
             continue
         wrong = [x for x in checks(start, settings) if not x.is_ok]
@@ -239,8 +271,6 @@ def assemble(
     """Put the exchange together; nothing is sent before it is started."""
     epoch, _ = account.store.identity()
     history = SqliteHistory(settings.state_db)
-    now, budget = account.clock.now(), Budget(settings.kraken_tier)
-    budget.take_over(now, quiet_sec=now - _last_alive(account.store), calls=START_CALLS)
     made: list[KrakenExchange] = []
     stopped = threading.Event()
 
@@ -255,14 +285,14 @@ def assemble(
 
     def abort() -> None:
         stopped.set()
-        account.client.close()
+        account.leave()
 
     def pause(seconds: float) -> bool:
         return stopped.wait(seconds)
 
     desk = Desk(
         account.client,
-        budget,
+        account.budget,
         start.pair,
         tag=bot_tag(settings.bot_name, settings.pair),
         epoch=epoch,
@@ -299,53 +329,64 @@ def _last_alive(store: SqliteStore) -> float:
     return max((loaded.state.now, *times))
 
 
-def live_books(settings: config.Settings, store: SqliteStore) -> ExchangeBooks:
+def live_books(settings: config.Settings, store: SqliteStore, state: BotState) -> ExchangeBooks:
     """Read the exchange's own view of balances and of this bot's executions, for `verify`.
 
-    Raises StoreError, StartRefused, Unavailable.
+    `state` is the newest, the journal's tail folded. Raises StoreError, StartRefused, Unavailable.
     """
     account = _account(store, settings)
     try:
         start = read_account(account, settings)
         reader = Reader(
             account.client,
-            Budget(settings.kraken_tier),
+            account.budget,
             clock=account.clock.now,
             pause=sleep,
             halt=lambda _: None,
         )
-        return _books(settings, account, start, reader)
+        return _steady_books(settings, state, start, reader)
     except CallFailed as error:
         raise Unavailable(str(error)) from None
     finally:
-        account.client.close()
+        account.leave()
 
 
-def _books(
-    settings: config.Settings, account: Account, start: Start, reader: Reader
+def _steady_books(
+    settings: config.Settings, state: BotState, start: Start, reader: Reader
 ) -> ExchangeBooks:
-    loaded = account.store.load()
-    if loaded is None:
-        raise StoreError("the database holds no run yet: start the daemon first")
-    state, history = loaded.state, SqliteHistory(settings.state_db)
+    """Read executions between two equal looks at the balances, so that both tell of one moment."""
+    money = (start.venue.base, start.venue.quote)
+    for _ in range(LOOKS_MAX):
+        effects, untold = _executed(settings, state, start, reader)
+        before = money
+        amounts = reader.parsed(balances, reader.read("Balance", {}, Priority.TELEMETRY))
+        money = amounts.get(start.pair.base_id, ZERO), amounts.get(start.pair.quote_id, ZERO)
+        if money == before:
+            return ExchangeBooks(base=money[0], quote=money[1], effects=effects, untold=untold)
+    raise Unavailable(f"the balances have changed during each of {LOOKS_MAX} looks")
+
+
+def _executed(
+    settings: config.Settings, state: BotState, start: Start, reader: Reader
+) -> tuple[dict[str, tuple[Decimal, Decimal]], frozenset[str]]:
+    """Return what each execution of ours did to base and quote, and those on their way here."""
+    history = SqliteHistory(settings.state_db)
     since = state.started_at + start.account.clock_offset_sec - OVERLAP_SEC
     trades = reader.trades(since, Priority.TELEMETRY)
     ours = history.txids()
+    live = {x.client_order_id: x.txid for x in orders(state)}
     strange = sorted({x.txid for x in trades} - ours)
     for view in reader.orders(strange, Priority.TELEMETRY):
         place = decode(view.client_order_id or "")
         if place is not None and (place.tag, place.epoch) == (state.bot_tag, state.store_epoch):
             ours.add(view.txid)
+            if view.client_order_id in live:  # in doubt: its number is not known here yet
+                live[view.client_order_id] = view.txid
     mine = [x for x in trades if x.txid in ours]
     effects = {}
     for x in mine:
         sign = 1 if x.side is Side.BUY else -1
         effects[x.execution_id] = (sign * x.volume, -sign * x.cost - x.fee)
-    live = {x.txid for x in orders(state) if x.txid}
+    on_way = [x for x in mine if x.txid in live.values()]
     booked = history.booked(effects)
-    return ExchangeBooks(
-        base=start.venue.base,
-        quote=start.venue.quote,
-        effects=effects,
-        untold=frozenset(x.execution_id for x in mine if x.txid in live) - booked,
-    )
+    return effects, frozenset(x.execution_id for x in on_way) - booked

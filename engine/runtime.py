@@ -226,10 +226,9 @@ class Runtime:
             self.snapshot()
 
     def stop(self) -> None:
-        """Keep a last snapshot and release the store; resting orders stay."""
+        """Keep a last snapshot; resting orders stay."""
         if self.seq:
             self.snapshot()
-        self.store.close()
 
 
 def _is_critical(event: e.Event, actions: tuple[a.Action, ...]) -> bool:

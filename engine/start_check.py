@@ -86,6 +86,17 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
         ),
         _bound_check(facts),
         Check(
+            name="account",
+            is_ok=facts.is_known is not False,
+            detail="it does not know the orders of this database: the key is another account's, or "
+            "the sandbox began anew; set the key of the account that placed them, or STATE_DB to "
+            "another file"
+            if facts.is_known is False
+            else "it knows the orders of this database"
+            if facts.is_known
+            else "no order of this database to look for there",
+        ),
+        Check(
             name="other database",
             is_ok=others == 0,
             detail="no order of this bot from another database"

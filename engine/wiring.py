@@ -315,14 +315,14 @@ def _open_exchange(
     )
 
 
-def exchange_books(settings: config.Settings, store: SqliteStore, *, told: int) -> ExchangeBooks:
-    """Return the exchange's own books; the bot knows its messages up to `told`.
+def exchange_books(settings: config.Settings, store: SqliteStore, state: BotState) -> ExchangeBooks:
+    """Return the exchange's own books, beside the newest `state` of the bot.
 
     Raises StoreError; of a live exchange also StartRefused, Unavailable.
     """
     if settings.mode == "live":
-        return live_books(settings, store)
-    books = read_books(settings.paper_db(), told=told)
+        return live_books(settings, store, state)
+    books = read_books(settings.paper_db(), told=state.exchange_cursor)
     return ExchangeBooks(
         base=books.base, quote=books.quote, effects=books.effects, untold=books.untold
     )

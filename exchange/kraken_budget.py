@@ -131,13 +131,18 @@ class Budget:
         self._downs = 0
         self._probe, self._probe_at = _Probe.NONE, -math.inf
 
-    def take_over(self, now: float, *, quiet_sec: float, calls: float) -> None:
-        """Start at `now` where another may have called until `quiet_sec` ago, then `calls` points.
+    def take_over(self, now: float, *, quiet_sec: float) -> None:
+        """Start at `now` where another may have called until `quiet_sec` ago.
 
         What the exchange has counted is not told: the most we ever allow ourselves is assumed.
         """
         left = max(0.0, self._rest_max * USED_SHARE - quiet_sec * self._rest_decay)
-        self._rest = RateCounter(value=min(self._rest_max, left + calls), at=now)
+        self._rest = RateCounter(value=left, at=now)
+
+    def spend(self, cost: float, now: float) -> None:
+        """Count calls, `cost` points of the key's counter, that are made without asking."""
+        room = self._rest_max - self._rest.now(now, self._rest_decay)
+        self._rest = self._rest.add(min(cost, max(0.0, room)), now, self._rest_decay)
 
     # ---- asking and spending ----
 
@@ -224,7 +229,7 @@ class Budget:
                 self._engine_until = max(self._engine_until, now + max(pause, calm))
                 self._engine_why = "the pair's rate limit was reached"
             case Trouble.RATE:
-                self._fill_rest(now)
+                self.spend(self._rest_max, now)
                 self._halved_until = max(self._halved_until, now + HALVED_SEC)
                 self._block(max(pause, REST_PAUSE_SEC), "a rate limit was reached", now)
             case Trouble.LOCKOUT:
@@ -244,10 +249,6 @@ class Budget:
             self._probe = _Probe.DUE
         if now + pause > self._blocked_until:
             self._blocked_until, self._why = now + pause, why
-
-    def _fill_rest(self, now: float) -> None:
-        room = self._rest_max - self._rest.now(now, self._rest_decay)
-        self._rest = self._rest.add(max(0.0, room), now, self._rest_decay)
 
     def _fill_engine(self, cost: float, now: float) -> None:
         room = self._engine_max - self._engine.now(now, self._engine_decay)

@@ -6,6 +6,7 @@ whose placing did not end in a definite answer is found out by `exchange/kraken_
 and walks are in `exchange/kraken_reads.py`; the protocol is described in `docs/KRAKEN.md`.
 """
 
+import logging
 import math
 import queue
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,10 +29,13 @@ from exchange.kraken_wire import placed
 from exchange.rates import cancel_cost
 from risk import PLACING_STATUSES
 
+log = logging.getLogger("kraken")
+
 SEND_MARGIN_SEC = 8.0
 RETRY_SEC = 5.0
 WAIT_STEP_SEC = 0.25
 AFTER_CANCEL_SEC = 1.0
+LOST_SEC = 600.0  # an order that Kraken does not tell for so long takes a person
 OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
 FIRST_SWEEP_SEC = 600.0  # after the start, when there is room: all of the last two days
@@ -99,6 +103,8 @@ class Desk:
         self._before: dict[str, Decimal] = {}  # by txid: what of a ghost was booked before
         self._synced: dict[str, float] = {}  # by client id: when its executions last added up
         self._closed: set[str] = set()  # told to be over
+        self._lost: dict[str, float] = {}  # by client id: not told by Kraken since then
+        self.failing: dict[str, str] = {}  # by kind of job: why it failed last
         self._next_sweep_sec = FIRST_SWEEP_SEC
         self._asked: set[str] = set()
         self._unready: set[str] = set()
@@ -280,8 +286,12 @@ class Desk:
                 case _:
                     raise AssertionError(f"no job of the kind {job.kind}")
             self._unready.discard(job.kind)
+            self.failing.pop(job.kind, None)
         except CallFailed as error:
             pause = max(error.pause_sec, RETRY_SEC * min(2**job.tries, 12))
+            self.failing[job.kind] = str(error)
+            level = logging.INFO if job.tries else logging.WARNING
+            log.log(level, "%s failed: %s, again in %.0f s", job.kind, error, pause)
             self.schedule(
                 job.kind, self.clock() + pause, job.priority, key=job.key, tries=job.tries + 1
             )
@@ -396,17 +406,32 @@ class Desk:
         here = [shown[x] for x in self.known if x in shown]
         # One so young may not be shown anywhere yet, and asking for it fails for all the others.
         grown = self.clock() - self.config.again_sec
-        gone = [
-            x.txid
+        gone = {
+            x.txid: x.client_order_id
             for x in self.known.values()
             if x.txid and x.client_order_id not in shown and x.placed_at <= grown
-        ]
+        }
         try:
-            there = self.reader.orders(gone, Priority.EXECUTIONS)
+            there = self.reader.orders(list(gone), Priority.EXECUTIONS)
         except CallFailed:
             self.learn(here)
             raise
+        told = {x.txid for x in there}
+        self._note_lost({x: txid for txid, x in gone.items() if txid not in told})
         self.learn([*here, *there])
+
+    def _note_lost(self, lost: Mapping[str, str]) -> None:
+        """Take note of orders that Kraken took and does not tell; halt once for each that stays."""
+        now, before = self.clock(), self._lost
+        self._lost = {x: before.get(x, now) for x in lost}
+        for order_id, since in self._lost.items():
+            if since <= now - LOST_SEC:
+                self._lost[order_id] = math.inf
+                self.halt(
+                    f"Kraken took order {lost[order_id]} and has not told of it for "
+                    f"{LOST_SEC / 60:.0f} min: look for it in Kraken's own list of orders. Its leg "
+                    "waits; is the key still that of the account that placed it?"
+                )
 
     def _query(self) -> None:
         asked, self._asked = self._asked, set()

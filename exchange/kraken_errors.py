@@ -135,7 +135,8 @@ _PASSING_ROWS = (
         "EAPI:Invalid nonce",
         Trouble.NONCE,
         0.0,
-        "if it comes again: another program uses this key, or the clock was set back",
+        "if it comes again: another program uses this key, its last database was lost a moment ago "
+        "(wait a minute), or the clock was set back",
     ),
     _passes(
         "EAPI:Rate limit exceeded",

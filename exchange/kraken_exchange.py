@@ -144,7 +144,9 @@ class KrakenExchange:
             engine_used_pct=f"{100 * budget.engine_used / budget.engine_most:.0f}",
             paused_until=budget.blocked_until,
             pause_reason=budget.why,
-            last_error=desk.reader.last_error if desk.reader.errors else "",
+            last_error=desk.reader.last_error
+            if desk.reader.errors
+            else next(iter(desk.failing.values()), "")[:200],
         )
 
     def now(self) -> float:

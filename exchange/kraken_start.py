@@ -3,7 +3,7 @@
 Reads only, in an order in which the first answer that makes a start impossible is told first.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
@@ -26,10 +26,11 @@ from exchange.kraken_records import (
     OrderView,
     PairFacts,
     Purpose,
+    Trouble,
     Verdict,
     WireError,
 )
-from exchange.kraken_wire import balances, fee_rates, key_facts, open_orders
+from exchange.kraken_wire import balances, fee_rates, key_facts, open_orders, queried_orders
 
 T = TypeVar("T")
 CLOCK_SAMPLES = 3
@@ -60,11 +61,18 @@ class Start(Record, frozen=True, kw_only=True):
 
 
 def read_start(
-    caller: Caller, symbol: str, *, tag: int, epoch: int | None, clock: Callable[[], float]
+    caller: Caller,
+    symbol: str,
+    *,
+    tag: int,
+    epoch: int | None,
+    clock: Callable[[], float],
+    placed: Sequence[str] = (),
 ) -> Start:
     """Read clock, status, pair, key, fees, balances and open orders.
 
-    `epoch` of the database, None where there is none yet. Raises StartRefused where asking again
+    `epoch` of the database, None where there is none yet; `placed` are orders of it, of which the
+    account must know one. Raises StartRefused where asking again
     cannot help, Unavailable where it can.
     """
     offset, error = read_clock(caller, clock)
@@ -72,6 +80,7 @@ def read_start(
     pair = read_pair(caller, symbol)
     key = _private(caller, "GetApiKeyInfo", {}, key_facts)
     fees = _private(caller, "TradeVolume", {"pair": symbol}, lambda x: fee_rates(x, pair.names))
+    is_known = _knows_one(caller, placed) if placed else None
     amounts = _private(caller, "Balance", {}, balances)
     orders = _private(caller, "OpenOrders", {}, open_orders)
     bid, _, _ = _public(caller, "Ticker", {"pair": symbol}, lambda x: ticker(x, pair.names))
@@ -101,6 +110,7 @@ def read_start(
             own_orders=len(mine),
             other_store_orders=len(ours) - len(mine),
             foreign_orders=others,
+            is_known=is_known,
         ),
     )
 
@@ -133,6 +143,18 @@ def read_pair(caller: Caller, symbol: str) -> PairFacts:
     return found[0]
 
 
+def _knows_one(caller: Caller, txids: Sequence[str]) -> bool:
+    """Tell whether the account has made one of these orders."""
+    for txid in txids:
+        answer = caller.private("QueryOrders", {"txid": txid})
+        judgement = judge_answer(answer, Purpose.READ)
+        if answer.errors and judgement is not None and judgement.trouble is Trouble.NONE:
+            continue  # answered, and not told
+        if any(x.txid == txid for x in _read("QueryOrders", answer, queried_orders)):
+            return True
+    return False
+
+
 def _ours(orders: tuple[OrderView, ...], tag: int) -> tuple[list[int], int]:
     """Return the epochs of open orders with our tag, and the number of the others."""
     places = [decode(x.client_order_id or "") for x in orders]
@@ -162,4 +184,5 @@ def _read(method: str, answer: Answer, parse: Callable[[Any], T]) -> T:
     words = answer.fault or ", ".join(answer.errors)
     if judgement.verdict in (Verdict.HALT, Verdict.REJECT):
         raise StartRefused(f"Kraken answers {words} to {method}. {judgement.advice}".strip())
-    raise Unavailable(f"{method}: {words}", judgement.pause_sec)
+    advice = f". {judgement.advice}" if judgement.trouble is Trouble.NONCE else ""
+    raise Unavailable(f"{method}: {words}{advice}", judgement.pause_sec)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 SPAN_NS = 60 * 10**9  # how far ahead of the clock a ceiling is asked for
+SPARE = 10**6  # how many nonces it leaves at least where the last one is ahead of the clock
 _END = 2**64  # nonces are unsigned 64-bit integers
 
 
@@ -48,11 +49,16 @@ class Nonces:
             return nonce
 
     def wanted(self) -> int | None:
-        """Return the ceiling to commit now, None while half of the span or more is left."""
+        """Return the ceiling to commit now, None while half of what it gives or more is left.
+
+        Never farther ahead of the clock than the span, however often a run begins at a ceiling.
+        """
         with self._lock:
-            reached = max(self._clock_ns(), self._last)
-            ceiling = min(reached + SPAN_NS, _END)
-            if ceiling <= self._ceiling or 2 * (self._ceiling - reached) >= SPAN_NS:
+            now = self._clock_ns()
+            ceiling = min(max(now + SPAN_NS, self._last + SPARE), _END)
+            has_time = 2 * (self._ceiling - now) >= SPAN_NS
+            has_spare = 2 * (self._ceiling - self._last) >= SPARE
+            if ceiling <= self._ceiling or (has_time and has_spare):
                 return None
             return ceiling
 
@@ -65,6 +71,15 @@ class Nonces:
             raise ValueError(f"a nonce ceiling is from 0 to 2**64, not {ceiling}")
         with self._lock:
             self._ceiling = max(self._ceiling, ceiling)
+
+    def settle(self) -> int:
+        """Give no nonce any more; return the ceiling to commit for the next run.
+
+        It is the first nonce that was not given: a run that ends well leaves none unused.
+        """
+        with self._lock:
+            self._ceiling = self._last + 1
+            return self._ceiling
 
     def raise_to(self, nonce: int) -> None:
         """Give only nonces above `nonce`, which the exchange has seen of this key.

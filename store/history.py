@@ -62,6 +62,12 @@ class SqliteHistory:
         rows += self._rows("SELECT DISTINCT txid FROM executions")
         return {row["txid"] for row in rows}
 
+    def last_executed(self, before: float) -> str | None:
+        """Return the exchange's id of the order that executed last before an instant."""
+        query = "SELECT txid FROM executions WHERE executed_at < ? ORDER BY executed_at DESC"
+        rows = self._rows(f"{query} LIMIT 1", (before,))
+        return str(rows[0]["txid"]) if rows else None
+
     def cycles(self, limit: int, before: float | None = None) -> list[dict[str, Any]]:
         """Return completed cycles that ended before `before`, newest first."""
         query = "SELECT * FROM cycles WHERE exit_time < ? ORDER BY exit_time DESC, id DESC LIMIT ?"

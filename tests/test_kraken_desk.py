@@ -406,3 +406,56 @@ def test_cancels_of_one_order_do_not_pile_up() -> None:
     made = calls(world)
     world.run_on(10.0)
     assert [method for _, method, _ in made].count("CancelOrder") == 1
+
+
+def test_an_order_that_kraken_took_and_does_not_tell_halts_after_ten_minutes() -> None:
+    """Once, and by name; the others are followed and balances read meanwhile."""
+    world = calm(4)
+    desk = world.exchange.desk
+    lost = next(x.txid for x in desk.known.values() if x.txid)
+    private = world.line.private
+
+    def told(method: str, params: Mapping[str, object]) -> Answer:
+        if method == "QueryOrders" and lost in str(params["txid"]):
+            return Answer(errors=("EOrder:Unknown order",))
+        answer = private(method, params)
+        for name in ("open", "closed"):
+            if isinstance(answer.result, dict) and isinstance(answer.result.get(name), dict):
+                answer.result[name].pop(lost, None)
+        return answer
+
+    world.line.private = told  # type: ignore[method-assign]  # the line is the test's own
+    world.run_on(560.0)
+    assert world.runtime.state.mode is Mode.RUNNING
+    assert desk.is_ready
+    before = len(events(world, e.BalancesReported))
+    world.run_on(120.0)
+    (halt,) = events(world, e.TradingHalted)
+    assert lost in halt.reason
+    assert "for 10 min" in halt.reason
+    assert len(events(world, e.BalancesReported)) > before
+    world.run_on(660.0)
+    assert len(events(world, e.TradingHalted)) == 1
+
+
+def test_a_job_that_fails_says_why_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+    """In the log once as a warning, and on the page."""
+    world = calm(4)
+    private, desk = world.line.private, world.exchange.desk
+
+    def cut(method: str, params: Mapping[str, object]) -> Answer:
+        answer = private(method, params)
+        if method == "ClosedOrders" and isinstance(answer.result, dict):
+            answer.result["count"] = 99
+        return answer
+
+    world.line.private = cut  # type: ignore[method-assign]  # the line is the test's own
+    desk.schedule("sweep", world.clock.now)
+    world.run_on(30.0)
+    assert "99 rows" in world.exchange.view().last_error
+    said = [x.message for x in caplog.records if x.levelname == "WARNING"]
+    assert [x for x in said if "sweep failed" in x and "99 rows" in x] == said
+    assert len(said) == 1
+    world.line.private = private  # type: ignore[method-assign]
+    world.run_on(60.0)
+    assert world.exchange.view().last_error == ""

@@ -105,11 +105,13 @@ def test_a_look_that_fails_leaves_no_order_in_doubt_behind() -> None:
 def test_a_start_assumes_what_the_run_before_may_have_used() -> None:
     """Right after a crash that is the most we ever allow ourselves; it falls as ever."""
     budget = Budget("starter")
-    budget.take_over(START, quiet_sec=0.0, calls=3.0)
+    budget.take_over(START, quiet_sec=0.0)
+    budget.spend(3.0, START)
     assert budget.wait(1.0, 0.0, Priority.RESOLVE, START) > 0
     assert 13.0 < budget.view(START).rest_used <= 15.0
     rested = Budget("starter")
-    rested.take_over(START, quiet_sec=60.0, calls=3.0)
+    rested.take_over(START, quiet_sec=60.0)
+    rested.spend(3.0, START)
     assert rested.view(START).rest_used == 3.0
     assert rested.wait(1.0, 0.0, Priority.EXECUTIONS, START) == 0.0
 

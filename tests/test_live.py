@@ -3,6 +3,7 @@
 Real processes on real sockets and files. Where nothing else is said there is no lag and no fault.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -167,7 +168,9 @@ def test_foreign_orders_are_shown_and_never_touched(own: tuple[Daemon, Sandbox])
     daemon.start()
     assert wait_until(lambda: booked(daemon, "orders") > 0, 90, 0.1), daemon.said()
     assert daemon.stop() == 0
+    sandbox.ask(is_still=True)
     verified(daemon)
+    assert call(sandbox, "Balance")  # no nonce ahead of the clock is left used
     (order,) = [x for x in read_truth(sandbox.file).orders if x.txid == txid]
     assert order.is_open
 
@@ -270,6 +273,36 @@ def test_orders_of_another_database_are_refused(daemon: Daemon, shared: Sandbox)
     result = daemon.run("check")
     assert result.returncode == 3, result.stdout + result.stderr
     assert "1 open orders of this bot were placed from another database" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_key_of_another_account_is_refused(own: tuple[Daemon, Sandbox]) -> None:
+    """An account that has never heard of the database's orders: nothing is sent, nothing waits."""
+    daemon, sandbox = own
+    sandbox.start()
+    daemon.start()
+    assert wait_until(lambda: booked(daemon, "executions") > 0, 90, 0.2), daemon.said()
+    assert daemon.stop() == 0
+    assert "it knows the orders of this database" not in daemon.run("check").stdout  # so young
+    make_older(daemon, 120.0)
+    assert "it knows the orders of this database" in daemon.run("check").stdout
+    sandbox.kill()
+    for path in sandbox.file.parent.glob(f"{sandbox.file.name}*"):
+        path.unlink()
+    sandbox.start()
+    for command in ("check", "run"):
+        result = daemon.run(command)
+        assert result.returncode == 3, result.stdout + result.stderr
+        assert "the key is another account's" in result.stdout + result.stderr
+    assert read_truth(sandbox.file).orders == ()
+
+
+def make_older(daemon: Daemon, seconds: float) -> None:
+    """Let what the daemon has booked have happened earlier."""
+    db = sqlite3.connect(daemon.file)
+    with db:
+        db.execute("UPDATE executions SET executed_at = executed_at - ?", (seconds,))
+    db.close()
 
 
 def test_a_database_of_paper_is_not_used_live(daemon: Daemon, tmp_path: Path) -> None:

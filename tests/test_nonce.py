@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchange.nonce import SPAN_NS, NonceExhausted, Nonces
+from exchange.nonce import SPAN_NS, SPARE, NonceExhausted, Nonces
 
 NOW = 1_790_000_000 * 10**9
 HOUR = 3600 * 10**9
@@ -119,6 +119,27 @@ def test_clock_set_back_an_hour_changes_nothing() -> None:
     assert again.next() > first + 1
 
 
+def test_crashes_do_not_carry_nonces_ahead_of_the_clock() -> None:
+    """However often a run begins at the last one's ceiling, no ceiling is far ahead of the span."""
+    disk = Disk()
+    for _ in range(1000):
+        ready(disk).next()
+        assert disk.ceiling <= NOW + SPAN_NS + 1000 * SPARE
+    assert ready(disk).next() < NOW + SPAN_NS + 1001 * SPARE
+
+
+def test_a_run_that_ends_well_leaves_no_nonce_unused() -> None:
+    """The next run goes on right after the last nonce; this one gives none any more."""
+    disk = Disk()
+    nonces = ready(disk)
+    last = nonces.next()
+    disk.ceiling = nonces.settle()
+    assert disk.ceiling == last + 1
+    with pytest.raises(NonceExhausted):
+        nonces.next()
+    assert ready(disk).next() == last + 1
+
+
 def test_raised_above_what_the_exchange_has_seen() -> None:
     """A higher nonce of the exchange is passed, by way of a committed ceiling; a lower is not."""
     disk = Disk()
@@ -174,6 +195,7 @@ STEPS = st.one_of(
     st.just(("commit", 0)),
     st.just(("crash", 0)),
     st.just(("crash after commit", 0)),
+    st.just(("end", 0)),
     st.tuples(st.just("clock"), st.integers(-2 * HOUR, 2 * HOUR)),
     st.tuples(st.just("seen"), st.integers(NOW - HOUR, NOW + HOUR)),
 )
@@ -200,6 +222,9 @@ def test_any_life_gives_rising_nonces(steps: list[tuple[str, int]]) -> None:
                 nonces = disk.run()
             case "crash after commit":
                 disk.ceiling = nonces.wanted() or disk.ceiling
+                nonces = disk.run()
+            case "end":
+                disk.ceiling = nonces.settle()
                 nonces = disk.run()
             case "clock":
                 disk.now += amount
