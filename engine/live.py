@@ -74,6 +74,11 @@ def mode_word(settings: config.Settings) -> str:
     return "LIVE" if is_venue(settings.kraken_api_url) else "SANDBOX"
 
 
+def exchange_name(settings: config.Settings) -> str:
+    """Return who is asked, as messages name it: a sandbox by its address."""
+    return "Kraken" if is_venue(settings.kraken_api_url) else settings.kraken_api_url
+
+
 def open_account(
     settings: config.Settings, clock: LiveClock | None = None, *, must_exist: bool = False
 ) -> Account:
@@ -202,8 +207,8 @@ def await_account(
         try:
             start = read_account(account, settings)
         except Unavailable as error:
-            say(f"Kraken to tell of the account ({error})")
-            if stopping.wait(max(RETRY_SEC, error.pause_sec)):
+            words = f"{exchange_name(settings)} to tell of the account ({error})"
+            if _pause(max(RETRY_SEC, error.pause_sec), words, stopping, say):
                 return None
             continue
         wrong = [x for x in checks(start, settings) if not x.is_ok]
@@ -214,8 +219,8 @@ def await_account(
             wrong = [x for x in wrong if x.name not in ENTRY_CHECKS]
             waiting = [x for x in wrong if x.name in PASSING_CHECKS and x.detail != DELISTED]
             if waiting and len(waiting) == len(wrong):
-                say("; ".join(f"{x.name}: {x.detail}" for x in waiting))
-                if stopping.wait(STATUS_SEC):
+                words = "; ".join(f"{x.name}: {x.detail}" for x in waiting)
+                if _pause(STATUS_SEC, words, stopping, say):
                     return None
                 continue
         if wrong:
@@ -223,6 +228,18 @@ def await_account(
             raise StartRefused(f"these checks fail (python bot.py check shows all):{lines}")
         bind(account.store, settings)
         return start
+
+
+def _pause(
+    seconds: float, words: str, stopping: threading.Event, say: Callable[[str], None]
+) -> bool:
+    """Wait, saying every few seconds what for: a pause may last minutes; True: stopped first."""
+    until = monotonic() + seconds
+    while (left := until - monotonic()) > 0:
+        say(words)
+        if stopping.wait(min(left, RETRY_SEC)):
+            return True
+    return False
 
 
 def checks(start: Start, settings: config.Settings) -> list[Check]:

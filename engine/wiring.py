@@ -25,6 +25,7 @@ from engine.live import (
     assemble,
     await_account,
     bind,
+    exchange_name,
     live_books,
     mode_word,
     open_account,
@@ -111,7 +112,12 @@ def _open_feed(settings: config.Settings, clock: LiveClock | None) -> KrakenFeed
     )
 
 
-def await_first_look(source: Source, stopping: threading.Event, say: Callable[[str], None]) -> bool:
+def await_first_look(
+    source: Source,
+    settings: config.Settings,
+    stopping: threading.Event,
+    say: Callable[[str], None],
+) -> bool:
     """Wait until a live market has answered, saying what is waited for; False: stopped first.
 
     Raises StartRefused.
@@ -120,7 +126,8 @@ def await_first_look(source: Source, stopping: threading.Event, say: Callable[[s
         return True
     source.start()
     while not source.is_open():
-        say("Kraken to answer" if source.trouble is None else f"Kraken: {source.trouble}")
+        name = exchange_name(settings)
+        say(f"{name} to answer" if source.trouble is None else f"{name}: {source.trouble}")
         if stopping.wait(WAIT_SEC):
             source.close()
             return False
@@ -366,7 +373,7 @@ def open_notices(
         report=ReportClock(status, history).due,
     )
     if telegram is None or not settings.telegram_commands:
-        return Notices(notifications, None)
+        return Notices(notifications, None, monotonic=monotonic, secrets=settings.secrets())
     listener = Listener(
         telegram,
         Line(monotonic),
@@ -378,7 +385,7 @@ def open_notices(
         monotonic=monotonic,
         wall_now=wall_now,
     )
-    return Notices(notifications, listener)
+    return Notices(notifications, listener, monotonic=monotonic, secrets=settings.secrets())
 
 
 def _telegram(settings: config.Settings) -> Telegram | None:
