@@ -47,6 +47,7 @@ ROUTES = {
     "ghost": Route.IMMEDIATE,
     "owed_exit": Route.IMMEDIATE,
     "rejected": Route.IMMEDIATE,
+    "cancelled": Route.IMMEDIATE,
     "released": Route.IMMEDIATE,
     "risk_level": Route.IMMEDIATE,
     "imbalance": Route.IMMEDIATE,
