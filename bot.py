@@ -30,6 +30,7 @@ from dashboard import Dashboard
 from engine import cli, log
 from engine.clock import LiveClock, Pacer, cpu_seconds, monotonic, wall_now
 from engine.counter import Counter, prepare
+from engine.live import no_answer, venue_problems
 from engine.loop import Loop
 from engine.notices import obstacle
 from engine.progress import ProgressLine
@@ -293,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; return the exit code. Errors are told in plain words."""
     args = cli.parse(sys.argv[1:] if argv is None else argv)
     try:
-        settings = config.load(os.environ, DOTENV)
+        settings = config.load(os.environ, DOTENV, (venue_problems,))
         if args.command == "run":
             return run(settings)
         return cli.run(args, settings)
@@ -308,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"The exchange refuses the start: {error}\n")
         return EXIT_REFUSED
     except Unavailable as error:
-        sys.stderr.write(f"The exchange does not answer: {error}. Try again later\n")
+        sys.stderr.write(f"The exchange does not answer: {no_answer(settings, error)}\n")
         return EXIT_REFUSED
     except StoreInUse as error:
         sys.stderr.write(f"{error}\n")

@@ -8,8 +8,9 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import config
@@ -22,7 +23,7 @@ from core.record import Record
 from engine.books import Check, ExchangeBooks
 from engine.clock import LiveClock, monotonic, sleep, wall_now
 from engine.start_check import DELISTED, OPTIONAL, account_checks, start_checks
-from exchange.kraken import KrakenClient, is_venue
+from exchange.kraken import KrakenClient, check_key, check_url, is_venue
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_desk import Desk, DeskConfig
 from exchange.kraken_exchange import KrakenExchange
@@ -30,6 +31,7 @@ from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Reader
 from exchange.kraken_start import Start, read_start
 from exchange.nonce import Nonces
 from market.public import KrakenFeed
+from settings.variable import path_is
 from store.history import SqliteHistory
 from store.memory import MemoryStore
 from store.sqlite import SqliteStore
@@ -74,9 +76,30 @@ def mode_word(settings: config.Settings) -> str:
     return "LIVE" if is_venue(settings.kraken_api_url) else "SANDBOX"
 
 
-def exchange_name(settings: config.Settings) -> str:
-    """Return who is asked, as messages name it: a sandbox by its address."""
-    return "Kraken" if is_venue(settings.kraken_api_url) else settings.kraken_api_url
+def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
+    """Return who does not answer, why, and what to do."""
+    url = settings.kraken_api_url
+    is_here = config.is_loopback(url)
+    hint = "; is the sandbox running there? make sandbox starts it" if is_here else ""
+    return f"{url}: {trouble}{hint}"
+
+
+def venue_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the client of the exchange would refuse; a further check of `config.load`."""
+    is_live = values.get("mode") == "live"
+    url, allow = values.get("kraken_api_url"), values.get("kraken_api_url_allow")
+    is_asked = is_live or values.get("market_data") == "kraken"
+    if is_asked and url is not None and allow is not None:
+        try:
+            check_url(url, allow)
+        except ValueError as error:
+            yield f"KRAKEN_API_URL={url}: {error}"
+    key, secret = values.get("kraken_api_key"), values.get("kraken_api_secret")
+    if is_live and key and secret:
+        try:
+            check_key(key, secret)
+        except ValueError as error:
+            yield f"KRAKEN_API_KEY, KRAKEN_API_SECRET: {error}"
 
 
 def open_account(
@@ -92,7 +115,7 @@ def open_account(
 
 def open_trial_account(settings: config.Settings) -> Account:
     """Open the account of a run that is never begun; where there is no database none is made."""
-    if settings.state_db.exists():
+    if path_is(settings.state_db, "there"):
         return open_account(settings, must_exist=True)
     return _account(MemoryStore(), settings, is_trial=True)
 
@@ -165,7 +188,7 @@ def refuse_other_venue(store: SqliteStore, settings: config.Settings) -> None:
     if known not in (None, wanted):
         raise StoreError(
             f"{settings.state_db} belongs to {known}, not to {wanted}: set STATE_DB to another "
-            "file for each"
+            "file for each, or MODE and KRAKEN_API_URL to what they were"
         )
 
 
@@ -207,7 +230,7 @@ def await_account(
         try:
             start = read_account(account, settings)
         except Unavailable as error:
-            words = f"{exchange_name(settings)} to tell of the account ({error})"
+            words = f"Kraken to tell of the account ({no_answer(settings, error)})"
             if _pause(max(RETRY_SEC, error.pause_sec), words, stopping, say):
                 return None
             continue

@@ -25,9 +25,9 @@ from engine.live import (
     assemble,
     await_account,
     bind,
-    exchange_name,
     live_books,
     mode_word,
+    no_answer,
     open_account,
     refuse_other_venue,
 )
@@ -47,6 +47,7 @@ from exchange.queue import QueueModel
 from market.public import KrakenFeed
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
+from settings.variable import path_is
 from store.history import SqliteHistory
 from store.sqlite import SqliteStore
 
@@ -126,8 +127,8 @@ def await_first_look(
         return True
     source.start()
     while not source.is_open():
-        name = exchange_name(settings)
-        say(f"{name} to answer" if source.trouble is None else f"{name}: {source.trouble}")
+        trouble = source.trouble
+        say("Kraken to answer" if trouble is None else no_answer(settings, trouble))
         if stopping.wait(WAIT_SEC):
             source.close()
             return False
@@ -269,7 +270,7 @@ def _looked_at(source: Source) -> Source:
 
 def _refuse_widow(settings: config.Settings) -> None:
     paper = settings.paper_db()
-    if paper.exists() and not settings.state_db.exists():
+    if path_is(paper, "there") and not path_is(settings.state_db, "there"):
         raise StoreError(
             f"{paper} is there but its database {settings.state_db} is not: put that back beside "
             "it, or move the file away to start anew"
@@ -329,6 +330,7 @@ def exchange_books(settings: config.Settings, store: SqliteStore, *, told: int) 
     """
     if settings.mode == "live":
         return live_books(settings, store)
+    refuse_other_venue(store, settings)
     books = read_books(settings.paper_db(), told=told)
     return ExchangeBooks(
         base=books.base, quote=books.quote, effects=books.effects, untold=books.untold

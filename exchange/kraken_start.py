@@ -162,4 +162,4 @@ def _read(method: str, answer: Answer, parse: Callable[[Any], T]) -> T:
     words = answer.fault or ", ".join(answer.errors)
     if judgement.verdict in (Verdict.HALT, Verdict.REJECT):
         raise StartRefused(f"Kraken answers {words} to {method}. {judgement.advice}".strip())
-    raise Unavailable(f"{method}: {words}", judgement.pause_sec)
+    raise Unavailable(f"{method}: {words} ({judgement.advice})", judgement.pause_sec)
