@@ -80,7 +80,7 @@ def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
     """Return who does not answer, why, and what to do."""
     url = settings.kraken_api_url
     is_here = config.is_loopback(url)
-    hint = "; is the sandbox running there? make sandbox starts it" if is_here else ""
+    hint = "; where no sandbox runs there, make sandbox starts one" if is_here else ""
     return f"{url}: {trouble}{hint}"
 
 

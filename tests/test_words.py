@@ -49,7 +49,7 @@ def test_check_says_who_does_not_answer_and_what_to_do(
     (line,) = result.stdout.splitlines()
     assert line.startswith("FAILED market")
     assert "http://127.0.0.1:1: " in line
-    assert "make sandbox starts it" in line
+    assert "make sandbox starts one" in line
     assert list(tmp_path.iterdir()) == []
 
 
