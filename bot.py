@@ -30,7 +30,9 @@ from dashboard import Dashboard
 from engine import cli, log
 from engine.clock import LiveClock, Pacer, cpu_seconds, monotonic, wall_now
 from engine.counter import Counter, prepare
+from engine.live import no_answer, venue_problems
 from engine.loop import Loop
+from engine.notices import obstacle
 from engine.progress import ProgressLine
 from engine.publish import Publisher
 from engine.runtime import Runtime
@@ -95,10 +97,12 @@ class Daemon:
         """Run until stopped or the market ends; return the exit code."""
         self.dashboard.start()
         self._catch_signals()
+        if self.notices is not None:
+            self.notices.begin()
         try:
             clock = LiveClock()
             source = open_source(self.settings, clock if self.settings.mode == "live" else None)
-            if not await_first_look(source, self.stopping, self._wait_for):
+            if not await_first_look(source, self.settings, self.stopping, self._wait_for):
                 return EXIT_OK
             self.parts = open_run(self.settings, source, clock, self.stopping, self._wait_for)
             if self.parts is None or not await_prints(source, self.stopping, self._wait_for):
@@ -124,6 +128,8 @@ class Daemon:
             self.waiting_for = what
             page = self.settings.page_url(self.dashboard.port)
             logger.info("waiting for %s; page %s", what, page)
+        if self.notices is not None:
+            self.notices.look(what)
         self._service.notify("READY=1\nWATCHDOG=1")
 
     def _trade(self, parts: Parts) -> int:
@@ -174,7 +180,7 @@ class Daemon:
         loop.on_iteration = lambda is_urgent: self._after(runtime, parts, progress, is_urgent)
         self._after(runtime, parts, progress, True)
         if notices is not None:
-            notices.start(build_status(runtime.state, params, self._facts(runtime, parts)))
+            notices.listen()
         if self.stopping.is_set():
             loop.stop()
         self._service.notify("READY=1")
@@ -191,6 +197,7 @@ class Daemon:
         facts = self._facts(runtime, parts)
         self.publisher.offer(runtime.state, runtime.params, facts, at_once=True)
         if self.notices is not None:
+            self._look(runtime, facts)
             self.notices.say_stopped(outcome, build_status(runtime.state, runtime.params, facts))
         runtime.stop()
         logger.info("%s journal=%s; resting orders stay", outcome, runtime.seq)
@@ -206,13 +213,20 @@ class Daemon:
         self._last_step = now
         if is_urgent or now - self._offered >= 0.5:
             self._offered = now
-            self.publisher.offer(
-                runtime.state, runtime.params, self._facts(runtime, parts), at_once=is_urgent
-            )
+            facts = self._facts(runtime, parts)
+            self.publisher.offer(runtime.state, runtime.params, facts, at_once=is_urgent)
+            self._look(runtime, facts)
             self._service.notify("WATCHDOG=1")
         progress.step(runtime.state)
 
     _offered = 0.0
+
+    def _look(self, runtime: Runtime, facts: Facts) -> None:
+        """Let the operator be told of a start, or of a wait that lasts."""
+        if self.notices is not None:
+            state, params = runtime.state, runtime.params
+            what = obstacle(state, params, facts)
+            self.notices.look(what, lambda: build_status(state, params, facts))
 
     def _facts(self, runtime: Runtime, parts: Parts) -> Facts:
         return Facts(
@@ -280,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; return the exit code. Errors are told in plain words."""
     args = cli.parse(sys.argv[1:] if argv is None else argv)
     try:
-        settings = config.load(os.environ, DOTENV)
+        settings = config.load(os.environ, DOTENV, (venue_problems,))
         if args.command == "run":
             return run(settings)
         return cli.run(args, settings)
@@ -295,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"The exchange refuses the start: {error}\n")
         return EXIT_REFUSED
     except Unavailable as error:
-        sys.stderr.write(f"The exchange does not answer: {error}. Try again later\n")
+        sys.stderr.write(f"The exchange does not answer: {no_answer(settings, error)}\n")
         return EXIT_REFUSED
     except StoreInUse as error:
         sys.stderr.write(f"{error}\n")

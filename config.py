@@ -8,7 +8,7 @@ problems are reported at once. `python config.py --write` generates `.env.exampl
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -122,12 +122,9 @@ class Settings(Record, frozen=True, kw_only=True):
 
     def page_url(self, port: int) -> str:
         """Return the address of the page for a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return (
-            f"http://[{host}]:{port}"
-            if ":" in host and "[" not in host
-            else f"http://{host}:{port}"
-        )
+        bound = {"0.0.0.0": "127.0.0.1", "localhost": "127.0.0.1", "::": "::1"}
+        host = bound.get(self.host, self.host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def paper_db(self) -> Path:
         """Return the file of the paper exchange that belongs to the database."""
@@ -150,11 +147,17 @@ def paper_db(state_db: Path) -> Path:
     return state_db.with_name(state_db.name.removesuffix(".db") + ".paper.db")
 
 
-def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
+Check = Callable[[Mapping[str, Any]], Iterable[str]]
+
+
+def load(
+    env: Mapping[str, str], dotenv_path: Path, further_checks: Iterable[Check] = ()
+) -> Settings:
     """Return the settings from `env` over the file `dotenv_path`, which stands beside the program.
 
     Relative paths in the file, and defaults, are relative to its folder; those in `env` to the
-    current one. Raises ConfigError with every problem found.
+    current one. `further_checks` yield what adapters would refuse; they are given the values, by
+    the names of Settings, that could be read. Raises ConfigError with every problem found.
     """
     found = _Findings([], [])
     file_values = _dotenv(dotenv_path, found)
@@ -170,12 +173,13 @@ def load(env: Mapping[str, str], dotenv_path: Path) -> Settings:
             found.problems.append(f"{variable.name}={shown}: {error}")
     checks = (
         _market_checks, _poll_checks, _live_checks, _fee_checks, _size_checks, _page_checks,
-        _notify_checks,
+        _notify_checks, *further_checks,
     )  # fmt: skip
     for check in checks:
         found.problems.extend(check(_Known(values)))
     if found.problems:
         raise ConfigError(found.problems)
+    found.warnings.extend(_idle(values, sources))
     for v in VARIABLES:
         if v.is_secret and texts[v.name]:
             texts[v.name] = "***"
@@ -285,14 +289,24 @@ def _market_checks(values: _Known) -> Iterator[str]:
         yield "PAPER_START_QUOTE, PAPER_START_BASE_USD: both are 0; there is nothing to trade with"
 
 
+def _idle(values: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning that names what is set for simulation only where orders are sent."""
+    if values["mode"] == "live":
+        names = [v.name for v in VARIABLES if v.is_simulation and sources[v.name] != "default"]
+        if names:
+            yield f"{', '.join(names)}: no effect with MODE=live, which is no simulation"
+
+
 def _fee_checks(values: _Known) -> Iterator[str]:
     if not values.has("paper_maker_fee_pct", "paper_taker_fee_pct"):
         return
     maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
     if (maker is None) != (taker is None):
         yield "PAPER_MAKER_FEE_PCT, PAPER_TAKER_FEE_PCT: set both or neither"
-    if not values.has("params.min_net_profit_pct", "params.profit_pct"):
+    if not values.has("mode", "params.min_net_profit_pct", "params.profit_pct"):
         return
+    if values["mode"] == "live":
+        return  # the start reads the account's fees, and measures the target against them
     rate = FIRST_TIER.maker if maker is None else maker / HUNDRED
     margin, target = values["params.min_net_profit_pct"], values["params.profit_pct"]
     least = break_even_pct(rate) + margin
@@ -320,14 +334,15 @@ def _size_checks(values: _Known) -> Iterator[str]:
             )
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Tell whether `url` is one of this machine."""
     return urlsplit(url).hostname in {x.strip("[]") for x in LOOPBACK}
 
 
 def _keys(values: Mapping[str, Any]) -> dict[str, str | None]:
     """Return key and private key; without any, a sandbox on this machine gets its demo keys."""
     key, secret = values["kraken_api_key"], values["kraken_api_secret"]
-    if values["mode"] == "live" and key is None and _is_loopback(values["kraken_api_url"]):
+    if values["mode"] == "live" and key is None and is_loopback(values["kraken_api_url"]):
         key, secret = DEMO_KEY, DEMO_SECRET
     return {"kraken_api_key": key, "kraken_api_secret": secret}
 
@@ -350,7 +365,7 @@ def _live_checks(values: _Known) -> Iterator[str]:
         return
     names = {"kraken_api_key": "KRAKEN_API_KEY", "kraken_api_secret": "KRAKEN_API_SECRET"}
     missing = [name for target, name in names.items() if values.get(target, "") is None]
-    if missing and (len(missing) == 1 or not _is_loopback(values["kraken_api_url"])):
+    if missing and (len(missing) == 1 or not is_loopback(values["kraken_api_url"])):
         yield f"{', '.join(missing)}: MODE=live needs both"
     is_real = urlsplit(values["kraken_api_url"]).hostname == VENUE_HOST
     if is_real and values["live_trading"] != LIVE_PHRASE:

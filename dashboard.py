@@ -45,6 +45,7 @@ __all__ = ["Busy", "Dashboard", "DashboardHistory", "IdReused", "Reply", "access
 log = logging.getLogger("dashboard")
 
 PAGE = Path(__file__).parent / "static" / "dashboard.html"
+ANYWHERE = ("0.0.0.0", "::")  # every address of this machine
 BODY_MAX = 16 * 1024
 HEAD_MAX = 16 * 1024
 LINE_MAX = 4 * 1024
@@ -309,7 +310,10 @@ class Dashboard:
         except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot even be encoded
             raise ConfigError([_binding_problem(host, port, error)]) from None
         self.port: int = self._server.server_address[1]
-        own = {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+        names = {"127.0.0.1", "localhost", "[::1]"}
+        if host not in ANYWHERE:  # there the name is one of `allowed_hosts`
+            names |= {f"[{host}]" if ":" in host else host.lower()}
+        own = {f"{name}:{self.port}" for name in names}
         named = {name.lower() for name in allowed_hosts}
         self._hosts = own | named | {f"{name}:{self.port}" for name in named if ":" not in name}
         self._cookie = f"grid_session_{self.port}"

@@ -5,6 +5,7 @@ They print for people and return exit codes; each opens what it needs and leaves
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ from engine.books import (
 )
 from engine.clock import sleep
 from engine.live import checks as live_checks
-from engine.live import mode_word, open_trial_account, read_account
+from engine.live import mode_word, no_answer, open_trial_account, read_account
 from engine.runtime import Runtime
 from engine.start_check import start_checks
 from engine.wiring import exchange_books, open_parts, open_store, open_trial
 from exchange.paper import PaperExchange
+from settings.variable import path_is
 
 LAG_SEC = 6.0  # more than what Kraken tells of an account may lag
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 3
@@ -99,30 +101,30 @@ def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
     try:
         return _check_parts(settings)
     except Unavailable as error:
-        _out(f"FAILED {'market':<16} {error}")
+        _out(f"FAILED {'market':<16} {no_answer(settings, error)}")
         return EXIT_REFUSED
 
 
 def _check_parts(settings: config.Settings) -> int:
     if settings.mode == "live":
         return _check_account(settings)
-    if not settings.state_db.exists():
+    if not path_is(settings.state_db, "there"):
         exchange = open_trial(settings)
         try:
-            return _check_paper(exchange, settings, "will be created")
+            return _check_paper(exchange, settings, _new_database(settings.state_db))
         finally:
             exchange.close()
     parts = open_parts(settings)
     try:
         if not isinstance(parts.exchange, PaperExchange):
             raise AssertionError("a check on paper needs the paper exchange")
-        return _check_paper(parts.exchange, settings, "intact, not in use")
+        return _check_paper(parts.exchange, settings, _old_database(settings.state_db))
     finally:
         parts.close()
 
 
 def _check_account(settings: config.Settings) -> int:
-    is_new = not settings.state_db.exists()
+    is_new = not path_is(settings.state_db, "there")
     account = open_trial_account(settings)
     try:
         found = live_checks(read_account(account, settings), settings)
@@ -132,23 +134,40 @@ def _check_account(settings: config.Settings) -> int:
     finally:
         account.close()
     name = f"{mode_word(settings)} at {settings.kraken_api_url}"
-    return _show(name, found, settings, "will be created" if is_new else "intact, not in use")
+    database = _new_database if is_new else _old_database
+    return _show(name, found, settings, database(settings.state_db))
 
 
-def _check_paper(exchange: PaperExchange, settings: config.Settings, database: str) -> int:
+def _old_database(path: Path) -> Check:
+    return Check(name="database", is_ok=True, detail=f"{path}: intact, not in use")
+
+
+def _new_database(path: Path) -> Check:
+    """Tell whether the database, and folders above it, can be created; nothing is."""
+    folder = next(x for x in path.absolute().parents if path_is(x, "there"))
+    why = ""
+    if not path_is(folder, "dir"):
+        why = f"{folder} is no folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        why = f"this user may not write into {folder}"
+    detail = f"cannot be created: {why}; mend that, or set STATE_DB" if why else "will be created"
+    return Check(name="database", is_ok=not why, detail=f"{path}: {detail}")
+
+
+def _check_paper(exchange: PaperExchange, settings: config.Settings, database: Check) -> int:
     venue, price = exchange.describe(), exchange.source.first_price()
     found = start_checks(settings.params, venue, price)
     return _show(exchange.source.name, found, settings, database)
 
 
-def _show(market: str, found: list[Check], settings: config.Settings, database: str) -> int:
+def _show(market: str, found: list[Check], settings: config.Settings, database: Check) -> int:
     """Print the table of checks; return the exit code."""
     count = len(settings.effective)
     checks = [
         Check(name="configuration", is_ok=True, detail=f"{count} settings, all valid"),
         Check(name="market", is_ok=True, detail=market),
         *found,
-        Check(name="database", is_ok=True, detail=f"{settings.state_db}: {database}"),
+        database,
     ]
     for check in checks:
         _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name:<16} {check.detail}")

@@ -8,9 +8,10 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 from urllib.parse import urlsplit
 
 import config
@@ -24,7 +25,7 @@ from core.state import BotState
 from engine.books import Check, ExchangeBooks
 from engine.clock import LiveClock, monotonic, sleep, wall_now
 from engine.start_check import DELISTED, OPTIONAL, account_checks, start_checks
-from exchange.kraken import KrakenClient, is_venue
+from exchange.kraken import KrakenClient, check_key, check_url, is_venue
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_desk import Desk, DeskConfig
 from exchange.kraken_exchange import KrakenExchange
@@ -33,6 +34,7 @@ from exchange.kraken_start import Start, read_start
 from exchange.kraken_wire import balances
 from exchange.nonce import Nonces
 from market.public import KrakenFeed
+from settings.variable import path_is
 from store.history import SqliteHistory
 from store.memory import MemoryStore
 from store.sqlite import SqliteStore
@@ -88,6 +90,32 @@ def mode_word(settings: config.Settings) -> str:
     return "LIVE" if is_venue(settings.kraken_api_url) else "SANDBOX"
 
 
+def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
+    """Return who does not answer, why, and what to do."""
+    url = settings.kraken_api_url
+    is_here = config.is_loopback(url)
+    hint = "; where no sandbox runs there, make sandbox starts one" if is_here else ""
+    return f"{url}: {trouble}{hint}"
+
+
+def venue_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the client of the exchange would refuse; a further check of `config.load`."""
+    is_live = values.get("mode") == "live"
+    url, allow = values.get("kraken_api_url"), values.get("kraken_api_url_allow")
+    is_asked = is_live or values.get("market_data") == "kraken"
+    if is_asked and url is not None and allow is not None:
+        try:
+            check_url(url, allow)
+        except ValueError as error:
+            yield f"KRAKEN_API_URL={url}: {error}"
+    key, secret = values.get("kraken_api_key"), values.get("kraken_api_secret")
+    if is_live and key and secret:
+        try:
+            check_key(key, secret)
+        except ValueError as error:
+            yield f"KRAKEN_API_KEY, KRAKEN_API_SECRET: {error}"
+
+
 def open_account(
     settings: config.Settings, clock: LiveClock | None = None, *, must_exist: bool = False
 ) -> Account:
@@ -101,7 +129,7 @@ def open_account(
 
 def open_trial_account(settings: config.Settings) -> Account:
     """Open the account of a run that is never begun; where there is no database none is made."""
-    if settings.state_db.exists():
+    if path_is(settings.state_db, "there"):
         return open_account(settings, must_exist=True)
     return _account(MemoryStore(), settings, is_trial=True)
 
@@ -177,7 +205,7 @@ def refuse_other_venue(store: SqliteStore, settings: config.Settings) -> None:
     if known not in (None, wanted):
         raise StoreError(
             f"{settings.state_db} belongs to {known}, not to {wanted}: set STATE_DB to another "
-            "file for each"
+            "file for each, or MODE and KRAKEN_API_URL to what they were"
         )
 
 
@@ -233,9 +261,9 @@ def await_account(
         try:
             start = read_account(account, settings)
         except Unavailable as error:
-            say(f"Kraken to tell of the account ({error})")
+            words = f"Kraken to tell of the account ({no_answer(settings, error)})"
             room = account.budget.wait(START_CALLS, 0.0, Priority.EXECUTIONS, account.clock.now())
-            if stopping.wait(max(RETRY_SEC, error.pause_sec, room)):
+            if _pause(max(RETRY_SEC, error.pause_sec, room), words, stopping, say):
                 return None
             continue
         wrong = [x for x in checks(start, settings) if not x.is_ok]
@@ -246,8 +274,8 @@ def await_account(
             wrong = [x for x in wrong if x.name not in ENTRY_CHECKS]
             waiting = [x for x in wrong if x.name in PASSING_CHECKS and x.detail != DELISTED]
             if waiting and len(waiting) == len(wrong):
-                say("; ".join(f"{x.name}: {x.detail}" for x in waiting))
-                if stopping.wait(STATUS_SEC):
+                words = "; ".join(f"{x.name}: {x.detail}" for x in waiting)
+                if _pause(STATUS_SEC, words, stopping, say):
                     return None
                 continue
         if wrong:
@@ -255,6 +283,18 @@ def await_account(
             raise StartRefused(f"these checks fail (python bot.py check shows all):{lines}")
         bind(account.store, settings)
         return start
+
+
+def _pause(
+    seconds: float, words: str, stopping: threading.Event, say: Callable[[str], None]
+) -> bool:
+    """Wait, saying every few seconds what for: a pause may last minutes; True: stopped first."""
+    until = monotonic() + seconds
+    while (left := until - monotonic()) > 0:
+        say(words)
+        if stopping.wait(min(left, RETRY_SEC)):
+            return True
+    return False
 
 
 def checks(start: Start, settings: config.Settings) -> list[Check]:

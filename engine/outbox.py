@@ -31,12 +31,14 @@ class Route(StrEnum):
     SILENT = "silent"
 
 
-# Reports, answers to commands and notes about drops are kinds of the shell; the others come from
-# the reducer. A kind that is not here: at once when it is a warning or an error, else the digest.
+# Starts, outages, reports, answers and notes about drops are kinds of the shell; the others come
+# from the reducer. A kind that is not here: at once when it is a warning or an error, else the
+# digest.
 ROUTES = {
     "start": Route.IMMEDIATE,
     "stop": Route.IMMEDIATE,
     "halt": Route.IMMEDIATE,
+    "outage": Route.IMMEDIATE,
     "reply": Route.IMMEDIATE,
     "report": Route.IMMEDIATE,
     "lock": Route.IMMEDIATE,
@@ -45,6 +47,7 @@ ROUTES = {
     "ghost": Route.IMMEDIATE,
     "owed_exit": Route.IMMEDIATE,
     "rejected": Route.IMMEDIATE,
+    "cancelled": Route.IMMEDIATE,
     "released": Route.IMMEDIATE,
     "risk_level": Route.IMMEDIATE,
     "imbalance": Route.IMMEDIATE,

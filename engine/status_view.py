@@ -199,7 +199,7 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
         notes.append("Paused: no new entries; exits and fills go on")
     if facts.waiting_for is not None:
         notes.append(f"Not ready: {facts.waiting_for}")
-    if _is_stale(state, params, facts):
+    if is_stale(state, params, facts):
         notes.append("No fresh price")
     if state.health.system_status != "online":
         notes.append(f"Exchange status: {state.health.system_status}")
@@ -232,7 +232,7 @@ def _words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def _is_stale(state: BotState, params: Params, facts: Facts) -> bool:
+def is_stale(state: BotState, params: Params, facts: Facts) -> bool:
     """Tell whether the price is too old; while a live market is silent only the wall goes on."""
     wall = facts.now_wall + state.health.clock_offset_sec if facts.is_real_time else 0.0
     now, most = max(state.now, wall), params.stale_price_max_age_sec
@@ -260,7 +260,7 @@ def _market(state: BotState, params: Params, facts: Facts) -> s.MarketBlock:
         spread_pct=_share_pct(market.ask - market.bid, market.bid),
         change_pct=_share_pct(market.bid - start, start),
         time=round(market.time, 3),
-        is_stale=_is_stale(state, params, facts),
+        is_stale=is_stale(state, params, facts),
         candidate=None if market.candidate is None else plain(market.candidate),
     )
 

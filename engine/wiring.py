@@ -27,6 +27,7 @@ from engine.live import (
     bind,
     live_books,
     mode_word,
+    no_answer,
     open_account,
     refuse_other_venue,
 )
@@ -46,6 +47,7 @@ from exchange.queue import QueueModel
 from market.public import KrakenFeed
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
+from settings.variable import path_is
 from store.history import SqliteHistory
 from store.sqlite import SqliteStore
 
@@ -111,7 +113,12 @@ def _open_feed(settings: config.Settings, clock: LiveClock | None) -> KrakenFeed
     )
 
 
-def await_first_look(source: Source, stopping: threading.Event, say: Callable[[str], None]) -> bool:
+def await_first_look(
+    source: Source,
+    settings: config.Settings,
+    stopping: threading.Event,
+    say: Callable[[str], None],
+) -> bool:
     """Wait until a live market has answered, saying what is waited for; False: stopped first.
 
     Raises StartRefused.
@@ -120,7 +127,8 @@ def await_first_look(source: Source, stopping: threading.Event, say: Callable[[s
         return True
     source.start()
     while not source.is_open():
-        say("Kraken to answer" if source.trouble is None else f"Kraken: {source.trouble}")
+        trouble = source.trouble
+        say("Kraken to answer" if trouble is None else no_answer(settings, trouble))
         if stopping.wait(WAIT_SEC):
             source.close()
             return False
@@ -262,7 +270,7 @@ def _looked_at(source: Source) -> Source:
 
 def _refuse_widow(settings: config.Settings) -> None:
     paper = settings.paper_db()
-    if paper.exists() and not settings.state_db.exists():
+    if path_is(paper, "there") and not path_is(settings.state_db, "there"):
         raise StoreError(
             f"{paper} is there but its database {settings.state_db} is not: put that back beside "
             "it, or move the file away to start anew"
@@ -322,6 +330,7 @@ def exchange_books(settings: config.Settings, store: SqliteStore, state: BotStat
     """
     if settings.mode == "live":
         return live_books(settings, store, state)
+    refuse_other_venue(store, settings)
     books = read_books(settings.paper_db(), told=state.exchange_cursor)
     return ExchangeBooks(
         base=books.base, quote=books.quote, effects=books.effects, untold=books.untold
@@ -366,7 +375,7 @@ def open_notices(
         report=ReportClock(status, history).due,
     )
     if telegram is None or not settings.telegram_commands:
-        return Notices(notifications, None)
+        return Notices(notifications, None, monotonic=monotonic, secrets=settings.secrets())
     listener = Listener(
         telegram,
         Line(monotonic),
@@ -378,7 +387,7 @@ def open_notices(
         monotonic=monotonic,
         wall_now=wall_now,
     )
-    return Notices(notifications, listener)
+    return Notices(notifications, listener, monotonic=monotonic, secrets=settings.secrets())
 
 
 def _telegram(settings: config.Settings) -> Telegram | None:

@@ -332,7 +332,7 @@ class KrakenClient:
     ) -> None:
         check_url(url, allow)
         key, secret = key.strip(), secret.strip()
-        _check_key(key, secret)
+        check_key(key, secret)
         self._origin = url.lower().rstrip("/")
         self._has_key = bool(key)
         self._clock = clock
@@ -461,7 +461,11 @@ def _not_sent(why: str) -> Answer:
     return Answer(fault=why, was_sent=False)
 
 
-def _check_key(key: str, secret: str) -> None:
+def check_key(key: str, secret: str) -> None:
+    """Raise ValueError in plain words, which hold neither, unless key and private key can be used.
+
+    Both empty means public calls only.
+    """
     if not key and not secret:
         return
     if not key or not secret:

@@ -184,5 +184,4 @@ def _read(method: str, answer: Answer, parse: Callable[[Any], T]) -> T:
     words = answer.fault or ", ".join(answer.errors)
     if judgement.verdict in (Verdict.HALT, Verdict.REJECT):
         raise StartRefused(f"Kraken answers {words} to {method}. {judgement.advice}".strip())
-    advice = f". {judgement.advice}" if judgement.trouble is Trouble.NONCE else ""
-    raise Unavailable(f"{method}: {words}{advice}", judgement.pause_sec)
+    raise Unavailable(f"{method}: {words} ({judgement.advice})", judgement.pause_sec)

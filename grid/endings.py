@@ -18,7 +18,7 @@ from core.domain import (
     RejectReason,
     TradeId,
 )
-from core.events import OrderRejected
+from core.events import OrderClosed, OrderRejected
 from core.record import replace
 from core.state import Entering, Exiting, Idle
 from grid.booking import next_cycle
@@ -27,6 +27,7 @@ from grid_strategy import mid
 from leg import MARKET_AWAY, PAIR_OFF, RETRY_AFTER_SEC, end_exit, finish_entry, keep_owed
 
 ABSENT_AGAIN_SEC = 6.0
+CANCELLED = "cancelled"  # how an order ended
 REJECTION_WINDOW_SEC = 60.0
 REJECTIONS_MAX = 3
 REST_AFTER_REJECTION_SEC = 60.0
@@ -34,8 +35,10 @@ REST_AFTER_REFUSAL_SEC = 300.0
 NEVER_WAS = (RejectReason.NOT_SENT, RejectReason.NEVER_ARRIVED, RejectReason.DEADLINE)
 
 
-def close_order(r: Reduction, found: Found, executed: Decimal) -> None:
+def close_order(r: Reduction, found: Found, event: OrderClosed) -> None:
     """Take the exchange's word that an order is over; final once the executions add up to it."""
+    executed = event.executed
+    _tell_of_strange_cancel(r, found, event.reason)
     # Executed volume never falls: an older view is ignored.
     executed = max(executed, found.order.filled_volume, found.order.closed_executed or ZERO)
     order = replace(found.order, closed_executed=executed)
@@ -49,6 +52,21 @@ def close_order(r: Reduction, found: Found, executed: Decimal) -> None:
         finish_entry(r, found.slot_id, leg, order)
     else:
         end_exit(r, found)
+
+
+def _tell_of_strange_cancel(r: Reduction, found: Found, reason: str) -> None:
+    """Tell the operator, once, that somebody else has cancelled an order of ours."""
+    order = found.order
+    is_ours = order.cancel_requested_at is not None or order.closed_executed is not None
+    if reason != CANCELLED or is_ours:
+        return
+    text = f"{order.role} order {order.client_order_id} was cancelled at the exchange"
+    r.notify(
+        "warning",
+        "cancelled",
+        f"slot {found.slot_id} leg {found.trade_id}: {text}, not by the bot, which places it "
+        "again; to have fewer orders use the bot's commands",
+    )
 
 
 def reject_order(r: Reduction, event: OrderRejected) -> None:

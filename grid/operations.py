@@ -472,14 +472,22 @@ def _audit(r: Reduction, command: c.AuditPnl) -> str:
     base, quote = command.base_difference, command.quote_difference
     if base is None or quote is None:
         raise _Refusal("the audit needs the store; send it through the daemon")
-    found = f"books differ from executions by {base:+f} base and {quote:+f} quote"
     own = r.state.balances
-    drift = (
-        f"; the exchange reports {own.reported_base - own.base:+f} base and "
-        f"{own.reported_quote - own.quote:+f} quote against them"
+    found = _difference("the books", "the executions", base, quote)
+    drift = "; " + _difference(
+        "the exchange's balances",
+        "the books",
+        own.reported_base - own.base,
+        own.reported_quote - own.quote,
     )
     if base == 0 and quote == 0 and not watch.is_drifting(r):
         watch.clear_lock(r, LockName.RECONCILIATION, "audited by the operator")
     elif any(lock.name is LockName.RECONCILIATION for lock in r.state.risk.locks):
         drift += "; the lock stays until they agree: a deposit or withdrawal is told by record_flow"
     return found + drift
+
+
+def _difference(these: str, those: str, base: Decimal, quote: Decimal) -> str:
+    if base == 0 and quote == 0:
+        return f"{these} agree with {those}"
+    return f"{these} differ from {those} by {base:+f} base and {quote:+f} quote"

@@ -38,6 +38,12 @@ class Variable(Record, frozen=True, kw_only=True):
         """Tell whether the value is masked wherever it is shown, and may come from a file."""
         return self.kind in ("secret", "secret_url")
 
+    @property
+    def is_simulation(self) -> bool:
+        """Tell whether it has no effect where orders are sent."""
+        simulated = ("PAPER_", "REPLAY_", "SYNTHETIC_")
+        return self.name.startswith(simulated) or self.name == "SEED"
+
     def allowed(self) -> str:
         """Return what is allowed, in plain words."""
         bounds = f" from {self.low} to {self.high}" if self.low is not None else ""
@@ -141,8 +147,9 @@ def _text(variable: Variable, text: str, folder: Path) -> Any:
 
 
 def path_is(path: Path, what: str) -> bool:
-    """Tell whether `path` is a "dir" or a "file"; False where that cannot be found out."""
+    """Tell whether `path` is a "dir", a "file", or "there"; False where that is not found out."""
+    looks = {"dir": path.is_dir, "file": path.is_file, "there": path.exists}
     try:
-        return path.is_dir() if what == "dir" else path.is_file()
+        return looks[what]()
     except (OSError, ValueError):  # a name too long, a folder closed to us
         return False

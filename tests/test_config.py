@@ -17,6 +17,7 @@ import config
 from core.domain import FeeRates, Instrument
 from core.params import Params, PausePolicy, RiskBasis
 from core.ports import ConfigError
+from engine.live import venue_problems
 from settings.table import DEMO_KEY, DEMO_SECRET
 
 ROOT = Path(__file__).parent.parent
@@ -446,3 +447,48 @@ def test_live_takes_prices_from_kraken_and_a_sandbox_of_this_machine_has_demo_ke
     assert (paper.market_data, paper.kraken_tier, paper.poll_sec) == ("synthetic", "pro", 5)
     assert paper.kraken_api_key is None
     assert TOKEN not in repr(real)
+
+
+def test_every_problem_is_told_at_once_those_of_address_and_keys_too() -> None:
+    """What the exchange's client would refuse stands among the other problems, without the keys."""
+    env = {
+        **LIVE, **KEYS, "KRAKEN_API_SECRET": "this-is-no-base64-at-all!-this-is-no-base64",
+        "KRAKEN_API_URL": "https://elsewhere.example", "PORT": "x", "SLOT_COUNT": "0",
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as raised:
+        config.load(env, NOWHERE, (venue_problems,))
+    text = "\n".join(raised.value.problems)
+    for words in (
+        "PORT='x'", "SLOT_COUNT='0'", "not one that a key may be sent to", "is not base64 text",
+    ):  # fmt: skip
+        assert words in text
+    assert env["KRAKEN_API_SECRET"] not in text
+    assert list(venue_problems({})) == []
+
+
+def test_what_is_for_simulation_only_is_a_warning_live() -> None:
+    """Set and without effect: the names are told; on paper and by default nothing is."""
+    idle = {"SEED": "3", "PAPER_PRESET": "optimistic", "PAPER_TOUCH_PROB": "0.1"}
+    live = config.load({**LIVE, **KEYS, **idle, "REPLAY_SPEED": "max"}, NOWHERE)
+    (warning,) = live.warnings
+    names = "SEED, REPLAY_SPEED, PAPER_PRESET, PAPER_TOUCH_PROB"
+    assert warning == f"{names}: no effect with MODE=live, which is no simulation"
+    assert config.load({**LIVE, **KEYS}, NOWHERE).warnings == ()
+    assert config.load({"SEED": "3", "PAPER_PRESET": "optimistic"}, NOWHERE).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "page"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("localhost", "http://127.0.0.1:80"),
+        ("::1", "http://[::1]:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("192.0.2.7", "http://192.0.2.7:80"),
+    ],
+)
+def test_the_address_of_the_page_is_one_that_is_bound(host: str, page: str) -> None:
+    """`localhost` may lead to ::1 first, where another program may listen: it is not printed."""
+    made = config.load({"HOST": host, "DASHBOARD_TOKEN": TOKEN}, NOWHERE)
+    assert made.page_url(80) == page

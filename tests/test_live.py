@@ -332,7 +332,7 @@ def test_bad_answers_at_the_start_are_waited_out(
     fault = {"kind": kind, "text": STRANGE if kind == "text" else ""}
     shared.ask(faults=[{**fault, "methods": ["TradeVolume"]}])
     daemon.start()
-    words = "waiting for Kraken to tell of the account (TradeVolume: "
+    words = f"waiting for Kraken to tell of the account ({shared.url}: TradeVolume: "
     assert wait_until(lambda: words in daemon.said(), 60), daemon.said()
     assert daemon.is_running
     told = requests.get(daemon.url + "/readyz", timeout=5)

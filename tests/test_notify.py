@@ -515,7 +515,7 @@ def test_the_daemon_tells_of_its_start_and_stop_and_obeys(world: World, tmp_path
         daemon.wait("/readyz")
         started = world.wait(lambda: world.texts("start"))[0]
         assert started.startswith("started, version ")
-        assert "SIMULATED MARKET, DOGE/USD: running" in started
+        assert "SIMULATED MARKET, DOGE/USD: running, ok" in started
         world.wait(lambda: any(x["timeout"] for x in world.polls))
         number = world.type("/pause")
         assert "accepted: paused" in world.wait_text("paused: no new entries")
@@ -526,7 +526,7 @@ def test_the_daemon_tells_of_its_start_and_stop_and_obeys(world: World, tmp_path
         assert world.wait(lambda: world.texts("halt")) == ["halted: nothing new but owed exits"]
         assert world.wait(lambda: daemon.get("/api/status").json()["bot"]["mode"] == "halted")
         world.type("/status")
-        assert "halted" in world.wait_text("against the starting balances")
+        assert "against the starting balances" in world.wait_text("DOGE/USD: halted")
         body = daemon.get("/api/status").text + daemon.get(f"/api/commands/telegram-{number}").text
         assert '"command_id":"telegram-' in body
     finally:

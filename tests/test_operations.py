@@ -143,10 +143,17 @@ def test_drift_locks_after_two_reads_and_audit_clears_it_once_it_is_explained() 
     world.step(replace(wrong, time=world.now))
     assert [x.name for x in world.state.risk.locks] == [LockName.RECONCILIATION]
     audit = c.AuditPnl(base_difference=D(0), quote_difference=D(0))
-    assert "the lock stays" in world.command(audit).message
+    message = world.command(audit).message
+    assert message.startswith("the books agree with the executions; the exchange's balances differ")
+    assert "from the books by -5000" in message
+    assert "the lock stays" in message
     assert world.state.risk.locks != ()
     assert world.command(c.RecordFlow(base=D(-5000))).is_accepted
-    assert world.command(audit).is_accepted
+    agreed = world.command(audit)
+    assert agreed.is_accepted
+    assert agreed.message == (
+        "the books agree with the executions; the exchange's balances agree with the books"
+    )
     assert world.state.risk.locks == ()
 
 

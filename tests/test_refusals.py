@@ -426,3 +426,25 @@ def test_break_even_is_asked_after_the_price() -> None:
     assert state.veto == "stale_price"
     world.step(e.FeesUpdated(time=world.now, fees=replace(dear, maker=D(1))))
     assert world.state.fees.maker == D("0.02")  # that is no fee
+
+
+@pytest.mark.parametrize("name", ["1A.exit", "1B.entry"])
+def test_a_cancel_that_is_not_the_bots_is_told_and_the_order_placed_again(name: str) -> None:
+    """Somebody cancels by hand: the operator hears which order it was; our own cancels are none."""
+    world = entered()
+    if name == "1A.exit":
+        world.fill("1A.entry")
+        world.accept("1A.exit")
+    order = world.order(name)
+    world.close(name)
+    (text,) = told(world, "cancelled")
+    what = f"{order.role} order {order.client_order_id} was cancelled at the exchange, not by the"
+    assert what in text
+    world.timer()
+    assert world.order(name).client_order_id != order.client_order_id
+    world.accept(name)
+    world.command(c.Pause())
+    world.timer()
+    if name == "1B.entry":
+        world.close(name)
+    assert len(told(world, "cancelled")) == 1
