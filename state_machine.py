@@ -309,7 +309,7 @@ def _order_news(
                 r.notify("warning", "uncertain", f"{text} exists is being found out {event.detail}")
         case e.OrderClosed():
             r.count(f"closed:{event.reason}")
-            close_order(r, found, event.executed)
+            close_order(r, found, event.executed, event.reason)
         case e.CancelRefused():
             ask_about(r, found, "cancel refused")
         case _:

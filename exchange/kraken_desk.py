@@ -19,6 +19,7 @@ from core.record import Record
 from core.state import BotState, Mode
 from exchange.kraken_account import Account
 from exchange.kraken_budget import Budget, Priority
+from exchange.kraken_errors import ending
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
 from exchange.kraken_records import OrderView, PairFacts, Purpose, Verdict, WireError
 from exchange.kraken_resolve import Doubts
@@ -35,7 +36,6 @@ AFTER_CANCEL_SEC = 1.0
 OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
 FIRST_SWEEP_SEC = 600.0  # after the start, when there is room: all of the last two days
-ENDINGS = {"closed": "filled", "canceled": "cancelled"}
 
 
 class DeskConfig(Record, frozen=True, kw_only=True):
@@ -512,7 +512,7 @@ class Desk:
                     e.OrderClosed(
                         time=self.clock(),
                         client_order_id=order_id,
-                        reason=ENDINGS.get(view.status, view.status),
+                        reason=ending(view),
                         executed=view.executed - self._before.get(view.txid, ZERO),
                     )
                 )

@@ -12,13 +12,14 @@ from core.actions import CancelOrderAction
 from core.commands import Pause
 from core.domain import OrderStatus, Role, Side, TradeId
 from core.order_id import OrderPlace, decode, encode
+from core.record import replace
 from core.state import Mode
 from exchange.kraken_budget import Priority
 from exchange.kraken_records import Answer
 from exchange.sandbox_faults import Fault, FaultKind
 from exchange.sandbox_records import OrderRequest
 from grid.invariants import check_invariants
-from tests.kraken_world import EPOCH, TAG, World
+from tests.kraken_world import EPOCH, PARAMS, TAG, World
 
 D = Decimal
 
@@ -156,6 +157,26 @@ def test_a_cancel_is_believed_only_when_the_order_is_seen_over() -> None:
     cancelled = [x for x in events(world, e.OrderClosed) if x.reason == "cancelled"]
     assert len(cancelled) == count == 2 * world.params.slot_count
     assert not [x for x in world.venue.truth().orders if x.is_open]
+    assert world.wrong() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [("Post only order", "post_only"), ("Self trade prevention", "self_trade")],
+)
+def test_an_order_taken_and_then_ended_as_crossing_is_quoted_anew(words: str, reason: str) -> None:
+    """Three within a minute, each farther away; then the leg rests. Nothing is placed in a loop."""
+    world = World(1, step_pct=0.0, params=replace(PARAMS, slot_count=1))
+    fault(world, FaultKind.ENDED, "AddOrder", text=words, count=20)
+    world.run(55.0)
+    assert {x.reason for x in events(world, e.OrderClosed)} == {reason}
+    sells = [x for x in world.venue.truth().orders if x.side is Side.SELL]
+    prices = [x.last.price for x in sells]
+    assert len(prices) == 3
+    assert prices[0] < prices[1] < prices[2]
+    world.venue.faults.clear()
+    world.run(90.0)
+    assert len([x for x in world.venue.truth().orders if x.is_open]) == 2
     assert world.wrong() == []
 
 
