@@ -87,7 +87,7 @@ class Desk:
         self.own = (ZERO, ZERO)  # base and quote by our own books
         self.status = "online"  # the exchange's, as last read
         self.offset_error_sec = math.inf
-        self.is_ready = self._is_halting = False
+        self.is_ready = self._is_halting = self._is_halted = False
         self.tag, self.epoch = tag, epoch
         self.clock, self.post, self.booked = clock, post, booked
         self._inbox: queue.SimpleQueue[PlaceOrderAction | CancelOrderAction | RequestReconcile] = (
@@ -111,7 +111,8 @@ class Desk:
     def watch(self, state: BotState) -> None:
         """Take note of the orders that live; called before any action of the same step is put."""
         self.known = watched(state)
-        if state.mode is Mode.HALTED:
+        self._is_halted = state.mode is Mode.HALTED
+        if self._is_halted:
             self._is_halting = False
         self.own = (state.balances.base, state.balances.quote)
 
@@ -312,11 +313,13 @@ class Desk:
 
     def _place(self, action: PlaceOrderAction) -> None:
         order_id = action.order.client_order_id
+        is_entry = action.order.role is Role.ENTRY
         obstacle = self.obstacle(action.deadline)
+        if is_entry and self._is_halted:  # meanwhile: it has waited here for room
+            obstacle = "trading is halted"
         if obstacle is not None:
             self.reject(order_id, RejectReason.NOT_SENT, obstacle)
             return
-        is_entry = action.order.role is Role.ENTRY
         wait = self.reader.room(0.0, 1.0, Priority.ENTRY if is_entry else Priority.EXIT)
         if wait:
             self.reject(
@@ -508,11 +511,14 @@ class Desk:
             if view.executed == told and order_id not in self._closed:
                 self._closed.add(order_id)
                 self.doubts.settled(order_id)
+                reason = ending(view)
+                if reason == RejectReason.POST_ONLY:
+                    self.reader.budget.note_post_only(self.clock())
                 self.post(
                     e.OrderClosed(
                         time=self.clock(),
                         client_order_id=order_id,
-                        reason=ending(view),
+                        reason=reason,
                         executed=view.executed - self._before.get(view.txid, ZERO),
                     )
                 )

@@ -337,14 +337,16 @@ def _drift(r: Reduction) -> None:
         if own.drift_since is not None:
             r.update(balances=replace(own, drift_since=None))
         return
+    base, quote = own.reported_base - own.base, own.reported_quote - own.quote
+    # A difference that executions in between have left as it was does not come of one in flight.
     is_moving = _is_in_flight(r) or (
-        own.last_execution_at is not None
+        (base, quote) != (own.drift_base, own.drift_quote)
+        and own.last_execution_at is not None
         and own.last_execution_at >= (own.drift_since or r.now) - DRIFT_CONFIRM_SEC
     )
     if own.drift_since is None or is_moving:
-        r.update(balances=replace(own, drift_since=r.now))
+        r.update(balances=replace(own, drift_since=r.now, drift_base=base, drift_quote=quote))
     elif r.now - own.drift_since >= DRIFT_CONFIRM_SEC:
-        base, quote = own.reported_base - own.base, own.reported_quote - own.quote
         set_lock(
             r,
             LockName.RECONCILIATION,

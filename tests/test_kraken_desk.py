@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from accounting import orders
 from core import events as e
-from core.actions import CancelOrderAction
-from core.commands import Pause
+from core.actions import CancelOrderAction, PlaceOrderAction
+from core.commands import Halt, Pause
 from core.domain import OrderStatus, Role, Side, TradeId
 from core.order_id import OrderPlace, decode, encode
 from core.record import replace
@@ -20,6 +21,8 @@ from exchange.sandbox_faults import Fault, FaultKind
 from exchange.sandbox_records import OrderRequest
 from grid.invariants import check_invariants
 from tests.kraken_world import EPOCH, PARAMS, TAG, World
+from tests.storm_line import CALM
+from tests.storm_weather import Weather
 
 D = Decimal
 
@@ -166,9 +169,13 @@ def test_a_cancel_is_believed_only_when_the_order_is_seen_over() -> None:
 )
 def test_an_order_taken_and_then_ended_as_crossing_is_quoted_anew(words: str, reason: str) -> None:
     """Three within a minute, each farther away; then the leg rests. Nothing is placed in a loop."""
-    world = World(1, step_pct=0.0, params=replace(PARAMS, slot_count=1))
+    weather = Weather(faults=CALM, tier="starter")
+    world = World(1, step_pct=0.0, params=replace(PARAMS, slot_count=1), weather=weather)
     fault(world, FaultKind.ENDED, "AddOrder", text=words, count=20)
-    world.run(55.0)
+    world.run(15.0)
+    used = world.exchange.desk.reader.budget.view(world.clock.now).engine_used
+    assert (used > 5) is (reason == "post_only")  # it is counted as if it had been told at once
+    world.run_on(40.0)
     assert {x.reason for x in events(world, e.OrderClosed)} == {reason}
     sells = [x for x in world.venue.truth().orders if x.side is Side.SELL]
     prices = [x.last.price for x in sells]
@@ -252,7 +259,7 @@ def test_orders_of_others_are_counted_and_never_touched() -> None:
 
 def test_deposits_withdrawals_and_foreign_trades_are_flows_booked_once() -> None:
     """Read again and again, after restarts too: the ledger's lines join once."""
-    world = calm(config=None, has_ledger=True)
+    world = calm(weather=Weather(faults=CALM, has_ledger=True))
     world.venue.deposit("USD", D(100))
     world.run(400.0)
     world.venue.deposit("XXDG", D(-50))
@@ -320,6 +327,21 @@ def test_nothing_is_placed_while_the_exchange_is_closed_and_all_is_read_before_g
     assert methods.index("ClosedOrders") < first_order
     assert open_before <= {x.txid for x in world.venue.truth().orders}
     assert world.wrong() == []
+
+
+def test_an_entry_that_waits_when_trading_is_halted_is_not_sent() -> None:
+    """It was on its way to the exchange already; an exit in its place still goes."""
+    world = calm()
+    order = replace(next(iter(orders(world.runtime.state))), client_order_id=our_id())
+    entry = PlaceOrderAction(slot_id=2, order=order, chain=(), deadline=world.clock.now + 10.0)
+    world.command(Halt())
+    made = calls(world)
+    world.exchange.desk.put(entry)
+    world.exchange.desk.step()
+    assert "AddOrder" not in [method for _, method, _ in made]
+    world.exchange.desk.put(replace(entry, order=replace(order, role=Role.EXIT)))
+    world.exchange.desk.step()
+    assert "AddOrder" in [method for _, method, _ in made]
 
 
 def test_an_order_whose_time_is_nearly_over_is_not_sent() -> None:

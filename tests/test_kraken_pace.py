@@ -22,7 +22,8 @@ from exchange.kraken_desk import DeskConfig
 from exchange.kraken_records import Answer
 from exchange.kraken_start import read_start
 from store.sqlite import SqliteStore
-from tests.kraken_world import EPOCH, PARAMS, START, TAG, Faults, World
+from tests.kraken_world import EPOCH, PARAMS, TAG, World
+from tests.storm_line import START, Faults
 
 BUSY = replace(
     PARAMS,

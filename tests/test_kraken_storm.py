@@ -12,7 +12,9 @@ import pytest
 
 from core.record import replace
 from tests.kraken_mutants import worlds
-from tests.kraken_world import CALM, STORM, Faults, World
+from tests.kraken_world import World
+from tests.storm_line import CALM, STORM, Faults
+from tests.storm_weather import draw
 
 CHAOS_SEC = 1800.0
 ECHOES = replace(CALM, echoed=0.5)
@@ -42,8 +44,8 @@ def check_full_protocol(seeds: range) -> None:
     crashes = orders = cycles = 0
     seen: dict[str, int] = {}
     for seed in seeds:
-        world = World(seed, lag=4.0, has_ledger=seed % 2 == 0)
-        assert storm(world) == [], f"seed {seed}"
+        world = World(seed, weather=draw(seed))
+        assert storm(world, world.weather.faults) == [], f"seed {seed}"
         crashes += world.crashes
         orders += len(world.venue.truth().orders)
         cycles += world.runtime.state.counters.get("cycles", 0)
