@@ -14,14 +14,21 @@ from decimal import Decimal
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import ZERO, OrderStatus, RejectReason, Role
+from core.domain import ZERO, OrderStatus, RejectReason, Role, Side
 from core.record import Record
 from core.state import BotState, Mode
 from exchange.kraken_account import Account
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_errors import ending
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
-from exchange.kraken_records import OrderView, PairFacts, Purpose, Verdict, WireError
+from exchange.kraken_records import (
+    OrderView,
+    PairFacts,
+    Purpose,
+    TradeView,
+    Verdict,
+    WireError,
+)
 from exchange.kraken_resolve import Doubts
 from exchange.kraken_strangers import Strangers
 from exchange.kraken_watch import Watched, watched
@@ -95,7 +102,7 @@ class Desk:
         )
         self._jobs: list[Job] = []
         self._numbered = 0
-        self._told: dict[str, dict[str, Decimal]] = {}  # by client id: execution → volume
+        self._told: dict[str, dict[str, TradeView]] = {}  # by client id: executions by their ids
         self._before: dict[str, Decimal] = {}  # by txid: what of a ghost was booked before
         self._synced: dict[str, float] = {}  # by client id: when its executions last added up
         self._closed: set[str] = set()  # told to be over
@@ -445,17 +452,19 @@ class Desk:
         """Return the volume of an order's executions that the bot knows or has been told."""
         fresh = self._told.get(order.client_order_id, {})
         return order.filled + sum(
-            (volume for x, volume in fresh.items() if x not in order.execution_ids), ZERO
+            (x.volume for x in fresh.values() if x.execution_id not in order.execution_ids), ZERO
         )
 
-    def has_news(self) -> bool:
-        """Tell whether executions have been told that our books do not show yet."""
-        known = self.known
-        return any(
-            not told.keys() <= set(known[x].execution_ids)
-            for x, told in self._told.items()
-            if x in known
-        )
+    def expected(self) -> tuple[Decimal, Decimal]:
+        """Return base and quote by our own books, with the executions told but not booked yet."""
+        known, (base, quote) = self.known, self.own
+        for order_id, told in self._told.items():
+            order = known.get(order_id)
+            fresh = () if order is None else told.keys() - set(order.execution_ids)
+            for trade in map(told.__getitem__, fresh):
+                way = 1 if trade.side is Side.BUY else -1
+                base, quote = base + way * trade.volume, quote - way * trade.cost - trade.fee
+        return base, quote
 
     def is_same(self, order: Watched, view: OrderView) -> bool:
         """Tell whether the exchange's order is the one we meant; halt where it is not."""
@@ -485,7 +494,7 @@ class Desk:
             told = self._told.setdefault(order.client_order_id, {})
             if trade.execution_id in order.execution_ids or trade.execution_id in told:
                 continue
-            told[trade.execution_id] = trade.volume
+            told[trade.execution_id] = trade
             if trade.execution_id in booked:  # before it was lost sight of
                 self._before[trade.txid] = self._before.get(trade.txid, ZERO) + trade.volume
                 continue

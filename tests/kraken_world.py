@@ -409,6 +409,8 @@ class World:
         if is_unknown:
             allowed.add(LockName.RECONCILIATION)
             is_far = abs(truth.balances["ZUSD"] - quote) > self.params.order_size_usd
+            # Where reads are dear, executions come faster than two reports without one between.
+            is_far = is_far and self.weather.tier != "starter"
             if is_far and LockName.RECONCILIATION not in {x.name for x in locks}:
                 found.append("the balances differ, and no lock holds")
         return found + [f"lock {x.name}: {x.reason}" for x in locks if x.name not in allowed]

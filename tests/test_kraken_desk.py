@@ -329,6 +329,21 @@ def test_nothing_is_placed_while_the_exchange_is_closed_and_all_is_read_before_g
     assert world.wrong() == []
 
 
+def test_a_deposit_is_told_before_the_balances_though_orders_have_just_executed() -> None:
+    """Balances are read after every execution: those too may hold a stranger's doings."""
+    world = calm(weather=Weather(faults=CALM, has_ledger=True))
+    before = len(events(world, e.BalancesReported, e.ExternalFlow))
+    world.venue.deposit("ZUSD", D(100))
+    world.plunge()
+    world.exchange.desk.schedule("balances", world.clock.now, Priority.RESOLVE)
+    world.run_on(8.0)
+    told = events(world, e.BalancesReported, e.ExternalFlow, e.FillEvent)
+    assert any(isinstance(x, e.FillEvent) for x in told)
+    (first, *_) = events(world, e.BalancesReported, e.ExternalFlow)[before:]
+    assert isinstance(first, e.ExternalFlow)
+    assert world.wrong() == []
+
+
 def test_an_entry_that_waits_when_trading_is_halted_is_not_sent() -> None:
     """It was on its way to the exchange already; an exit in its place still goes."""
     world = calm()

@@ -284,6 +284,23 @@ def test_drift_locks_beyond_2_percent_in_two_reads_30_s_apart(
     assert (locks(world) == [LockName.RECONCILIATION]) is is_locked
 
 
+def test_order_placed_between_the_reads_is_no_excuse_for_a_drift() -> None:
+    """One that was on its way at both is: it may have executed all the time."""
+    for is_placed_between in (True, False):
+        world = World(replace(GOLDEN_PARAMS, order_size_usd=D(40), max_order_usd=D(200)))
+        own = world.state.balances
+        wrong = e.BalancesReported(time=world.now, base=own.base - 300, quote=own.quote)
+        if not is_placed_between:
+            world.timer()
+        world.step(wrong)
+        world.advance(31)
+        world.price("0.1")
+        world.timer()
+        assert world.order("1B.entry").status is OrderStatus.PENDING
+        world.step(replace(wrong, time=world.now))
+        assert bool(locks(world)) is is_placed_between
+
+
 def test_funds_lock_follows_a_stranger_and_clears_by_itself() -> None:
     """A foreign order takes what our orders hold: lock, withdrawal, and on we go."""
     world = World(quote=D(5))
