@@ -108,6 +108,7 @@ class Desk:
         self._closed: set[str] = set()  # told to be over
         self._next_sweep_sec = FIRST_SWEEP_SEC
         self._asked: set[str] = set()
+        self._cancelled: set[str] = set()  # and not looked at since
         self._unready: set[str] = set()
         self.doubts = self.doubts_class(self)
         self.account = Account(self)
@@ -383,8 +384,8 @@ class Desk:
     def _cancel(self, action: CancelOrderAction) -> None:
         """Ask for the end of an order. The answer proves nothing: the order is queried."""
         order, now = self.known.get(action.client_order_id), self.clock()
-        if order is None:
-            return
+        if order is None or order.client_order_id in self._cancelled:
+            return  # what the last one did is looked at first: it may have ended the order
         txid = order.txid or action.txid
         if wait := self.reader.room(0.0, self._cancel_cost(action, now), Priority.CANCEL):
             due, key = now + min(wait, RETRY_SEC), action.client_order_id
@@ -393,6 +394,7 @@ class Desk:
         params: dict[str, object] = {"txid": txid} if txid else {"cl_ord_id": order.client_order_id}
         self.reader.call("CancelOrder", params, Purpose.CANCEL)
         if txid:
+            self._cancelled.add(order.client_order_id)
             self._asked.add(order.client_order_id)
             self.schedule("query", now + AFTER_CANCEL_SEC, Priority.EXECUTIONS)
 
@@ -424,6 +426,7 @@ class Desk:
         orders = [self.known[x] for x in sorted(asked) if x in self.known]
         try:
             views = self.reader.orders([x.txid for x in orders if x.txid], Priority.EXECUTIONS)
+            self._cancelled -= asked
             self.learn(views)
         except CallFailed:
             self._asked |= asked

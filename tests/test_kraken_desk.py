@@ -16,7 +16,8 @@ from core.order_id import OrderPlace, decode, encode
 from core.record import replace
 from core.state import Mode
 from exchange.kraken_budget import Priority
-from exchange.kraken_records import Answer
+from exchange.kraken_reads import CallFailed
+from exchange.kraken_records import Answer, OrderView
 from exchange.sandbox_faults import Fault, FaultKind
 from exchange.sandbox_records import OrderRequest
 from grid.invariants import check_invariants
@@ -184,6 +185,27 @@ def test_an_order_taken_and_then_ended_as_crossing_is_quoted_anew(words: str, re
     world.venue.faults.clear()
     world.run(90.0)
     assert len([x for x in world.venue.truth().orders if x.is_open]) == 2
+    assert world.wrong() == []
+
+
+def test_a_cancel_is_repeated_only_after_a_look_at_what_the_last_one_did() -> None:
+    """While reads have no room a repeated one would cost points, and end nothing."""
+    world = calm()
+    desk, count = world.exchange.desk, len(world.exchange.desk.known)
+    orders_of = desk.reader.orders
+
+    def no_room(*_: object) -> list[OrderView]:
+        raise CallFailed("no room in the rate limit")
+
+    desk.reader.orders = no_room  # type: ignore[method-assign]
+    made = calls(world)
+    fault(world, FaultKind.LOST_REQUEST, "CancelOrder")
+    world.command(Pause())  # which withdraws the entries
+    world.run_on(35.0)
+    assert [method for _, method, _ in made].count("CancelOrder") == count
+    desk.reader.orders = orders_of  # type: ignore[method-assign]
+    world.run_on(90.0)
+    assert [method for _, method, _ in made].count("CancelOrder") == count + 1
     assert world.wrong() == []
 
 
