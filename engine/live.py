@@ -28,7 +28,7 @@ from exchange.kraken_desk import Desk, DeskConfig
 from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Reader
 from exchange.kraken_start import Start, read_start
-from exchange.nonce import Nonces
+from exchange.nonce import SPAN_NS, Nonces
 from market.public import KrakenFeed
 from store.history import SqliteHistory
 from store.memory import MemoryStore
@@ -41,7 +41,7 @@ RETRY_SEC, STATUS_SEC = 5.0, 30.0
 # A run that has begun goes on although these fail: entries are vetoed while they do, or it waits.
 ENTRY_CHECKS = ("profit target", "order size", "balances")
 PASSING_CHECKS = ("pair", "pair status")
-START_CALLS = 3.0  # points of what a start reads: fees, balances, open orders
+START_CALLS = 4.0  # points of what a start reads: key, fees, balances, open orders
 
 
 class Account(Record, frozen=True, kw_only=True):
@@ -51,6 +51,7 @@ class Account(Record, frozen=True, kw_only=True):
     client: KrakenClient
     nonces: Nonces
     clock: LiveClock
+    ceiling_before: int  # of nonces: the one that the run before has committed last
 
     def reserve(self, ceiling: int) -> None:
         """Commit a ceiling for nonces."""
@@ -115,12 +116,14 @@ def _account(
         if not is_trial:
             refuse_other_venue(store, settings)
         facts = store.identity()[1]
-        nonces = Nonces(lambda: int(wall_now() * 1e9), int(facts.get(CEILING, "0")))
+        ceiling = int(facts.get(CEILING, "0"))
+        nonces = Nonces(lambda: int(wall_now() * 1e9), ceiling)
         account = Account(
             store=store,
             client=_client(settings, nonces),
             nonces=nonces,
             clock=clock or LiveClock(),
+            ceiling_before=ceiling,
         )
         account.keep_nonces_ahead()
     except BaseException:
@@ -240,7 +243,8 @@ def assemble(
     epoch, _ = account.store.identity()
     history = SqliteHistory(settings.state_db)
     now, budget = account.clock.now(), Budget(settings.kraken_tier)
-    budget.take_over(now, quiet_sec=now - _last_alive(account.store), calls=START_CALLS)
+    alive_at = last_alive(account.store, account.ceiling_before)
+    budget.take_over(now, quiet_sec=max(0.0, now - alive_at), calls=START_CALLS)
     made: list[KrakenExchange] = []
     stopped = threading.Event()
 
@@ -290,13 +294,17 @@ def assemble(
     return exchange
 
 
-def _last_alive(store: SqliteStore) -> float:
-    """Return when the run before committed last; minus infinity for a new store."""
+def last_alive(store: SqliteStore, ceiling: int) -> float:
+    """Return until when the run before may have called; minus infinity for a new store.
+
+    Its last event tells too little: reads without news leave none. But it has kept its `ceiling`
+    of nonces ahead of its clock by half a span at least.
+    """
     loaded = store.load()
     if loaded is None:
         return -math.inf
     times = (row.event.time for row in store.journal(after=loaded.seq))
-    return max((loaded.state.now, *times))
+    return max((loaded.state.now, (ceiling - SPAN_NS / 2) / 1e9, *times))
 
 
 def live_books(settings: config.Settings, store: SqliteStore) -> ExchangeBooks:

@@ -19,7 +19,7 @@ from core.params import Params
 from core.ports import Message, Unavailable
 from core.state import LockName, Mode
 from engine.clock import Pacer
-from engine.live import START_CALLS, _last_alive
+from engine.live import START_CALLS, last_alive
 from engine.loop import Loop
 from engine.runtime import Runtime
 from exchange.kraken_budget import Budget
@@ -196,11 +196,11 @@ class World:
     def live(self) -> None:
         """Run one life of the process, to its end or a crash."""
         self.clock.restart()
+        self._ceiling_before = self._ceiling()
         facts = self._start()
         self.events.begin_life(facts.account.clock_offset_sec)
         self.runtime = Runtime(self.store, None, None, code="test")
-        ceiling = int(self.store.identity()[1].get("nonce_ceiling", "0"))
-        nonces = Nonces(self.clock.ns, ceiling)
+        nonces = Nonces(self.clock.ns, self._ceiling())
         self.line.nonces = nonces
         self.exchange = self._exchange(facts, nonces)
         self.runtime.exchange = self.exchange
@@ -282,9 +282,7 @@ class World:
 
     def _start(self) -> Start:
         faults, self.line.faults = self.line.faults, CALM
-        self.line.nonces = Nonces(
-            self.clock.ns, int(self.store.identity()[1].get("nonce_ceiling", "0"))
-        )
+        self.line.nonces = Nonces(self.clock.ns, self._ceiling())
         wanted = self.line.nonces.wanted()
         if wanted is not None:
             self.store.keep_fact("nonce_ceiling", str(wanted))
@@ -294,6 +292,9 @@ class World:
         finally:
             self.line.faults = faults
 
+    def _ceiling(self) -> int:
+        return int(self.store.identity()[1].get("nonce_ceiling", "0"))
+
     def _exchange(self, facts: Start, nonces: Nonces) -> Inline:
         holder: dict[str, Any] = {}
 
@@ -302,7 +303,8 @@ class World:
                 holder["exchange"].post(event)
 
         now, budget = self.clock.now, Budget(self.weather.tier)
-        budget.take_over(now, quiet_sec=now - _last_alive(self.store), calls=START_CALLS)
+        alive_at = last_alive(self.store, self._ceiling_before)
+        budget.take_over(now, quiet_sec=max(0.0, now - alive_at), calls=START_CALLS)
         desk = self.desk_class(
             self.line, budget, facts.pair, tag=TAG, epoch=EPOCH, config=self.config,
             clock=self.clock, pause=self.clock.pass_, post=post, booked=self.booked,
