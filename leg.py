@@ -406,13 +406,16 @@ def keep_owed(r: Reduction, found: Found, position: Position, reason: str) -> No
 
 
 def acknowledge(r: Reduction, found: Found, order: OrderState) -> None:
-    """Put an order that the exchange surely has: its debt is paid, its refusals are forgotten."""
+    """Put an order that the exchange surely has: the debt is paid.
+
+    An exit's refusals are not forgotten yet: the exchange may take an order and end it at once.
+    """
     r.put_order(found, order)
     if found.duty is Duty.ENTRY:
         leg = r.leg(found.slot_id, found.trade_id)
         r.put_leg(found.slot_id, replace(leg, refusals=0))
         return
-    position = replace(r.position(found), owed_since=None, exit_failures=0)
+    position = replace(r.position(found), owed_since=None)
     r.put_holding(found, position, order)
 
 

@@ -208,7 +208,7 @@ class Position(Record, frozen=True, kw_only=True, gc=False):
     closed_at: float | None = None
     exit_attempts: int = 0
     owed_since: float | None = None  # None while an exit rests at the exchange
-    exit_failures: int = 0  # refusals in a row since then
+    exit_failures: int = 0  # refusals in a row since it last executed, or rested and was ended
     soft_limit: Decimal | None = None  # soft close: near the market, but never beyond this price
     is_repricing: bool = False  # its resting exit is to be withdrawn and placed anew
 

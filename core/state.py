@@ -183,6 +183,8 @@ class Balances(Record, frozen=True, kw_only=True, gc=False):
     requested_at: float | None = None
     last_execution_at: float | None = None
     drift_since: float | None = None
+    drift_base: Decimal = ZERO  # by how much the exchange reports more since then
+    drift_quote: Decimal = ZERO
 
 
 class Accounts(Record, frozen=True, kw_only=True, gc=False):

@@ -32,7 +32,7 @@ from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Reader
 from exchange.kraken_start import Start, read_start
 from exchange.kraken_wire import balances
-from exchange.nonce import Nonces
+from exchange.nonce import SPAN_NS, Nonces
 from market.public import KrakenFeed
 from settings.variable import path_is
 from store.history import SqliteHistory
@@ -157,9 +157,11 @@ def _account(
         if not is_trial:
             refuse_other_venue(store, settings)
         facts = store.identity()[1]
-        nonces = Nonces(lambda: int(wall_now() * 1e9), int(facts.get(CEILING, "0")))
+        ceiling = int(facts.get(CEILING, "0"))
+        nonces = Nonces(lambda: int(wall_now() * 1e9), ceiling)
         clock, budget = clock or LiveClock(), Budget(settings.kraken_tier)
-        budget.take_over(clock.now(), quiet_sec=clock.now() - _last_alive(store))
+        now = clock.now()
+        budget.take_over(now, quiet_sec=max(0.0, now - last_alive(store, ceiling, now)))
         account = Account(
             store=store,
             client=_client(settings, nonces),
@@ -360,13 +362,20 @@ def assemble(
     return exchange
 
 
-def _last_alive(store: SqliteStore) -> float:
-    """Return when the run before committed last; minus infinity for a new store."""
+def last_alive(store: SqliteStore, ceiling: int, now: float) -> float:
+    """Return until when the run before may have called; minus infinity for a new store.
+
+    Its last event tells too little: reads without news leave none. But a run that ended well has
+    left its last nonce as `ceiling`, and any other has kept it ahead by half a span at least.
+    """
     loaded = store.load()
     if loaded is None:
         return -math.inf
+    called = ceiling / 1e9
+    if called > now:
+        called -= SPAN_NS / 2 / 1e9
     times = (row.event.time for row in store.journal(after=loaded.seq))
-    return max((loaded.state.now, *times))
+    return max((loaded.state.now, called, *times))
 
 
 def live_books(settings: config.Settings, store: SqliteStore, state: BotState) -> ExchangeBooks:

@@ -52,8 +52,7 @@ class Account:
         amounts = desk.reader.parsed(balances, result)
         base = amounts.get(desk.facts.base_id, ZERO)
         quote = amounts.get(desk.facts.quote_id, ZERO)
-        # What was told a moment ago may not be in our books yet: that is no stranger's doing.
-        is_new = (base, quote) != desk.own and not desk.has_news()
+        is_new = (base, quote) != desk.expected()
         is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
         is_asked = desk.config.has_ledger and (is_new or is_due)
         if is_asked and self._tell_flows(now, priority) and is_new:

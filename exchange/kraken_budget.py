@@ -50,13 +50,14 @@ class Priority(IntEnum):
     TELEMETRY = 5
 
 
-# The part of the budget that a priority may fill. A quarter is kept for cancels and for resolving;
-# entries and telemetry stop earlier, so that what is more urgent finds room.
+# The part of the budget that a priority may fill. A quarter is kept for exits, cancels and for
+# resolving; entries and telemetry stop earlier. An exit costs one point where a cancel costs up to
+# eight: with less of the budget than cancels have it would wait as long as there are any.
 _SHARES = {
     Priority.RESOLVE: 1.0,
+    Priority.EXIT: 1.0,
     Priority.CANCEL: 1.0,
     Priority.EXECUTIONS: 0.75,
-    Priority.EXIT: 0.75,
     Priority.ENTRY: 0.65,
     Priority.TELEMETRY: 0.5,
 }
@@ -212,9 +213,8 @@ class Budget:
         such a pause is taken for a minute.
         """
         pause = max(0.0, judgement.pause_sec, _named_pause(judgement, exchange_now))
-        is_post_only = judgement.reason is RejectReason.POST_ONLY
-        if judgement.verdict is Verdict.REJECT and is_post_only:
-            self._fill_engine(POST_ONLY_COST, now)
+        if judgement.verdict is Verdict.REJECT and judgement.reason is RejectReason.POST_ONLY:
+            self.note_post_only(now)
         match judgement.trouble:
             case Trouble.NONE:
                 self.forgive()
@@ -243,6 +243,10 @@ class Budget:
                 self._block(pause, "Kraken refuses the key or the account", now)
             case Trouble.NONCE:
                 self._block(pause, "Kraken refused a nonce", now)
+
+    def note_post_only(self, now: float) -> None:
+        """Learn that a post-only order would have taken: told at once, or by its end."""
+        self._fill_engine(POST_ONLY_COST, now)
 
     def _block(self, pause: float, why: str, now: float) -> None:
         if self._probe is _Probe.OUT:

@@ -15,13 +15,21 @@ from decimal import Decimal
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import ZERO, OrderStatus, RejectReason, Role
+from core.domain import ZERO, OrderStatus, RejectReason, Role, Side
 from core.record import Record
 from core.state import BotState, Mode
 from exchange.kraken_account import Account
 from exchange.kraken_budget import Budget, Priority
+from exchange.kraken_errors import ending
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
-from exchange.kraken_records import OrderView, PairFacts, Purpose, Verdict, WireError
+from exchange.kraken_records import (
+    OrderView,
+    PairFacts,
+    Purpose,
+    TradeView,
+    Verdict,
+    WireError,
+)
 from exchange.kraken_resolve import Doubts
 from exchange.kraken_strangers import Strangers
 from exchange.kraken_watch import Watched, watched
@@ -39,7 +47,6 @@ LOST_SEC = 600.0  # an order that Kraken does not tell for so long takes a perso
 OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
 FIRST_SWEEP_SEC = 600.0  # after the start, when there is room: all of the last two days
-ENDINGS = {"closed": "filled", "canceled": "cancelled"}
 
 
 class DeskConfig(Record, frozen=True, kw_only=True):
@@ -91,7 +98,7 @@ class Desk:
         self.own = (ZERO, ZERO)  # base and quote by our own books
         self.status = "online"  # the exchange's, as last read
         self.offset_error_sec = math.inf
-        self.is_ready = self._is_halting = False
+        self.is_ready = self._is_halting = self._is_halted = False
         self.tag, self.epoch = tag, epoch
         self.clock, self.post, self.booked = clock, post, booked
         self._inbox: queue.SimpleQueue[PlaceOrderAction | CancelOrderAction | RequestReconcile] = (
@@ -99,7 +106,7 @@ class Desk:
         )
         self._jobs: list[Job] = []
         self._numbered = 0
-        self._told: dict[str, dict[str, Decimal]] = {}  # by client id: execution → volume
+        self._told: dict[str, dict[str, TradeView]] = {}  # by client id: executions by their ids
         self._before: dict[str, Decimal] = {}  # by txid: what of a ghost was booked before
         self._synced: dict[str, float] = {}  # by client id: when its executions last added up
         self._closed: set[str] = set()  # told to be over
@@ -107,6 +114,7 @@ class Desk:
         self.failing: dict[str, str] = {}  # by kind of job: why it failed last
         self._next_sweep_sec = FIRST_SWEEP_SEC
         self._asked: set[str] = set()
+        self._cancelled: set[str] = set()  # and not looked at since
         self._unready: set[str] = set()
         self.doubts = self.doubts_class(self)
         self.account = Account(self)
@@ -117,7 +125,8 @@ class Desk:
     def watch(self, state: BotState) -> None:
         """Take note of the orders that live; called before any action of the same step is put."""
         self.known = watched(state)
-        if state.mode is Mode.HALTED:
+        self._is_halted = state.mode is Mode.HALTED
+        if self._is_halted:
             self._is_halting = False
         self.own = (state.balances.base, state.balances.quote)
 
@@ -322,11 +331,13 @@ class Desk:
 
     def _place(self, action: PlaceOrderAction) -> None:
         order_id = action.order.client_order_id
+        is_entry = action.order.role is Role.ENTRY
         obstacle = self.obstacle(action.deadline)
+        if is_entry and self._is_halted:  # meanwhile: it has waited here for room
+            obstacle = "trading is halted"
         if obstacle is not None:
             self.reject(order_id, RejectReason.NOT_SENT, obstacle)
             return
-        is_entry = action.order.role is Role.ENTRY
         wait = self.reader.room(0.0, 1.0, Priority.ENTRY if is_entry else Priority.EXIT)
         if wait:
             self.reject(
@@ -383,8 +394,8 @@ class Desk:
     def _cancel(self, action: CancelOrderAction) -> None:
         """Ask for the end of an order. The answer proves nothing: the order is queried."""
         order, now = self.known.get(action.client_order_id), self.clock()
-        if order is None:
-            return
+        if order is None or order.client_order_id in self._cancelled:
+            return  # what the last one did is looked at first: it may have ended the order
         txid = order.txid or action.txid
         if wait := self.reader.room(0.0, self._cancel_cost(action, now), Priority.CANCEL):
             due, key = now + min(wait, RETRY_SEC), action.client_order_id
@@ -393,6 +404,7 @@ class Desk:
         params: dict[str, object] = {"txid": txid} if txid else {"cl_ord_id": order.client_order_id}
         self.reader.call("CancelOrder", params, Purpose.CANCEL)
         if txid:
+            self._cancelled.add(order.client_order_id)
             self._asked.add(order.client_order_id)
             self.schedule("query", now + AFTER_CANCEL_SEC, Priority.EXECUTIONS)
 
@@ -439,6 +451,7 @@ class Desk:
         orders = [self.known[x] for x in sorted(asked) if x in self.known]
         try:
             views = self.reader.orders([x.txid for x in orders if x.txid], Priority.EXECUTIONS)
+            self._cancelled -= asked
             self.learn(views)
         except CallFailed:
             self._asked |= asked
@@ -467,17 +480,19 @@ class Desk:
         """Return the volume of an order's executions that the bot knows or has been told."""
         fresh = self._told.get(order.client_order_id, {})
         return order.filled + sum(
-            (volume for x, volume in fresh.items() if x not in order.execution_ids), ZERO
+            (x.volume for x in fresh.values() if x.execution_id not in order.execution_ids), ZERO
         )
 
-    def has_news(self) -> bool:
-        """Tell whether executions have been told that our books do not show yet."""
-        known = self.known
-        return any(
-            not told.keys() <= set(known[x].execution_ids)
-            for x, told in self._told.items()
-            if x in known
-        )
+    def expected(self) -> tuple[Decimal, Decimal]:
+        """Return base and quote by our own books, with the executions told but not booked yet."""
+        known, (base, quote) = self.known, self.own
+        for order_id, told in self._told.items():
+            order = known.get(order_id)
+            fresh = () if order is None else told.keys() - set(order.execution_ids)
+            for trade in map(told.__getitem__, fresh):
+                way = 1 if trade.side is Side.BUY else -1
+                base, quote = base + way * trade.volume, quote - way * trade.cost - trade.fee
+        return base, quote
 
     def is_same(self, order: Watched, view: OrderView) -> bool:
         """Tell whether the exchange's order is the one we meant; halt where it is not."""
@@ -507,7 +522,7 @@ class Desk:
             told = self._told.setdefault(order.client_order_id, {})
             if trade.execution_id in order.execution_ids or trade.execution_id in told:
                 continue
-            told[trade.execution_id] = trade.volume
+            told[trade.execution_id] = trade
             if trade.execution_id in booked:  # before it was lost sight of
                 self._before[trade.txid] = self._before.get(trade.txid, ZERO) + trade.volume
                 continue
@@ -533,11 +548,14 @@ class Desk:
             if view.executed == told and order_id not in self._closed:
                 self._closed.add(order_id)
                 self.doubts.settled(order_id)
+                reason = ending(view)
+                if reason == RejectReason.POST_ONLY:
+                    self.reader.budget.note_post_only(self.clock())
                 self.post(
                     e.OrderClosed(
                         time=self.clock(),
                         client_order_id=order_id,
-                        reason=ENDINGS.get(view.status, view.status),
+                        reason=reason,
                         executed=view.executed - self._before.get(view.txid, ZERO),
                     )
                 )

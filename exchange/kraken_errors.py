@@ -10,7 +10,14 @@ from functools import reduce
 
 from core.domain import RejectReason
 from core.record import Record, replace
-from exchange.kraken_records import Answer, Judgement, Purpose, Trouble, Verdict
+from exchange.kraken_records import (
+    Answer,
+    Judgement,
+    OrderView,
+    Purpose,
+    Trouble,
+    Verdict,
+)
 
 BACKOFF_SEC, RATE_PAUSE_SEC, ADDRESS_PAUSE_SEC = 5.0, 15.0, 60.0
 MODE_PAUSE_SEC, KEY_PAUSE_SEC, LOCKOUT_SEC = 30.0, 60.0, 900.0
@@ -304,7 +311,22 @@ _GRAVITY = (
     Trouble.KEY,
     Trouble.LOCKOUT,
 )
+_ENDINGS = {"closed": "filled", "canceled": "cancelled"}
 _NOT_KNOWN = "an answer this version does not know: look at the log and at Kraken's status page"
+
+
+def ending(view: OrderView) -> str:
+    """Return why an order that is over is so: filled, cancelled, expired, or a refusal's reason.
+
+    An order that was taken may still be ended by the engine for what another is refused for at
+    once. The words are matched loosely: which of them Kraken uses is not documented.
+    """
+    words = canonical(view.reason or "").replace("-", " ")
+    if view.status == "canceled" and "post only" in words:
+        return RejectReason.POST_ONLY
+    if view.status == "canceled" and "self trade" in words:
+        return RejectReason.SELF_TRADE
+    return _ENDINGS.get(view.status, view.status)
 
 
 def find_row(text: str) -> ErrorRow | None:

@@ -116,6 +116,12 @@ class Account:
             self.withdraw(row, at, "canceled", reason)
         return len(rows)
 
+    def end_since(self, number: int, at: float, reason: str) -> None:
+        """Take the orders made after the `number`th off the book for a reason of the venue's."""
+        for row in [self.books.orders[txid] for txid in self.books.open]:
+            if row.number > number:
+                self.withdraw(row, at, "canceled", reason)
+
     def withdraw(self, row: OrderRow, at: float, status: str, reason: str) -> None:
         """Take an open order off the book for a reason of the venue's."""
         state = self.engine.state()

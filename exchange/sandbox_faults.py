@@ -38,6 +38,7 @@ class FaultKind(StrEnum):
     LOCKOUT = "lockout"  # the key is locked out from now on
     NONCE = "nonce"  # EAPI:Invalid nonce, not executed
     TEXT = "text"  # `text` as the error string, not executed
+    ENDED = "ended"  # executed, and the order it placed is ended by the venue with `text` as reason
 
 
 TIMED = (FaultKind.DELAYED, FaultKind.SLOW)
@@ -79,8 +80,8 @@ class Faults:
             raise ValueError(f"side {fault.side!r} must be private, public or empty for both")
         if not 400 <= fault.status <= 599:
             raise ValueError(f"status {fault.status} must be from 400 to 599")
-        if fault.kind is FaultKind.TEXT and not fault.text:
-            raise ValueError("a fault of the kind text needs a text")
+        if fault.kind in (FaultKind.TEXT, FaultKind.ENDED) and not fault.text:
+            raise ValueError(f"a fault of the kind {fault.kind} needs a text")
         self._faults.append(fault)
 
     def clear(self) -> None:

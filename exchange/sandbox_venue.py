@@ -227,7 +227,10 @@ class SandboxVenue:
         if kind is FaultKind.LOCKOUT:
             key = request[2].get("api-key", "")
             self.gate.lock(key, self._now + self.config.lockout_sec)
+        made = self.account.orders_made
         told = self._answer(*request)
+        if kind is FaultKind.ENDED:
+            self.account.end_since(made, self._now, fault.text)
         if kind is FaultKind.REPLAYED:
             told = self._answer(*request)
         if kind is FaultKind.LOST_RESPONSE:

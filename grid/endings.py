@@ -36,7 +36,11 @@ NEVER_WAS = (RejectReason.NOT_SENT, RejectReason.NEVER_ARRIVED, RejectReason.DEA
 
 
 def close_order(r: Reduction, found: Found, event: OrderClosed) -> None:
-    """Take the exchange's word that an order is over; final once the executions add up to it."""
+    """Take the exchange's word that an order is over; final once the executions add up to it.
+
+    One that the exchange took, and ended as it refuses others, counts as refused if it never
+    executed: placed again at once at the same price, it would be ended again.
+    """
     executed = event.executed
     _tell_of_strange_cancel(r, found, event.reason)
     # Executed volume never falls: an older view is ignored.
@@ -47,7 +51,10 @@ def close_order(r: Reduction, found: Found, event: OrderClosed) -> None:
     if order.filled_volume < executed:
         ask_about(r, found, "executions missing")
         return
-    if found.duty is Duty.ENTRY:
+    refused = next((x for x in MARKET_AWAY if x == event.reason and not executed), None)
+    if refused is not None:
+        _refused(r, found, refused)
+    elif found.duty is Duty.ENTRY:
         leg = r.leg(found.slot_id, found.trade_id)
         finish_entry(r, found.slot_id, leg, order)
     else:
@@ -90,10 +97,14 @@ def reject_order(r: Reduction, event: OrderRejected) -> None:
         r.notify("warning", "rejected", text + f"{event.reason} {event.detail}".strip())
     if event.reason is RejectReason.INSUFFICIENT_FUNDS:
         r.act(RequestReconcile(reason="funds refused"))
+    _refused(r, found, event.reason)
+
+
+def _refused(r: Reduction, found: Found, reason: RejectReason) -> None:
     if found.duty is Duty.ENTRY:
-        _entry_rejected(r, found, event.reason)
+        _entry_rejected(r, found, reason)
     else:
-        _exit_rejected(r, found, event.reason)
+        _exit_rejected(r, found, reason)
 
 
 def _doubt(r: Reduction, found: Found, reason: RejectReason) -> None:

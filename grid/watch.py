@@ -337,14 +337,18 @@ def _drift(r: Reduction) -> None:
         if own.drift_since is not None:
             r.update(balances=replace(own, drift_since=None))
         return
-    is_moving = _is_in_flight(r) or (
-        own.last_execution_at is not None
-        and own.last_execution_at >= (own.drift_since or r.now) - DRIFT_CONFIRM_SEC
-    )
+    base, quote = own.reported_base - own.base, own.reported_quote - own.quote
+    since = r.now if own.drift_since is None else own.drift_since
+    if (base, quote) == (own.drift_base, own.drift_quote):
+        # What has come between the two reads has left it as it was: it is not of their making.
+        is_moving = _is_in_flight(r, since)
+    else:
+        executed_at = own.last_execution_at
+        is_recent = executed_at is not None and executed_at >= since - DRIFT_CONFIRM_SEC
+        is_moving = is_recent or _is_in_flight(r, r.now)
     if own.drift_since is None or is_moving:
-        r.update(balances=replace(own, drift_since=r.now))
+        r.update(balances=replace(own, drift_since=r.now, drift_base=base, drift_quote=quote))
     elif r.now - own.drift_since >= DRIFT_CONFIRM_SEC:
-        base, quote = own.reported_base - own.base, own.reported_quote - own.quote
         set_lock(
             r,
             LockName.RECONCILIATION,
@@ -353,11 +357,14 @@ def _drift(r: Reduction) -> None:
         )
 
 
-def _is_in_flight(r: Reduction) -> bool:
-    """Tell whether an order may have executed without our having heard of it yet."""
+def _is_in_flight(r: Reduction, placed_by: float) -> bool:
+    """Tell whether an order of then may have executed without our having heard of it yet."""
     return any(
-        order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
-        or order.closed_executed is not None
+        order.placed_at <= placed_by
+        and (
+            order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN)
+            or order.closed_executed is not None
+        )
         for order in orders(r.state)
     ) or any(ghost.closed_executed != ghost.executed for ghost in r.state.ghosts)
 

@@ -17,7 +17,8 @@ from exchange.kraken_desk import Desk
 from exchange.kraken_records import Answer, Judgement, OrderView, Purpose, Trouble
 from exchange.kraken_resolve import Doubts
 from exchange.kraken_watch import Watched
-from tests.kraken_world import Crash, World
+from tests.kraken_world import World
+from tests.storm_line import Crash
 
 
 class RecordAfterSend(World):

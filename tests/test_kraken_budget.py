@@ -89,15 +89,24 @@ def test_seventy_percent_is_the_most_and_a_quarter_is_kept(tier: str) -> None:
 
 
 @pytest.mark.parametrize("tier", sorted(ENGINE_LIMITS))
-def test_entries_leave_room_for_exits_and_exits_for_cancels(tier: str) -> None:
+@pytest.mark.parametrize("last", [Priority.EXIT, Priority.CANCEL])
+def test_entries_leave_room_for_exits_and_cancels(tier: str, last: Priority) -> None:
     """Each more urgent priority still finds room where the less urgent one has none."""
     budget = Budget(tier)
     counts = [
-        spend(budget, 0.0, 1.0, priority)
-        for priority in (Priority.TELEMETRY, Priority.ENTRY, Priority.EXIT, Priority.CANCEL)
+        spend(budget, 0.0, 1.0, priority) for priority in (Priority.TELEMETRY, Priority.ENTRY, last)
     ]
     assert all(counts)
     assert sum(counts) == math.floor(ENGINE_LIMITS[tier][0] * 0.7 + 1e-6)
+
+
+@pytest.mark.parametrize("tier", sorted(ENGINE_LIMITS))
+def test_cancels_do_not_keep_an_exit_waiting(tier: str) -> None:
+    """Where they have used all there is, it waits for the decay of its own one point at most."""
+    budget = Budget(tier)
+    spend(budget, 0.0, 8.0, Priority.CANCEL)
+    spend(budget, 0.0, 1.0, Priority.CANCEL)
+    assert 0 < budget.wait(0.0, 1.0, Priority.EXIT, 0.0) <= 1 / ENGINE_LIMITS[tier][1] + 1e-6
 
 
 def test_a_wait_that_is_over_is_over() -> None:
@@ -113,7 +122,7 @@ def test_a_wait_that_is_over_is_over() -> None:
 
 def test_what_can_never_be_allowed_waits_for_ever() -> None:
     """A call that costs more than there can be is told so, not counted down."""
-    assert Budget("starter").wait(8.0, 0.0, Priority.EXIT, 0.0) == math.inf
+    assert Budget("starter").wait(8.0, 0.0, Priority.ENTRY, 0.0) == math.inf
     assert Budget("starter").wait(8.0, 0.0, Priority.RESOLVE, 0.0) == 0
 
 

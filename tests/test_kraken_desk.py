@@ -7,18 +7,23 @@ from typing import Any
 
 import pytest
 
+from accounting import orders
 from core import events as e
-from core.actions import CancelOrderAction
-from core.commands import Pause
+from core.actions import CancelOrderAction, PlaceOrderAction
+from core.commands import Halt, Pause
 from core.domain import OrderStatus, Role, Side, TradeId
 from core.order_id import OrderPlace, decode, encode
+from core.record import replace
 from core.state import Mode
 from exchange.kraken_budget import Priority
-from exchange.kraken_records import Answer
+from exchange.kraken_reads import CallFailed
+from exchange.kraken_records import Answer, OrderView
 from exchange.sandbox_faults import Fault, FaultKind
 from exchange.sandbox_records import OrderRequest
 from grid.invariants import check_invariants
-from tests.kraken_world import EPOCH, TAG, World
+from tests.kraken_world import EPOCH, PARAMS, TAG, World
+from tests.storm_line import CALM
+from tests.storm_weather import Weather
 
 D = Decimal
 
@@ -159,6 +164,51 @@ def test_a_cancel_is_believed_only_when_the_order_is_seen_over() -> None:
     assert world.wrong() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [("Post only order", "post_only"), ("Self trade prevention", "self_trade")],
+)
+def test_an_order_taken_and_then_ended_as_crossing_is_quoted_anew(words: str, reason: str) -> None:
+    """Three within a minute, each farther away; then the leg rests. Nothing is placed in a loop."""
+    weather = Weather(faults=CALM, tier="starter")
+    world = World(1, step_pct=0.0, params=replace(PARAMS, slot_count=1), weather=weather)
+    fault(world, FaultKind.ENDED, "AddOrder", text=words, count=20)
+    world.run(15.0)
+    used = world.exchange.desk.reader.budget.view(world.clock.now).engine_used
+    assert (used > 5) is (reason == "post_only")  # it is counted as if it had been told at once
+    world.run_on(40.0)
+    assert {x.reason for x in events(world, e.OrderClosed)} == {reason}
+    sells = [x for x in world.venue.truth().orders if x.side is Side.SELL]
+    prices = [x.last.price for x in sells]
+    assert len(prices) == 3
+    assert prices[0] < prices[1] < prices[2]
+    world.venue.faults.clear()
+    world.run(90.0)
+    assert len([x for x in world.venue.truth().orders if x.is_open]) == 2
+    assert world.wrong() == []
+
+
+def test_a_cancel_is_repeated_only_after_a_look_at_what_the_last_one_did() -> None:
+    """While reads have no room a repeated one would cost points, and end nothing."""
+    world = calm()
+    desk, count = world.exchange.desk, len(world.exchange.desk.known)
+    orders_of = desk.reader.orders
+
+    def no_room(*_: object) -> list[OrderView]:
+        raise CallFailed("no room in the rate limit")
+
+    desk.reader.orders = no_room  # type: ignore[method-assign]
+    made = calls(world)
+    fault(world, FaultKind.LOST_REQUEST, "CancelOrder")
+    world.command(Pause())  # which withdraws the entries
+    world.run_on(35.0)
+    assert [method for _, method, _ in made].count("CancelOrder") == count
+    desk.reader.orders = orders_of  # type: ignore[method-assign]
+    world.run_on(90.0)
+    assert [method for _, method, _ in made].count("CancelOrder") == count + 1
+    assert world.wrong() == []
+
+
 def test_a_ghost_is_cancelled_and_what_it_executed_booked() -> None:
     """An order of our tag and epoch that no intent owns: seen twice, then told, ended, booked."""
     world = calm()
@@ -231,7 +281,7 @@ def test_orders_of_others_are_counted_and_never_touched() -> None:
 
 def test_deposits_withdrawals_and_foreign_trades_are_flows_booked_once() -> None:
     """Read again and again, after restarts too: the ledger's lines join once."""
-    world = calm(config=None, has_ledger=True)
+    world = calm(weather=Weather(faults=CALM, has_ledger=True))
     world.venue.deposit("USD", D(100))
     world.run(400.0)
     world.venue.deposit("XXDG", D(-50))
@@ -299,6 +349,36 @@ def test_nothing_is_placed_while_the_exchange_is_closed_and_all_is_read_before_g
     assert methods.index("ClosedOrders") < first_order
     assert open_before <= {x.txid for x in world.venue.truth().orders}
     assert world.wrong() == []
+
+
+def test_a_deposit_is_told_before_the_balances_though_orders_have_just_executed() -> None:
+    """Balances are read after every execution: those too may hold a stranger's doings."""
+    world = calm(weather=Weather(faults=CALM, has_ledger=True))
+    before = len(events(world, e.BalancesReported, e.ExternalFlow))
+    world.venue.deposit("ZUSD", D(100))
+    world.plunge()
+    world.exchange.desk.schedule("balances", world.clock.now, Priority.RESOLVE)
+    world.run_on(8.0)
+    told = events(world, e.BalancesReported, e.ExternalFlow, e.FillEvent)
+    assert any(isinstance(x, e.FillEvent) for x in told)
+    (first, *_) = events(world, e.BalancesReported, e.ExternalFlow)[before:]
+    assert isinstance(first, e.ExternalFlow)
+    assert world.wrong() == []
+
+
+def test_an_entry_that_waits_when_trading_is_halted_is_not_sent() -> None:
+    """It was on its way to the exchange already; an exit in its place still goes."""
+    world = calm()
+    order = replace(next(iter(orders(world.runtime.state))), client_order_id=our_id())
+    entry = PlaceOrderAction(slot_id=2, order=order, chain=(), deadline=world.clock.now + 10.0)
+    world.command(Halt())
+    made = calls(world)
+    world.exchange.desk.put(entry)
+    world.exchange.desk.step()
+    assert "AddOrder" not in [method for _, method, _ in made]
+    world.exchange.desk.put(replace(entry, order=replace(order, role=Role.EXIT)))
+    world.exchange.desk.step()
+    assert "AddOrder" in [method for _, method, _ in made]
 
 
 def test_an_order_whose_time_is_nearly_over_is_not_sent() -> None:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.domain import RejectReason
+from core.domain import ONE, ZERO, RejectReason, Side
 from exchange import kraken_errors as errors
-from exchange.kraken_errors import ROWS, find_row, judge, judge_answer
-from exchange.kraken_records import Answer, Purpose, Trouble, Verdict
+from exchange.kraken_errors import ROWS, ending, find_row, judge, judge_answer
+from exchange.kraken_records import Answer, OrderView, Purpose, Trouble, Verdict
 from exchange.kraken_wire import read_answer
 from tests.wire_answers import FOLDER, recorded
 from tools import kraken_table
@@ -328,6 +328,32 @@ def test_any_answer_is_judged(answer: Answer, purpose: Purpose) -> None:
     if judgement is not None and judgement.verdict in (Verdict.REJECT, Verdict.EXISTS):
         assert purpose is PLACE
         assert answer.fault is None or not answer.was_sent
+
+
+# ---- ended orders ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "told"),
+    [
+        ("closed", None, "filled"),
+        ("canceled", None, "cancelled"),
+        ("canceled", "User requested", "cancelled"),
+        ("canceled", "Post only order", RejectReason.POST_ONLY),
+        ("canceled", "post-only order would take", RejectReason.POST_ONLY),
+        ("canceled", "Self trade prevention", RejectReason.SELF_TRADE),
+        ("canceled", "SELF-TRADE", RejectReason.SELF_TRADE),
+        ("expired", "Post only order", "expired"),
+        ("closed", "Post only order", "filled"),
+    ],
+)
+def test_an_ended_order_says_why(status: str, reason: str | None, told: str) -> None:
+    """Of the exchange's own endings those count as refusals that it might have told at once."""
+    view = OrderView(
+        txid="O1", client_order_id=None, status=status, pair="XDGUSD", side=Side.BUY,
+        price=ONE, volume=ONE, executed=ZERO, cost=ZERO, fee=ZERO, opened_at=0.0, reason=reason,
+    )  # fmt: skip
+    assert ending(view) == told
 
 
 # ---- the document ---------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -16,13 +15,14 @@ from core.domain import OrderStatus
 from core.events import BalancesReported, OrderRejected
 from core.ports import Unavailable
 from core.record import replace
-from engine.live import _last_alive
+from engine.live import last_alive
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_desk import DeskConfig
 from exchange.kraken_records import Answer
 from exchange.kraken_start import read_start
-from store.sqlite import SqliteStore
-from tests.kraken_world import EPOCH, PARAMS, START, TAG, Faults, World
+from exchange.nonce import SPAN_NS
+from tests.kraken_world import EPOCH, PARAMS, TAG, World
+from tests.storm_line import START, Faults
 
 BUSY = replace(
     PARAMS,
@@ -116,11 +116,25 @@ def test_a_start_assumes_what_the_run_before_may_have_used() -> None:
     assert rested.wait(1.0, 0.0, Priority.EXECUTIONS, START) == 0.0
 
 
-def test_the_last_sign_of_life_is_the_newest_in_the_journal(tmp_path: Path) -> None:
-    """A new database has none."""
-    store = SqliteStore(tmp_path / "bot.db", epoch=EPOCH)
-    assert _last_alive(store) == float("-inf")
-    store.close()
+def test_the_run_before_may_have_called_until_half_a_span_before_its_ceiling() -> None:
+    """Reads without news leave no event behind; a new database has no run before."""
+    world = World(1, step_pct=0.02)
+    assert last_alive(world.store, 0, world.clock.now) == float("-inf")
+    world.run(60.0)
+    alive_at = world.clock.now
+    told = last_alive(world.store, 0, alive_at)
+    ceiling = int(world.store.identity()[1]["nonce_ceiling"])
+    assert told <= alive_at <= last_alive(world.store, ceiling, alive_at) + 1.0
+    assert last_alive(world.store, ceiling, alive_at) <= alive_at + SPAN_NS / 2e9
+
+
+def test_a_run_that_ended_well_called_last_with_the_nonce_below_its_ceiling() -> None:
+    """Its ceiling is no bound ahead of the clock, but what it has used."""
+    world = World(1, step_pct=0.02)
+    world.run(60.0)
+    ended_at = world.clock.now + 5.0
+    ceiling = int(ended_at * 1e9)
+    assert last_alive(world.store, ceiling, ended_at + 1.0) == pytest.approx(ended_at)
 
 
 def test_a_start_that_is_locked_out_is_not_asked_again_at_once() -> None:

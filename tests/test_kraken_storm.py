@@ -1,7 +1,9 @@
 """The order protocol in a storm, on a virtual clock: the full one holds, broken ones are caught.
 
-Lost, late, repeated, stalled and falsely refused requests, stale reads, and crashes between any two
-steps; then everything heals and the venue's own truth is asked. Real processes: `test_attack.py`.
+Lost, late, slow, repeated, stalled and falsely refused requests, stale reads, a clock that drifts,
+a machine that sleeps, an exchange that closes, a person on the same account, and crashes between
+any two steps; then everything heals and the venue's own truth is asked. Real processes:
+`test_attack.py`.
 """
 
 import logging
@@ -12,13 +14,24 @@ import pytest
 
 from core.record import replace
 from tests.kraken_mutants import worlds
-from tests.kraken_world import CALM, STORM, Faults, World
+from tests.kraken_world import World
+from tests.storm_line import CALM, STORM, Faults
+from tests.storm_weather import draw
 
 CHAOS_SEC = 1800.0
 ECHOES = replace(CALM, echoed=0.5)
 # What catches a variant best; most fall to the storm.
-WEATHER = {"nonce window": ECHOES, "no deadline and a nonce window": ECHOES}
+CRASHES = replace(STORM, crash=0.04)
+WEATHER = {
+    "nonce window": ECHOES,
+    "no deadline and a nonce window": ECHOES,
+    "pending was not sent": CRASHES,
+}
 SEEDS_MAX = 24
+EVERYTHING = {
+    *(x for x in Faults.__struct_fields__ if x != "crash"),
+    *("starter", "intermediate", "pro", "drifts", "sleeps", "closes", "operates", "trades"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -37,28 +50,30 @@ def storm(world: World, faults: Faults = STORM) -> list[str]:
     return world.wrong()
 
 
-def check_full_protocol(seeds: range) -> None:
-    """Nothing may be wrong in any seed, and the storm must have been one."""
+def check_full_protocol(seeds: range) -> set[str]:
+    """Nothing may be wrong in any seed, and the storm must have been one; return what was on."""
     crashes = orders = cycles = 0
     seen: dict[str, int] = {}
     for seed in seeds:
-        world = World(seed, lag=4.0, has_ledger=seed % 2 == 0)
-        assert storm(world) == [], f"seed {seed}"
+        world = World(seed, weather=draw(seed))
+        assert storm(world, world.weather.faults) == [], f"seed {seed}"
         crashes += world.crashes
         orders += len(world.venue.truth().orders)
         cycles += world.runtime.state.counters.get("cycles", 0)
-        for name, count in world.line.seen.items():
-            seen[name] = seen.get(name, 0) + count
+        drift = {"drifts": 1} if world.weather.drifts else {}
+        for some in (world.line.seen, world.events.seen, {world.weather.tier: 1}, drift):
+            for name, count in some.items():
+                seen[name] = seen.get(name, 0) + count
     sys.stdout.write(
         f"{len(seeds)} seeds, {crashes} crashes, {orders} orders, {cycles} cycles, {seen}\n"
     )
     assert min(crashes, orders, cycles) > len(seeds)
-    assert seen.keys() == {x for x in Faults.__struct_fields__ if x != "crash"}
+    return set(seen)
 
 
 def test_full_protocol_holds_in_the_storm() -> None:
-    """Three half hours."""
-    check_full_protocol(range(3))
+    """Some half hours, each with a weather of its own."""
+    check_full_protocol(range(4))
 
 
 def test_full_protocol_holds_where_every_other_request_is_repeated() -> None:
@@ -70,14 +85,23 @@ def test_full_protocol_holds_where_every_other_request_is_repeated() -> None:
 
 @pytest.mark.slow
 def test_full_protocol_holds_in_many_storms() -> None:
-    """Twenty half hours more."""
-    check_full_protocol(range(100, 120))
+    """Sixteen half hours more; everything there is has happened in one of them."""
+    seen = check_full_protocol(range(100, 116))
+    assert seen == EVERYTHING
 
 
 @pytest.mark.long
 def test_full_protocol_holds_in_a_thousand_storms() -> None:
     """A thousand half hours."""
     check_full_protocol(range(1000, 2000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [STORM, ECHOES, CRASHES])
+def test_nothing_is_caught_where_the_protocol_is_whole(faults: Faults) -> None:
+    """In the weather in which broken variants are caught; else that would prove nothing."""
+    for seed in range(3):
+        assert storm(World(seed, lag=4.0), faults) == [], f"seed {seed}"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from core.params import PausePolicy
 from core.record import replace
 from core.state import BotState, Entering, Exiting, Idle, LockName, SlotState
 from grid.invariants import liveness
-from leg import ATTEMPTS_MAX
+from leg import ATTEMPTS_MAX, MARKET_AWAY
 from tests.world import GOLDEN_PARAMS, World, entered, holding_both
 
 D = Decimal
@@ -122,6 +122,56 @@ def test_crossing_refusals_of_the_last_minute_alone_move_the_price() -> None:
     world.price("0.1")
     world.timer()
     assert world.order("1B.entry").price == near
+
+
+@pytest.mark.parametrize("reason", MARKET_AWAY)
+def test_entry_that_the_exchange_ends_as_crossing_counts_as_refused(reason: RejectReason) -> None:
+    """Taken first and ended a moment later: the next is farther away, after three it rests."""
+    world, seen = World(), []
+    for _ in range(3):
+        world.advance(1)
+        world.price("0.1")
+        world.timer()
+        seen.append(world.order("1B.entry").price)
+        world.accept("1B.entry")
+        world.close("1B.entry", reason=reason)
+    assert seen[0] > seen[1] > seen[2]
+    state = world.leg("1B").state
+    assert isinstance(state, Idle)
+    assert state.resume_at == world.now + 60
+
+
+def test_exit_that_the_exchange_ends_as_crossing_counts_as_refused() -> None:
+    """It is tried farther away after 1, 5, 15 and 60 s, however often it is taken first."""
+    world = entered()
+    world.fill("1B.entry")
+    world.price("0.12")
+    prices, waits = [], []
+    for _ in range(5):
+        world.accept("1B.exit")
+        prices.append(world.order("1B.exit").price)
+        world.close("1B.exit", reason="post_only")
+        state = world.leg("1B").state
+        assert isinstance(state, Exiting)
+        assert isinstance(state.exit, Owed)
+        waits.append(state.exit.retry_at - world.now)
+        world.advance(waits[-1])
+        world.price("0.12")
+        world.timer()
+    assert waits == [1, 5, 15, 60, 60]
+    assert prices[1] < prices[2] < prices[3] == prices[4]
+
+
+def test_order_that_has_executed_before_it_is_ended_is_booked_as_ever() -> None:
+    """What it executed becomes a position; the rest of an exit is placed again at once."""
+    world = entered()
+    world.fill("1B.entry", 10)
+    world.close("1B.entry", reason="self_trade")
+    assert world.order("1B.exit").volume == 10
+    world.accept("1B.exit")
+    world.fill("1B.exit", 4)
+    world.close("1B.exit", reason="self_trade")
+    assert world.order("1B.exit").volume == 6
 
 
 @pytest.mark.parametrize("name", ["1B.entry", "1A.exit"])

@@ -27,6 +27,7 @@ CASES: list[tuple[FaultKind, int, bytes, int]] = [
     (K.LOCKOUT, 200, b"EGeneral:Temporary lockout", 0),
     (K.NONCE, 200, b"EAPI:Invalid nonce", 0),
     (K.TEXT, 200, b"EService:Busy", 0),
+    (K.ENDED, 200, b'"txid"', 1),
 ]
 
 
@@ -36,7 +37,7 @@ def test_each_fault_does_what_its_name_says(
 ) -> None:
     """One order meets the fault; the truth tells whether it was executed."""
     venue = make_venue()
-    text = "EService:Busy" if kind is K.TEXT else ""
+    text = {K.TEXT: "EService:Busy", K.ENDED: "Post only order"}.get(kind, "")
     venue.faults.add(Fault(kind=kind, methods=("AddOrder",), count=1, text=text))
     caller = Caller(venue)
     caller.ask("Balance")
@@ -49,6 +50,18 @@ def test_each_fault_does_what_its_name_says(
     if kind is K.TRUNCATED:
         with pytest.raises(json.JSONDecodeError):
             json.loads(told[1])
+
+
+def test_an_order_may_be_taken_and_ended_by_the_venue() -> None:
+    """It has its id, it is over at once, and says why; a request without order passes."""
+    venue = make_venue()
+    venue.faults.add(Fault(kind=K.ENDED, count=2, text="Post only order"))
+    caller = Caller(venue)
+    caller.ask("Balance")
+    (txid,) = caller.ask("AddOrder", **caller.order())["txid"]
+    told = caller.ask("QueryOrders", txid=txid)[txid]
+    assert (told["status"], told["reason"]) == ("canceled", "Post only order")
+    assert venue.account.engine.orders() == []
 
 
 def test_faults_that_take_time_are_drawn_for_the_carrier() -> None:

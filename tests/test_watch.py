@@ -256,31 +256,49 @@ def test_cut_of_more_than_half_waits_300_seconds_for_the_full_size() -> None:
 # ---- balances ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("off", "seconds", "executes", "is_locked"), [
-    ("300", 31, False, True),  # 3 %
-    ("300", 29, False, False),  # not long enough
-    ("150", 31, False, False),  # 1.5 %: within tolerance
-    ("300", 31, True, False),  # an execution of ours in flight
+@pytest.mark.parametrize(("off", "seconds", "executed", "told", "is_locked"), [
+    ("300", 31, 0, 0, True),  # 3 %
+    ("300", 29, 0, 0, False),  # not long enough
+    ("150", 31, 0, 0, False),  # 1.5 %: within tolerance
+    ("300", 31, 10, 0, False),  # an execution of ours in flight
+    ("300", 31, 10, 10, True),  # one that is in the report too: the difference is not its doing
 ])  # fmt: skip
-def test_drift_locks_beyond_2_percent_in_two_quiet_reads_30_s_apart(
-    off: str, seconds: float, executes: bool, is_locked: bool
+def test_drift_locks_beyond_2_percent_in_two_reads_30_s_apart(
+    off: str, seconds: float, executed: int, told: int, is_locked: bool
 ) -> None:
-    """One order is 40 USD here; the two reads must be 30 s apart without an execution between."""
+    """One order is 40 USD here; neither read may have an execution of ours in flight."""
     world = World(replace(GOLDEN_PARAMS, order_size_usd=D(40), max_order_usd=D(200)))
     world.enter()
 
-    def report() -> None:
+    def report(untold: int = 0) -> None:
         own = world.state.balances
-        base = own.base - D(off)
+        base = own.base - D(off) - untold
         world.step(e.BalancesReported(time=world.now, base=base, quote=own.quote))
 
     report()
     world.advance(seconds - 5)
-    if executes:
-        world.fill("1B.entry", 10)
+    if executed:
+        world.fill("1B.entry", executed)
     world.advance(5)
-    report()
+    report(executed - told)
     assert (locks(world) == [LockName.RECONCILIATION]) is is_locked
+
+
+def test_order_placed_between_the_reads_is_no_excuse_for_a_drift() -> None:
+    """One that was on its way at both is: it may have executed all the time."""
+    for is_placed_between in (True, False):
+        world = World(replace(GOLDEN_PARAMS, order_size_usd=D(40), max_order_usd=D(200)))
+        own = world.state.balances
+        wrong = e.BalancesReported(time=world.now, base=own.base - 300, quote=own.quote)
+        if not is_placed_between:
+            world.timer()
+        world.step(wrong)
+        world.advance(31)
+        world.price("0.1")
+        world.timer()
+        assert world.order("1B.entry").status is OrderStatus.PENDING
+        world.step(replace(wrong, time=world.now))
+        assert bool(locks(world)) is is_placed_between
 
 
 def test_funds_lock_follows_a_stranger_and_clears_by_itself() -> None:

@@ -159,7 +159,9 @@ class World:
             )
         )
 
-    def close(self, name: str, executed: Decimal | int | None = None) -> list[a.Action]:
+    def close(
+        self, name: str, executed: Decimal | int | None = None, reason: str = "cancelled"
+    ) -> list[a.Action]:
         """Let the exchange end an order."""
         order = self.order(name)
         total = order.filled_volume if executed is None else Decimal(executed)
@@ -167,7 +169,7 @@ class World:
             e.OrderClosed(
                 time=self.now,
                 client_order_id=order.client_order_id,
-                reason="cancelled",
+                reason=reason,
                 executed=total,
             )
         )
