@@ -239,8 +239,7 @@ def assemble(
     """Put the exchange together; nothing is sent before it is started."""
     epoch, _ = account.store.identity()
     history = SqliteHistory(settings.state_db)
-    now, budget = account.clock.now(), Budget(settings.kraken_tier)
-    budget.take_over(now, quiet_sec=now - _last_alive(account.store), calls=START_CALLS)
+    budget = _budget(account, settings)
     made: list[KrakenExchange] = []
     stopped = threading.Event()
 
@@ -290,6 +289,13 @@ def assemble(
     return exchange
 
 
+def _budget(account: Account, settings: config.Settings) -> Budget:
+    """Return a budget that counts what the run before and this start may have used."""
+    now, budget = account.clock.now(), Budget(settings.kraken_tier)
+    budget.take_over(now, quiet_sec=now - _last_alive(account.store), calls=START_CALLS)
+    return budget
+
+
 def _last_alive(store: SqliteStore) -> float:
     """Return when the run before committed last; minus infinity for a new store."""
     loaded = store.load()
@@ -309,7 +315,7 @@ def live_books(settings: config.Settings, store: SqliteStore) -> ExchangeBooks:
         start = read_account(account, settings)
         reader = Reader(
             account.client,
-            Budget(settings.kraken_tier),
+            _budget(account, settings),
             clock=account.clock.now,
             pause=sleep,
             halt=lambda _: None,
@@ -329,10 +335,13 @@ def _books(
         raise StoreError("the database holds no run yet: start the daemon first")
     state, history = loaded.state, SqliteHistory(settings.state_db)
     since = state.started_at + start.account.clock_offset_sec - OVERLAP_SEC
-    trades = reader.trades(since, Priority.TELEMETRY)
-    ours = history.txids()
+    trades = reader.trades(since, Priority.RESOLVE)
+    ours, alive = history.txids(), tuple(orders(state))
+    live = {x.txid for x in alive if x.txid}
     strange = sorted({x.txid for x in trades} - ours)
-    for view in reader.orders(strange, Priority.TELEMETRY):
+    for view in reader.orders(strange, Priority.RESOLVE):
+        if any(view.client_order_id == x.client_order_id for x in alive):
+            live.add(view.txid)  # stopped before it was heard that the order is there
         place = decode(view.client_order_id or "")
         if place is not None and (place.tag, place.epoch) == (state.bot_tag, state.store_epoch):
             ours.add(view.txid)
@@ -341,7 +350,6 @@ def _books(
     for x in mine:
         sign = 1 if x.side is Side.BUY else -1
         effects[x.execution_id] = (sign * x.volume, -sign * x.cost - x.fee)
-    live = {x.txid for x in orders(state) if x.txid}
     booked = history.booked(effects)
     return ExchangeBooks(
         base=start.venue.base,
