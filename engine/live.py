@@ -42,6 +42,7 @@ RETRY_SEC, STATUS_SEC = 5.0, 30.0
 ENTRY_CHECKS = ("profit target", "order size", "balances")
 PASSING_CHECKS = ("pair", "pair status")
 START_CALLS = 3.0  # points of what a start reads: fees, balances, open orders
+PROOF_CALLS = 5.0  # and of what `verify` reads besides: executions and orders
 
 
 class Account(Record, frozen=True, kw_only=True):
@@ -312,10 +313,13 @@ def live_books(settings: config.Settings, store: SqliteStore) -> ExchangeBooks:
     """
     account = _account(store, settings)
     try:
+        budget = _budget(account, settings)
+        # Balances and executions must be of one instant: all waiting comes before both.
+        sleep(budget.wait(PROOF_CALLS, 0.0, Priority.RESOLVE, account.clock.now()))
         start = read_account(account, settings)
         reader = Reader(
             account.client,
-            _budget(account, settings),
+            budget,
             clock=account.clock.now,
             pause=sleep,
             halt=lambda _: None,
