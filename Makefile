@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# Many tests wait for a process more than they compute: two for each core.
+PARALLEL := -n $(shell echo $$((2 * $$(nproc)))) --dist worksteal
 MARKET ?= synthetic
 SPEED ?= 60
 PORT ?= 8090
@@ -18,10 +20,10 @@ sandbox: $(VENV)/.run
 	  $(if $(DB),--db "$(DB)")
 
 test: $(VENV)/.dev
-	@$(PYTEST) -n auto -m "not slow and not long"
+	@$(PYTEST) $(PARALLEL) -m "not slow and not long"
 
 test-all: $(VENV)/.dev
-	@$(PYTEST) -n auto -m "not long"
+	@$(PYTEST) $(PARALLEL) -m "not long"
 
 test-long: $(VENV)/.dev
 	@$(PYTEST) -m "long" -s

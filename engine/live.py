@@ -10,28 +10,24 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 import config
 from accounting import orders
-from core.domain import ZERO, Side
 from core.events import Event
-from core.order_id import bot_tag, decode
+from core.order_id import bot_tag
 from core.ports import ConfigError, StartRefused, StoreError, Unavailable
 from core.record import Record
-from core.state import BotState
-from engine.books import Check, ExchangeBooks
-from engine.clock import LiveClock, monotonic, sleep, wall_now
+from engine.books import Check
+from engine.clock import LiveClock, monotonic, wall_now
 from engine.start_check import DELISTED, OPTIONAL, account_checks, start_checks
 from exchange.kraken import KrakenClient, check_key, check_url, is_venue
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_desk import Desk, DeskConfig
 from exchange.kraken_exchange import KrakenExchange
-from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Reader
+from exchange.kraken_reads import CallFailed
 from exchange.kraken_start import Start, read_start
-from exchange.kraken_wire import balances
 from exchange.nonce import SPAN_NS, Nonces
 from market.public import KrakenFeed
 from settings.variable import path_is
@@ -47,7 +43,6 @@ RETRY_SEC, STATUS_SEC = 5.0, 30.0
 ENTRY_CHECKS = ("profit target", "order size", "balances")
 PASSING_CHECKS = ("pair", "pair status")
 START_CALLS = 4.0  # points of what every start reads: key, fees, balances, open orders
-LOOKS_MAX = 5
 OLD_SEC = 60.0  # an order placed longer ago is known wherever it may be asked for
 
 
@@ -124,14 +119,14 @@ def open_account(
     Raises ConfigError, StoreError, StoreInUse.
     """
     _client(settings, Nonces(lambda: 0, 0)).close()  # refused before a file is made
-    return _account(_open_store(settings, must_exist=must_exist), settings, clock=clock)
+    return account_of(_open_store(settings, must_exist=must_exist), settings, clock=clock)
 
 
 def open_trial_account(settings: config.Settings) -> Account:
     """Open the account of a run that is never begun; where there is no database none is made."""
     if path_is(settings.state_db, "there"):
         return open_account(settings, must_exist=True)
-    return _account(MemoryStore(), settings, is_trial=True)
+    return account_of(MemoryStore(), settings, is_trial=True)
 
 
 def _open_store(settings: config.Settings, *, must_exist: bool) -> SqliteStore:
@@ -146,13 +141,17 @@ def _open_store(settings: config.Settings, *, must_exist: bool) -> SqliteStore:
     )
 
 
-def _account(
+def account_of(
     store: SqliteStore,
     settings: config.Settings,
     *,
     clock: LiveClock | None = None,
     is_trial: bool = False,
 ) -> Account:
+    """Return the account of an open database, its first nonces reserved; `store` is closed if not.
+
+    Raises ConfigError, StoreError.
+    """
     try:
         if not is_trial:
             refuse_other_venue(store, settings)
@@ -376,66 +375,3 @@ def last_alive(store: SqliteStore, ceiling: int, now: float) -> float:
         called -= SPAN_NS / 2 / 1e9
     times = (row.event.time for row in store.journal(after=loaded.seq))
     return max((loaded.state.now, called, *times))
-
-
-def live_books(settings: config.Settings, store: SqliteStore, state: BotState) -> ExchangeBooks:
-    """Read the exchange's own view of balances and of this bot's executions, for `verify`.
-
-    `state` is the newest, the journal's tail folded. Raises StoreError, StartRefused, Unavailable.
-    """
-    account = _account(store, settings)
-    try:
-        start = read_account(account, settings)
-        reader = Reader(
-            account.client,
-            account.budget,
-            clock=account.clock.now,
-            pause=sleep,
-            halt=lambda _: None,
-        )
-        return _steady_books(settings, state, start, reader)
-    except CallFailed as error:
-        raise Unavailable(str(error)) from None
-    finally:
-        account.leave()
-
-
-def _steady_books(
-    settings: config.Settings, state: BotState, start: Start, reader: Reader
-) -> ExchangeBooks:
-    """Read executions between two equal looks at the balances, so that both tell of one moment."""
-    money = (start.venue.base, start.venue.quote)
-    for _ in range(LOOKS_MAX):
-        effects, untold = _executed(settings, state, start, reader)
-        before = money
-        amounts = reader.parsed(balances, reader.read("Balance", {}, Priority.TELEMETRY))
-        money = amounts.get(start.pair.base_id, ZERO), amounts.get(start.pair.quote_id, ZERO)
-        if money == before:
-            return ExchangeBooks(base=money[0], quote=money[1], effects=effects, untold=untold)
-    raise Unavailable(f"the balances have changed during each of {LOOKS_MAX} looks")
-
-
-def _executed(
-    settings: config.Settings, state: BotState, start: Start, reader: Reader
-) -> tuple[dict[str, tuple[Decimal, Decimal]], frozenset[str]]:
-    """Return what each execution of ours did to base and quote, and those on their way here."""
-    history = SqliteHistory(settings.state_db)
-    since = state.started_at + start.account.clock_offset_sec - OVERLAP_SEC
-    trades = reader.trades(since, Priority.TELEMETRY)
-    ours = history.txids()
-    live = {x.client_order_id: x.txid for x in orders(state)}
-    strange = sorted({x.txid for x in trades} - ours)
-    for view in reader.orders(strange, Priority.TELEMETRY):
-        place = decode(view.client_order_id or "")
-        if place is not None and (place.tag, place.epoch) == (state.bot_tag, state.store_epoch):
-            ours.add(view.txid)
-            if view.client_order_id in live:  # in doubt: its number is not known here yet
-                live[view.client_order_id] = view.txid
-    mine = [x for x in trades if x.txid in ours]
-    effects = {}
-    for x in mine:
-        sign = 1 if x.side is Side.BUY else -1
-        effects[x.execution_id] = (sign * x.volume, -sign * x.cost - x.fee)
-    on_way = [x for x in mine if x.txid in live.values()]
-    booked = history.booked(effects)
-    return effects, frozenset(x.execution_id for x in on_way) - booked

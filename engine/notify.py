@@ -122,7 +122,7 @@ class Line:
                     url,
                     data=msgspec.json.encode(body),
                     headers=headers,
-                    timeout=(min(CONNECT_SEC, limit_sec), limit_sec),
+                    timeout=(min(CONNECT_SEC, limit_sec), limit_sec + 1.0),  # the timer is first
                     allow_redirects=False,
                     stream=True,
                 )

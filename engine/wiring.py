@@ -25,12 +25,12 @@ from engine.live import (
     assemble,
     await_account,
     bind,
-    live_books,
     mode_word,
     no_answer,
     open_account,
     refuse_other_venue,
 )
+from engine.live_books import live_books
 from engine.loop import Loop
 from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook

@@ -170,6 +170,7 @@ def test_foreign_orders_are_shown_and_never_touched(own: tuple[Daemon, Sandbox])
     assert "1 open, never touched; 0 are ours" in checked.stdout
     daemon.start()
     assert wait_until(lambda: booked(daemon, "orders") > 0, 90, 0.1), daemon.said()
+    sandbox.ask(is_still=True)  # its balances and executions are read one after the other
     assert daemon.stop() == 0
     sandbox.ask(is_still=True)
     verified(daemon)

@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ PROGRAMS = (
     "engine/cli.py",
     "engine/counter.py",
     "engine/live.py",
+    "engine/live_books.py",
     "engine/wiring.py",
     "sim/",
     "tools/",
@@ -33,6 +35,7 @@ SOCKETS = {
     "exchange/kraken.py", "exchange/sandbox.py", "market/public.py", "store/supabase.py",
     "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
 }  # fmt: skip
+CALLED = {"dotenv": "python-dotenv", "kraken": "python-kraken-sdk"}
 BOUNDARIES = {
     "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
     "exchange/kraken_exchange.py",
@@ -55,15 +58,23 @@ def tree(name: str) -> ast.Module:
 
 
 def imports(name: str) -> Iterator[str]:
-    """Yield the modules of ours that a module imports."""
+    """Yield the modules that a module imports."""
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
-            found = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found = [node.module]
-        else:
-            continue
-        yield from (x for x in found if x.split(".")[0] in OWN)
+            yield node.module
+
+
+def packages(name: str) -> set[str]:
+    """Return the packages of others that a module imports, by the names they are pinned by."""
+    tops = {x.split(".")[0] for x in imports(name)}
+    return {CALLED.get(x, x) for x in tops - sys.stdlib_module_names - {*OWN, "tests"}}
+
+
+def pinned(name: str) -> set[str]:
+    """Return the packages that a list of requirements pins."""
+    return set(re.findall(r"^([\w-]+)==[\w.]+$", (ROOT / name).read_text(), re.MULTILINE))
 
 
 def calls(name: str) -> Iterator[str]:
@@ -92,7 +103,8 @@ def test_layers(name: str) -> None:
         allowed = (*PURE, "web")
     elif top in ADAPTERS:
         allowed = (*PURE, top)
-    wrong = [x for x in imports(name) if x.split(".")[0] not in allowed]
+    own = [x for x in imports(name) if x.split(".")[0] in OWN]
+    wrong = [x for x in own if x.split(".")[0] not in allowed]
     assert wrong == []
 
 
@@ -123,16 +135,7 @@ def test_time_environment_chance_and_sockets_have_one_home(name: str) -> None:
         assert "os.environ" not in used
     drawn = {x for x in used if x.startswith("random.") and x != "random.Random"}
     assert not {x for x in drawn if not x.startswith("random.Random")} or name.startswith("tests/")
-    found = {
-        alias.name.split(".")[0]
-        for node in ast.walk(tree(name))
-        if isinstance(node, ast.Import)
-        for alias in node.names
-    } | {
-        (node.module or "").split(".")[0]
-        for node in ast.walk(tree(name))
-        if isinstance(node, ast.ImportFrom)
-    }
+    found = {x.split(".")[0] for x in imports(name)}
     if name not in SOCKETS and not name.startswith("benchmarks/"):
         assert not found & {"socket", "requests", "urllib3", "krakenex", "http"} or name.startswith(
             "web/"
@@ -150,6 +153,22 @@ def test_broad_exception_handlers_stand_at_boundaries_only(name: str) -> None:
         and node.type.id == "Exception"
     ]
     assert not broad or name in BOUNDARIES
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_package_that_is_imported_is_pinned(name: str) -> None:
+    """What runs needs `requirements.txt` alone; only tests, tools and benchmarks need more."""
+    allowed = pinned("requirements.txt")
+    if name.startswith(("tests/", "tools/", "benchmarks/")):
+        allowed |= pinned("requirements-dev.txt")
+    assert packages(name) <= allowed
+
+
+def test_every_package_that_is_pinned_is_explained() -> None:
+    """Each has its line in the document."""
+    text = (ROOT / "docs" / "DEPENDENCIES.md").read_text()
+    told = {x for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for x in row.split(", ")}
+    assert pinned("requirements.txt") | pinned("requirements-dev.txt") <= told
 
 
 def test_links_in_documents_lead_somewhere() -> None:
