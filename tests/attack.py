@@ -25,7 +25,7 @@ from typing import Any
 import requests
 
 from accounting import orders
-from core.domain import Role
+from core.domain import OrderState, Role
 from core.order_id import OrderPlace, decode
 from core.state import BotState
 from engine.runtime import Runtime
@@ -40,6 +40,7 @@ SECRET = base64.b64encode(
 ).decode()
 SIGNATURE = re.compile(rb"[A-Za-z0-9+/]{86}==")  # what a header API-Sign holds
 QUIET_SEC = 90.0
+NEWS_SEC = 10.0  # what ended so shortly before the stop may not have been heard of
 
 
 def free_port() -> int:
@@ -289,9 +290,12 @@ def come_to_rest(daemon: Daemon, sandbox: Sandbox) -> None:
 
     def has_heard() -> bool:
         daemon.operate()
-        there = len(read_truth(sandbox.file).trades)
+        truth, status = read_truth(sandbox.file), daemon.status()
         here = daemon.rows("SELECT count(*) FROM executions")
-        return bool(here) and here[0][0] == there and is_sure(daemon.status())
+        if status is None or not here or here[0][0] != len(truth.trades):
+            return False
+        known = {x["id"] for x in open_orders(status)}
+        return is_sure(status) and known == {x.client_id for x in truth.orders if x.is_open}
 
     sandbox.ask(is_still=True)
     assert wait_until(has_heard, QUIET_SEC, 0.2), in_doubt(daemon)
@@ -383,12 +387,22 @@ def _unowned(truth: Truth, state: BotState) -> list[str]:
             found.append(f"open order {row.txid} ({row.client_id}) has no owner")
         elif row.is_open and owner is not None and owner.filled_volume != row.last.executed:
             found.append(f"order {row.txid} has executed {row.last.executed}, not as we know")
-    open_there = {x.client_id for x in truth.orders if x.is_open}
+    there = {x.client_id: x for x in truth.orders}
     found += [
-        f"order {x} ({alive[x].status}) of the state is not open there"
-        for x in alive.keys() - open_there
+        f"order {x} ({order.status}) of the state is not open there"
+        for x, order in alive.items()
+        if not _is_there(there.get(x), order, state.now)
     ]
     return found
+
+
+def _is_there(row: OrderRow | None, order: OrderState, stopped_at: float) -> bool:
+    """Tell whether an order of the state is open there, or was ended too late to be heard of."""
+    if row is None or row.is_open:
+        return row is not None
+    at = row.last.closed_at
+    is_late = at is not None and at > stopped_at - NEWS_SEC
+    return is_late and row.last.executed == order.filled_volume
 
 
 def _miscounted(truth: Truth, state: BotState) -> list[str]:
