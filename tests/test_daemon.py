@@ -349,7 +349,7 @@ def test_a_replay_that_has_ended_ends_again_at_once_and_unchanged(tmp_path: Path
 def replayed(folder: Path, name: str = "bot.db") -> dict[str, str]:
     """Run a short replay to its end; return its environment."""
     if not (folder / "c.csv").exists():
-        write_candles(folder / "c.csv", bars=1500, seed=4)
+        write_candles(folder / "c.csv", bars=600, seed=4)
     env = environment(
         folder, MARKET_DATA="replay", REPLAY_FILE=str(folder / "c.csv"), REPLAY_SPEED="max",
         PAIR_ENTRY_PCT="0.3", PAIR_PROFIT_PCT="1.2", STATE_DB=str(folder / name),

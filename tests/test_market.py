@@ -232,6 +232,7 @@ def test_the_venues_own_candles_have_374_gaps() -> None:
     assert source.total() - source.filled_count == 52_578
 
 
+@pytest.mark.slow
 @pytest.mark.market
 def test_a_day_of_trades_reads_whole() -> None:
     """266,395 trades, in order."""
