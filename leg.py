@@ -27,7 +27,15 @@ from core.state import AntiChase, Exiting, Idle, Leg
 from grid.booking import book_cycle, keep_residual, leave, release
 from grid.reduction import Duty, Found, Reduction
 from grid_strategy import exit_price
-from risk import PLACING_STATUSES, Approved, Draft, Refused, VetoReason, review
+from risk import (
+    CLOCK_OFFSET_MAX_SEC,
+    PLACING_STATUSES,
+    Approved,
+    Draft,
+    Refused,
+    VetoReason,
+    review,
+)
 
 DEADLINE_SEC = 10.0
 RETRY_AFTER_SEC = (1.0, 5.0, 15.0, 60.0)
@@ -312,6 +320,8 @@ def _exit_obstacle(r: Reduction, draft: Draft) -> str | None:
     status = r.state.health.system_status
     if status not in PLACING_STATUSES:
         return f"exchange {status}"
+    if abs(r.state.health.clock_offset_sec) >= CLOCK_OFFSET_MAX_SEC:
+        return "clock"
     own, mine = r.state.balances, held(r.state)
     if draft.trade_id is TradeId.B:
         short = draft.volume > own.base - own.foreign_base - mine.base

@@ -3,6 +3,7 @@
 A program: it reads only; what they must agree with is in `engine/books.py`.
 """
 
+import logging
 from decimal import Decimal
 
 import config
@@ -12,17 +13,22 @@ from core.order_id import decode
 from core.ports import Unavailable
 from core.state import BotState
 from engine.books import ExchangeBooks
-from engine.clock import sleep
+from engine.clock import sleep, wall_now
 from engine.live import account_of, read_account
 from exchange.kraken_budget import Priority
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Reader
+from exchange.kraken_records import TradeView
 from exchange.kraken_start import Start
 from exchange.kraken_wire import balances
 from store.history import SqliteHistory
 from store.sqlite import SqliteStore
 
+log = logging.getLogger("verify")
+
 PROOF_CALLS = 10.0  # points of all that is read: a start's calls, executions, orders, balances
 LOOKS_MAX = 5
+DAY_SEC = 86_400.0
+WINDOW_SEC = 2 * DAY_SEC
 
 
 def live_books(settings: config.Settings, store: SqliteStore, state: BotState) -> ExchangeBooks:
@@ -65,13 +71,27 @@ def _steady_books(
     raise Unavailable(f"the balances have changed during each of {LOOKS_MAX} looks")
 
 
+def _trades(reader: Reader, since: float) -> list[TradeView]:
+    """Return the account's executions since an instant, read in windows: no walk is too long."""
+    found: dict[str, TradeView] = {}
+    start, until = since - OVERLAP_SEC, wall_now() + OVERLAP_SEC
+    while start < until:
+        some = reader.trades(start, Priority.RESOLVE, end=start + WINDOW_SEC)
+        found.update((x.execution_id, x) for x in some)
+        start += WINDOW_SEC
+        if start < until:
+            log.info(
+                "read %s executions, %.0f days are left", len(found), (until - start) / DAY_SEC
+            )
+    return list(found.values())
+
+
 def _executed(
     settings: config.Settings, state: BotState, start: Start, reader: Reader
 ) -> tuple[dict[str, tuple[Decimal, Decimal]], frozenset[str]]:
     """Return what each execution of ours did to base and quote, and those on their way here."""
     history = SqliteHistory(settings.state_db)
-    since = state.started_at + start.account.clock_offset_sec - OVERLAP_SEC
-    trades = reader.trades(since, Priority.RESOLVE)
+    trades = _trades(reader, state.started_at + start.account.clock_offset_sec)
     ours, alive = history.txids(), {x.client_order_id: x.txid for x in orders(state)}
     strange = sorted({x.txid for x in trades} - ours)
     for view in reader.orders(strange, Priority.RESOLVE):

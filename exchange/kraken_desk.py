@@ -112,10 +112,10 @@ class Desk:
         self._closed: set[str] = set()  # told to be over
         self._lost: dict[str, float] = {}  # by client id: not told by Kraken since then
         self.failing: dict[str, str] = {}  # by kind of job: why it failed last
-        self._next_sweep_sec = FIRST_SWEEP_SEC
         self._asked: set[str] = set()
         self._cancelled: set[str] = set()  # and not looked at since
         self._unready: set[str] = set()
+        self._halted_for: set[str] = set()
         self.doubts = self.doubts_class(self)
         self.account = Account(self)
         self.strangers = Strangers(self)
@@ -134,7 +134,7 @@ class Desk:
         """Take note of how far the last run, if there was one, surely heard of everything."""
         self.watch(state)
         self.account.begin_at(state)
-        self.strangers.alive_at = state.balances.reported_at
+        self.strangers.heard_at = state.balances.reported_at or state.started_at or None
 
     def put(self, action: PlaceOrderAction | CancelOrderAction | RequestReconcile) -> None:
         """Queue a request; safe from any thread."""
@@ -149,9 +149,11 @@ class Desk:
         """Read everything anew before anything is placed: at the start and after an outage."""
         self.is_ready = False
         self._unready = {"sweep", "balances"}
+        self.strangers.plan_sweep(is_deep=False)
         for kind in ("balances", "sweep", "fees"):  # with balances orders are read
             self.schedule(kind, self.clock(), Priority.EXECUTIONS)
         self.schedule("poll", self.clock() + self.config.poll_sec)
+        self.schedule("deep sweep", self.clock() + FIRST_SWEEP_SEC)
 
     # ---- the work -----------------------------------------------------------------------------
 
@@ -235,7 +237,7 @@ class Desk:
                 return
             self._jobs = [x for x in self._jobs if x not in same]
         self._numbered += 1
-        usual = Priority.EXECUTIONS if kind in ("poll", "sweep") else Priority.TELEMETRY
+        usual = Priority.TELEMETRY if kind in ("balances", "fees") else Priority.EXECUTIONS
         self._jobs.append(
             Job(
                 kind=kind,
@@ -282,10 +284,12 @@ class Desk:
                     self.schedule("poll", self.clock() + self.config.poll_sec)
                 case "query":
                     self._query()
-                case "sweep":
-                    self.strangers.sweep()
-                    self.schedule("sweep", self.clock() + self._next_sweep_sec)
-                    self._next_sweep_sec = DAY_SEC
+                case "sweep" | "deep sweep":
+                    if not self.strangers.sweep(is_deep=job.kind == "deep sweep"):
+                        self.schedule(job.kind, self.clock(), job.priority)
+                        return  # polls and orders go on between its pages
+                    if job.kind == "deep sweep":
+                        self.schedule(job.kind, self.clock() + DAY_SEC)
                 case "balances":
                     self._poll()  # what has executed is told before what it has left
                     self.account.read_money(priority)
@@ -313,6 +317,12 @@ class Desk:
         """Stop trading until a person has looked; from now on, not from when the loop hears it."""
         self._is_halting = True
         self.post(e.TradingHalted(time=self.clock(), reason=reason[:300]))
+
+    def halt_once(self, reason: str) -> None:
+        """Halt for what a person may leave as it is: resumed, the bot goes on without it."""
+        if reason not in self._halted_for:
+            self._halted_for.add(reason)
+            self.halt(reason)
 
     # ---- placing and cancelling ---------------------------------------------------------------
 
@@ -431,6 +441,7 @@ class Desk:
         told = {x.txid for x in there}
         self._note_lost({x: txid for txid, x in gone.items() if txid not in told})
         self.learn([*here, *there])
+        self.strangers.heard_at = asked_at
 
     def _note_lost(self, lost: Mapping[str, str]) -> None:
         """Take note of orders that Kraken took and does not tell; halt once for each that stays."""
@@ -448,7 +459,8 @@ class Desk:
     def _query(self) -> None:
         asked, self._asked = self._asked, set()
         self._closed -= asked  # asked again: told again
-        orders = [self.known[x] for x in sorted(asked) if x in self.known]
+        known = self.known  # the loop may put another in its place meanwhile
+        orders = [known[x] for x in sorted(asked) if x in known]
         try:
             views = self.reader.orders([x.txid for x in orders if x.txid], Priority.EXECUTIONS)
             self._cancelled -= asked
@@ -496,15 +508,9 @@ class Desk:
 
     def is_same(self, order: Watched, view: OrderView) -> bool:
         """Tell whether the exchange's order is the one we meant; halt where it is not."""
-        differs = (
-            view.pair not in self.facts.names
-            or view.side is not order.side
-            or (order.txid is not None and view.txid != order.txid)
-        )
-        if order.txid is None:  # one that is known by its number a person may have amended
-            differs = differs or view.price != order.price or view.volume != order.volume
+        differs = view.pair not in self.facts.names or order.differs_from(view)
         if differs:
-            self.halt(
+            self.halt_once(
                 f"order {view.txid} ({view.side} {view.volume:f} {view.pair} at {view.price:f}) "
                 f"carries the id of another order of ours, {order.client_order_id}"
             )

@@ -89,8 +89,9 @@ class KrakenExchange:
             self._applied = offset
             self._forward(offset)
             event = replace(event, clock_offset_sec=0.0)
-            self._public, self._is_back = event, True
-            desk.hold()
+            self._public = event
+            desk.hold()  # before the thread is told: it must not begin, and then be held
+            self._is_back = True
         desk.status, desk.reader.offset_sec = event.system_status, event.clock_offset_sec
         if STATUS_RANK.get(was, WORST) and not STATUS_RANK.get(event.system_status, WORST):
             desk.hold()  # back again: read everything before anything is placed

@@ -5,6 +5,7 @@ errors and halts are counted in one place. Look next at `exchange/kraken_desk.py
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -40,6 +41,7 @@ IDS_PER_QUERY = 50
 TRADE_IDS_PER_QUERY = 20
 OVERLAP_SEC = 300.0  # windows of history overlap by this much
 NONCE_ERRORS_MAX, NONCE_WINDOW_SEC = 3, 300.0
+END_MARGIN_SEC = 2.0  # the exchange's time may be known no better
 WAIT_MIN_SEC = 0.01  # a shorter wait may be no step of the clock at all
 WAIT_MAX_SEC = 60.0  # a walk waits this long for room before it gives up
 
@@ -176,7 +178,12 @@ class Reader:
     def closed_orders(
         self, start: float, priority: Priority, client_order_id: str | None = None
     ) -> list[OrderView]:
-        """Return the closed orders since `start`, or those of one client id."""
+        """Return the orders closed since `start`, or those of one client id."""
+        if client_order_id is None:
+            end = self._end()
+            return self._walk(
+                lambda offset: self.closed_page(start, end, offset, priority), lambda x: x.txid
+            )
 
         def page(offset: int) -> Page[OrderView]:
             params = {
@@ -188,6 +195,19 @@ class Reader:
             return self.parsed(closed_orders, self.read("ClosedOrders", params, priority))
 
         return self._walk(page, lambda x: x.txid)
+
+    def closed_page(
+        self, start: float, end: float, offset: int, priority: Priority
+    ) -> Page[OrderView]:
+        """Return one page of the orders closed from `start` to `end`, in the exchange's time."""
+        params = {
+            "trades": True,
+            "start": int(start),
+            "end": math.ceil(end),
+            "closetime": "close",
+            "ofs": offset,
+        }
+        return self.parsed(closed_orders, self.read("ClosedOrders", params, priority))
 
     def orders(self, txids: list[str], priority: Priority) -> list[OrderView]:
         """Return the orders of these exchange ids; those that Kraken will not tell are left out."""
@@ -212,11 +232,19 @@ class Reader:
             *self._some_orders(txids[half:], priority),
         ]
 
-    def trades(self, start: float, priority: Priority) -> list[TradeView]:
-        """Return the account's executions since `start`, oldest first."""
+    def trades(
+        self, start: float, priority: Priority, *, end: float | None = None
+    ) -> list[TradeView]:
+        """Return the account's executions from `start` to `end` (None: now), oldest first."""
+        until = self._end() if end is None else math.ceil(end)
 
         def page(offset: int) -> Page[TradeView]:
-            params = {"start": int(start), "ofs": offset, "consolidate_taker": "false"}
+            params = {
+                "start": int(start),
+                "end": until,
+                "ofs": offset,
+                "consolidate_taker": "false",
+            }
             return self.parsed(trades_history, self.read("TradesHistory", params, priority))
 
         return sorted(self._walk(page, lambda x: x.execution_id), key=lambda x: x.time)
@@ -232,12 +260,17 @@ class Reader:
 
     def ledger(self, start: float, priority: Priority) -> list[LedgerView]:
         """Return the ledger's lines since `start`, oldest first."""
+        end = self._end()
 
         def page(offset: int) -> Page[LedgerView]:
-            params = {"start": int(start), "ofs": offset}
+            params = {"start": int(start), "end": end, "ofs": offset}
             return self.parsed(ledgers, self.read("Ledgers", params, priority))
 
         return sorted(self._walk(page, lambda x: x.ledger_id), key=lambda x: x.time)
+
+    def _end(self) -> int:
+        """Return the present instant: what comes later must not shift the pages of a walk."""
+        return math.ceil(self._clock() + self.offset_sec + END_MARGIN_SEC)
 
     def _walk(self, page: Callable[[int], Page[T]], key: Callable[[T], str]) -> list[T]:
         """Walk pages until an empty one; begin anew where rows have shifted away meanwhile."""

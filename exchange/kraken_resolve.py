@@ -31,6 +31,12 @@ class Doubt(Record, frozen=True, kw_only=True):
     negative_at: float = 0.0
 
 
+def _that_count(order: Watched, found: list[OrderView]) -> list[OrderView]:
+    """Leave out orders that were cancelled untouched, but for one that is as ours was to be."""
+    alive = [x for x in found if x.executed or not x.is_over]
+    return alive or [x for x in found if not order.differs_from(x)][:1]
+
+
 class Doubts:
     """All orders in doubt; works for one desk."""
 
@@ -90,10 +96,11 @@ class Doubts:
     def _judge(self, order: Watched, found: list[OrderView], asked_at: float) -> None:
         desk, order_id = self._desk, order.client_order_id
         self.unseen.discard(order_id)
-        if len(found) > 1:
-            ids = ", ".join(x.txid for x in found)
-            desk.halt(f"orders {ids} carry one client order id, {order_id}")
-        if found:
+        found = _that_count(order, found)
+        if len(found) > 1:  # nothing is told of either: which is ours only a person can say
+            ids = ", ".join(sorted(x.txid for x in found))
+            desk.halt_once(f"orders {ids} carry one client order id, {order_id}")
+        elif found:
             desk.learn(found)
         else:
             self._not_found(order, self._open[order_id], asked_at)

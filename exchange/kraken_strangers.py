@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from core import events as e
 from core.order_id import decode
+from core.record import Record, replace
 from exchange.kraken_budget import Priority
-from exchange.kraken_reads import OVERLAP_SEC
+from exchange.kraken_reads import OVERLAP_SEC, WALKS_MAX, CallFailed
 from exchange.kraken_records import OrderView
 
 if TYPE_CHECKING:
@@ -19,13 +20,22 @@ if TYPE_CHECKING:
 SWEEP_SEC = 2 * 86_400.0
 
 
+class Sweep(Record, frozen=True, kw_only=True):
+    """A walk over what was closed in a window of exchange time, page by page."""
+
+    start: float
+    end: float
+    seen: int = 0
+    begun: int = 1  # how often, because rows had shifted away
+
+
 class Strangers:
     """Looks after them for one desk."""
 
     def __init__(self, desk: "Desk") -> None:
-        self.alive_at: float | None = None  # until when the last run surely heard of everything
+        self.heard_at: float | None = None  # all that had happened by then was heard of
         self._desk = desk
-        self._has_swept = False
+        self._sweeps: dict[bool, Sweep] = {}  # those not at their end, deep or not
         # Open orders of ours without owner: since when, and the exchange's id.
         self._strange: dict[str, tuple[float, str]] = {}
 
@@ -66,15 +76,35 @@ class Strangers:
             "database is not the one that placed it. Stop the other, or cancel the order at Kraken"
         )
 
-    def sweep(self) -> None:
-        """Look for orders of ours that were over before anybody knew of them."""
-        now = self._desk.clock()
-        alive, self.alive_at = self.alive_at, None
-        since = now - SWEEP_SEC if self._has_swept or alive is None else alive - OVERLAP_SEC
+    def plan_sweep(self, *, is_deep: bool) -> Sweep:
+        """Plan to look at what was closed since all was heard of; deep: in the last two days."""
+        now, offset = self._desk.clock(), self._desk.reader.offset_sec
+        heard = now if self.heard_at is None else self.heard_at
+        start = (now - SWEEP_SEC if is_deep else heard - OVERLAP_SEC) + offset
+        if (unfinished := self._sweeps.get(is_deep)) is not None:
+            start = min(start, unfinished.start)
+        self._sweeps[is_deep] = Sweep(start=start, end=now + offset)
+        return self._sweeps[is_deep]
+
+    def sweep(self, *, is_deep: bool) -> bool:
+        """Look at one page more of what is over; tell whether it was the last.
+
+        There may be orders of ours that were over before anybody knew of them. Raises CallFailed.
+        """
         reader = self._desk.reader
-        views = reader.closed_orders(since + reader.offset_sec, Priority.EXECUTIONS)
-        self._has_swept = True
-        self.tell_unowned(views)
+        sweep = self._sweeps.get(is_deep) or self.plan_sweep(is_deep=is_deep)
+        page = reader.closed_page(sweep.start, sweep.end, sweep.seen, Priority.EXECUTIONS)
+        if page.rows:
+            self.tell_unowned(page.rows)
+            self._sweeps[is_deep] = replace(sweep, seen=sweep.seen + len(page.rows))
+            return False
+        if sweep.seen < (page.count or 0) and sweep.begun < WALKS_MAX:
+            self._sweeps[is_deep] = replace(sweep, seen=0, begun=sweep.begun + 1)
+            return False
+        del self._sweeps[is_deep]
+        if sweep.seen < (page.count or 0):
+            raise CallFailed(f"pages hold {sweep.seen} of {page.count} rows, {WALKS_MAX} times")
+        return True
 
     def tell_unowned(self, views: Sequence[OrderView]) -> None:
         """Tell of orders of ours without owner that work, or have executed what is not booked."""

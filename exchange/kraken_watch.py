@@ -6,6 +6,7 @@ from accounting import orders
 from core.domain import ZERO, OrderStatus, Side
 from core.record import Record
 from core.state import BotState
+from exchange.kraken_records import OrderView
 
 GHOST_SEC = 2 * 86_400.0  # so long before it was found a ghost may have executed
 
@@ -24,6 +25,14 @@ class Watched(Record, frozen=True, kw_only=True):
     execution_ids: tuple[str, ...] = ()
     is_ghost: bool = False
     since: float = 0.0  # no execution that is not known yet is older
+
+    def differs_from(self, view: OrderView) -> bool:
+        """Tell whether an order there that carries this one's id is another than was meant."""
+        if view.side is not self.side:
+            return True
+        if self.txid is not None:  # known by its number, it may have been amended by a person
+            return view.txid != self.txid
+        return view.price != self.price or view.volume != self.volume
 
 
 def watched(state: BotState) -> dict[str, Watched]:

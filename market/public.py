@@ -30,6 +30,7 @@ PAGES_MAX = 5  # of prints a poll
 CATCH_UP_SEC = 1.0  # between two polls while behind
 PAUSE_MIN_SEC, PAUSE_MAX_SEC = 5.0, 60.0
 STATUS_SEC, TIME_SEC, PAIR_SEC = 60.0, 60.0, 3600.0
+STEP_SEC = 1.0  # the exchange's clock is told in whole seconds
 STATUS_AGAIN_SEC = 30.0  # while the exchange is not online
 GAP_MAX_SEC = 86_400.0  # older than that is not caught up with
 LATE_MAX_SEC = 10.0  # a print that becomes known later than this is refused
@@ -60,15 +61,18 @@ class ServerClock:
 
     def add(self, server: float, began: float, ended: float) -> None:
         """Take a sample that was asked for at `began` and had come by `ended`, both monotonic."""
-        low, high = server - ended, server + 1.0 - began
+        low, high = server - ended, server + STEP_SEC - began
         is_new = not self.is_known or low > self._high or high < self._low
         self._low = low if is_new else max(low, self._low)
         self._high = high if is_new else min(high, self._high)
         self.is_known = True
 
     def now(self) -> float:
-        """Return the exchange's time now, good to half a second and half a round trip."""
-        return self._monotonic() + (self._low + self._high) / 2
+        """Return the exchange's time now, good to half a second and half a round trip.
+
+        After a sample that was slow rather too low: a clock that was moved on does not go back.
+        """
+        return self._monotonic() + self._low + min((self._high - self._low) / 2, STEP_SEC)
 
     def earliest(self) -> float:
         """Return a time that the exchange's clock has surely reached."""

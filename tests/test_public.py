@@ -418,3 +418,11 @@ def test_a_thread_that_has_died_is_no_quiet_market() -> None:
     feed._thread.join(5)
     with pytest.raises(RuntimeError, match="has died"):
         feed.horizon()
+
+
+def test_a_sample_that_was_slow_to_get_there_moves_the_clock_on_too_little_not_too_far() -> None:
+    """A clock that was moved on does not go back."""
+    at = [5.0]
+    clock = ServerClock(lambda: at[0])
+    clock.add(100.0, 0.0, 5.0)  # asked for at 0, read there at 4.98
+    assert 100.0 <= clock.now() <= 101.0
