@@ -116,6 +116,7 @@ def _apply(r: Reduction, event: e.Event) -> None:
             | e.OrderRejected()
             | e.OrderUncertain()
             | e.OrderFound()
+            | e.OrderAmended()
             | e.OrderClosed()
             | e.CancelRefused()
         ):
@@ -283,6 +284,7 @@ def _order_news(
     | e.OrderRejected
     | e.OrderUncertain
     | e.OrderFound
+    | e.OrderAmended
     | e.OrderClosed
     | e.CancelRefused,
 ) -> None:
@@ -307,6 +309,15 @@ def _order_news(
                 ask_about(r, doubtful, "uncertain")
                 text = f"slot {found.slot_id} leg {found.trade_id}: whether its {order.role} order"
                 r.notify("warning", "uncertain", f"{text} exists is being found out {event.detail}")
+        case e.OrderAmended():
+            text = f"{order.role} order {order.client_order_id} was amended by somebody else to"
+            r.notify(
+                "warning",
+                "amended",
+                f"slot {found.slot_id} leg {found.trade_id}: {text} {event.volume:f} at "
+                f"{event.price:f}; it is followed, but shown here as it was placed. Cancel it at "
+                "the exchange to have it placed anew",
+            )
         case e.OrderClosed():
             r.count(f"closed:{event.reason}")
             close_order(r, found, event)

@@ -76,6 +76,14 @@ class OrderFound(_Event, frozen=True, kw_only=True, tag="order_found"):
     executed: Decimal
 
 
+class OrderAmended(_Event, frozen=True, kw_only=True, tag="order_amended"):
+    """A working order of ours has another price or volume there than we gave it."""
+
+    client_order_id: str
+    price: Decimal
+    volume: Decimal
+
+
 class FillEvent(_Event, frozen=True, kw_only=True, tag="fill"):
     """One execution of one of our orders, as the exchange reports it."""
 
@@ -178,6 +186,7 @@ Event = (
     | OrderRejected
     | OrderUncertain
     | OrderFound
+    | OrderAmended
     | FillEvent
     | OrderClosed
     | CancelRefused

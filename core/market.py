@@ -12,6 +12,9 @@ from core.domain import Side
 from core.events import HealthChanged, InstrumentUpdated
 from core.record import Record
 
+# A status of our connection, not of the exchange: it answers nothing.
+UNREACHABLE = "unreachable"
+
 
 class Candle(Record, frozen=True, kw_only=True, tag="candle", gc=False):
     """One closed candle; `volume` in base; `trades` None where unknown; `is_filled`: gap-filled."""

@@ -3,7 +3,7 @@
 A program: it reads only; what they must agree with is in `engine/books.py`.
 """
 
-import logging
+import sys
 from decimal import Decimal
 
 import config
@@ -22,8 +22,6 @@ from exchange.kraken_start import Start
 from exchange.kraken_wire import balances
 from store.history import SqliteHistory
 from store.sqlite import SqliteStore
-
-log = logging.getLogger("verify")
 
 PROOF_CALLS = 10.0  # points of all that is read: a start's calls, executions, orders, balances
 LOOKS_MAX = 5
@@ -80,9 +78,8 @@ def _trades(reader: Reader, since: float) -> list[TradeView]:
         found.update((x.execution_id, x) for x in some)
         start += WINDOW_SEC
         if start < until:
-            log.info(
-                "read %s executions, %.0f days are left", len(found), (until - start) / DAY_SEC
-            )
+            left = (until - start) / DAY_SEC
+            sys.stderr.write(f"{len(found):,} executions read, {left:.0f} days are left\n")
     return list(found.values())
 
 

@@ -21,6 +21,7 @@ from core.state import BotState, Mode
 from exchange.kraken_account import Account
 from exchange.kraken_budget import Budget, Priority
 from exchange.kraken_errors import ending
+from exchange.kraken_jobs import Job, priority_of, urgency
 from exchange.kraken_reads import OVERLAP_SEC, CallFailed, Client, Reader
 from exchange.kraken_records import (
     OrderView,
@@ -44,7 +45,6 @@ RETRY_SEC = 5.0
 WAIT_STEP_SEC = 0.25
 AFTER_CANCEL_SEC = 1.0
 LOST_SEC = 600.0  # an order that Kraken does not tell for so long takes a person
-OVERDUE_SEC = 15.0  # telemetry that has waited so long for room is as urgent as executions
 DAY_SEC = 86_400.0
 FIRST_SWEEP_SEC = 600.0  # after the start, when there is room: all of the last two days
 
@@ -58,18 +58,6 @@ class DeskConfig(Record, frozen=True, kw_only=True):
     offset_error_max_sec: float = 2.0
     flows_sec: float = 300.0
     has_ledger: bool = False
-
-
-class Job(Record, frozen=True, kw_only=True):
-    """One thing to do: of a kind, about something, when, and how urgent."""
-
-    kind: str
-    due: float
-    priority: Priority
-    number: int
-    key: str = ""
-    action: PlaceOrderAction | CancelOrderAction | None = None
-    tries: int = 0
 
 
 class Desk:
@@ -106,6 +94,7 @@ class Desk:
         )
         self._jobs: list[Job] = []
         self._numbered = 0
+        self._terms: dict[str, tuple[Decimal, Decimal]] = {}  # of orders that were amended
         self._told: dict[str, dict[str, TradeView]] = {}  # by client id: executions by their ids
         self._before: dict[str, Decimal] = {}  # by txid: what of a ghost was booked before
         self._synced: dict[str, float] = {}  # by client id: when its executions last added up
@@ -170,7 +159,7 @@ class Desk:
             at = self._runnable_at(job, now)
             if at > now:
                 again = min(again, at)
-            elif best is None or _urgency(job, now) < _urgency(best, now):
+            elif best is None or urgency(job, now) < urgency(best, now):
                 best = job
         if best is None:
             return again
@@ -187,11 +176,11 @@ class Desk:
             now = self.clock()
             urgent = [x for x in self._jobs if x.action and self._runnable_at(x, now) <= now]
             if urgent:
-                job = min(urgent, key=lambda x: _urgency(x, now))
+                job = min(urgent, key=lambda x: urgency(x, now))
                 self._jobs.remove(job)
                 self._run(job)
             elif self._pause(min(left, WAIT_STEP_SEC)):
-                raise CallFailed("the daemon stops")
+                raise CallFailed("the daemon stops", is_stop=True)
 
     def _take_in(self) -> None:
         while not self._inbox.empty():
@@ -260,7 +249,7 @@ class Desk:
         if isinstance(job.action, CancelOrderAction):
             cost = self._cancel_cost(job.action, now)
             return now + budget.wait(0.0, cost, job.priority, now)
-        return now + budget.wait(1.0, 0.0, _priority(job, now), now)
+        return now + budget.wait(1.0, 0.0, priority_of(job, now), now)
 
     def take_due(self, kind: str) -> list[str]:
         """Take all jobs of a kind that are due off the list; return their keys."""
@@ -270,7 +259,7 @@ class Desk:
         return [x.key for x in due]
 
     def _run(self, job: Job) -> None:
-        priority = _priority(job, self.clock())
+        priority = priority_of(job, self.clock())
         try:
             match job.kind:
                 case "place" if isinstance(job.action, PlaceOrderAction):
@@ -286,7 +275,7 @@ class Desk:
                     self._query()
                 case "sweep" | "deep sweep":
                     if not self.strangers.sweep(is_deep=job.kind == "deep sweep"):
-                        self.schedule(job.kind, self.clock(), job.priority)
+                        self.schedule(job.kind, self.clock(), job.priority, tries=job.tries)
                         return  # polls and orders go on between its pages
                     if job.kind == "deep sweep":
                         self.schedule(job.kind, self.clock() + DAY_SEC)
@@ -303,7 +292,7 @@ class Desk:
         except CallFailed as error:
             pause = max(error.pause_sec, RETRY_SEC * min(2**job.tries, 12))
             self.failing[job.kind] = str(error)
-            level = logging.INFO if job.tries else logging.WARNING
+            level = logging.INFO if job.tries or error.is_stop else logging.WARNING
             log.log(level, "%s failed: %s, again in %.0f s", job.kind, error, pause)
             self.schedule(
                 job.kind, self.clock() + pause, job.priority, key=job.key, tries=job.tries + 1
@@ -440,6 +429,11 @@ class Desk:
             raise
         told = {x.txid for x in there}
         self._note_lost({x: txid for txid, x in gone.items() if txid not in told})
+        if gone and not here and not told:
+            raise CallFailed(
+                f"Kraken tells of none of our {len(gone)} orders: is it another account, or a "
+                "sandbox that began anew?"
+            )
         self.learn([*here, *there])
         self.strangers.heard_at = asked_at
 
@@ -447,14 +441,15 @@ class Desk:
         """Take note of orders that Kraken took and does not tell; halt once for each that stays."""
         now, before = self.clock(), self._lost
         self._lost = {x: before.get(x, now) for x in lost}
-        for order_id, since in self._lost.items():
-            if since <= now - LOST_SEC:
-                self._lost[order_id] = math.inf
-                self.halt(
-                    f"Kraken took order {lost[order_id]} and has not told of it for "
-                    f"{LOST_SEC / 60:.0f} min: look for it in Kraken's own list of orders. Its leg "
-                    "waits; is the key still that of the account that placed it?"
-                )
+        ripe = [x for x, since in self._lost.items() if since <= now - LOST_SEC]
+        if ripe:
+            self._lost.update(dict.fromkeys(ripe, math.inf))
+            more = f" and {len(ripe) - 1} more" if len(ripe) > 1 else ""
+            self.halt(
+                f"Kraken took order {lost[ripe[0]]}{more} and has not told of it for "
+                f"{LOST_SEC / 60:.0f} min: look for it in Kraken's own list of orders. Its leg "
+                "waits; is the key still that of the account that placed it?"
+            )
 
     def _query(self) -> None:
         asked, self._asked = self._asked, set()
@@ -482,11 +477,25 @@ class Desk:
         if behind:
             self._tell_executions(behind)
         for order, view in mine:
+            self._tell_amendment(order, view)
             self._tell_status(order, view)
-        for order_id in [x for x in self._told if x not in self.known]:
-            del self._told[order_id]
+        self._told = {x: told for x, told in self._told.items() if x in self.known}
+        self._terms = {x: terms for x, terms in self._terms.items() if x in self.known}
         self._synced = {x: at for x, at in self._synced.items() if x in self.known}
         self._closed &= self.known.keys()
+
+    def _tell_amendment(self, order: Watched, view: OrderView) -> None:
+        """Tell, once, of a working order that somebody has given another price or volume."""
+        order_id, terms = order.client_order_id, (view.price, view.volume)
+        is_known = order.is_ghost or terms == self._terms.get(order_id, (order.price, order.volume))
+        if is_known or view.is_over:
+            return
+        self._terms[order_id] = terms
+        self.post(
+            e.OrderAmended(
+                time=self.clock(), client_order_id=order_id, price=view.price, volume=view.volume
+            )
+        )
 
     def told(self, order: Watched) -> Decimal:
         """Return the volume of an order's executions that the bot knows or has been told."""
@@ -575,13 +584,3 @@ class Desk:
                     executed=view.executed,
                 )
             )
-
-
-def _priority(job: Job, now: float) -> Priority:
-    """Return how urgent a job is by now: what must be done at last is not put off for ever."""
-    is_overdue = now - job.due > OVERDUE_SEC
-    return min(job.priority, Priority.EXECUTIONS) if is_overdue else job.priority
-
-
-def _urgency(job: Job, now: float) -> tuple[int, float, int]:
-    return int(_priority(job, now)), job.due, job.number

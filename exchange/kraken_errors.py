@@ -329,6 +329,12 @@ def ending(view: OrderView) -> str:
     return _ENDINGS.get(view.status, view.status)
 
 
+def is_unknown_order(answer: Answer) -> bool:
+    """Tell whether Kraken has answered that the account has no such order."""
+    words = ("EOrder:Unknown order", "EOrder:Invalid order")
+    return bool(answer.errors) and all(x.startswith(words) for x in answer.errors)
+
+
 def find_row(text: str) -> ErrorRow | None:
     """Return the row of the error string `text`, None if it is not in the table."""
     known = canonical(text)

@@ -12,17 +12,19 @@ from decimal import Decimal
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.market import Book, LiveMarket, Trade
+from core.market import UNREACHABLE, Book, LiveMarket, Trade
 from core.ports import Message, Venue
 from core.record import replace
 from core.state import BotState
 from core.status import AccountBlock
+from exchange.kraken_budget import Priority
 from exchange.kraken_desk import Desk
 from exchange.nonce import Nonces
 from risk import CLOCK_OFFSET_MAX_SEC
 
 log = logging.getLogger("kraken")
 
+SILENT_ERRORS, SILENT_SEC = 3, 60.0  # failed calls in a row, or a pause so long
 RECONCILING = "reconciling"  # the status until all that the exchange holds has been read
 IDLE_SEC = 0.5  # the thread looks at its clock this often even when nothing is due
 STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
@@ -137,14 +139,18 @@ class KrakenExchange:
     def view(self) -> AccountBlock:
         """Return what the status page shows of the account."""
         desk = self.desk
-        budget = desk.reader.budget.view(self._clock())
+        now, budget = self._clock(), desk.reader.budget.view(self._clock())
+        room = desk.reader.budget.wait(1.0, 0.0, Priority.EXECUTIONS, now)
+        why = budget.why
+        if not why and not desk.is_ready and room >= 1:
+            why = f"{room:.0f} s until the call limit has room"
         return AccountBlock(
             foreign_orders=len(desk.account.foreign),
             in_doubt=len(desk.doubts),
             rest_used_pct=f"{100 * budget.rest_used / budget.rest_most:.0f}",
             engine_used_pct=f"{100 * budget.engine_used / budget.engine_most:.0f}",
             paused_until=budget.blocked_until,
-            pause_reason=budget.why,
+            pause_reason=why,
             last_error=desk.reader.last_error
             if desk.reader.errors
             else next(iter(desk.failing.values()), "")[:200],
@@ -229,11 +235,7 @@ class KrakenExchange:
     def _work(self) -> None:
         try:
             while not self._stopping.is_set():
-                if self._is_back:
-                    self._is_back = False
-                    self.desk.begin()
-                wait = self.desk.step() - self._clock()
-                self._tell_health()
+                wait = self._step() - self._clock()
                 if wait > 0:
                     self._awake.wait(min(wait, IDLE_SEC))
                     self._awake.clear()
@@ -242,11 +244,36 @@ class KrakenExchange:
             self._failure = error
             self.woken()
 
+    def _step(self) -> float:
+        """Do what is due of the account's side; return when to come again."""
+        if self._is_back:
+            self._is_back = False
+            self.desk.begin()
+        at = self.desk.step()
+        self._note_silence()
+        self._tell_health()
+        return at
+
+    def _note_silence(self) -> None:
+        """Place nothing while Kraken answers no call of the account; then read all anew."""
+        errors, now = self.desk.reader.errors, self._clock()
+        until = self.desk.reader.budget.blocked_until(now) or now
+        if errors >= SILENT_ERRORS or until - now > SILENT_SEC:
+            if not self._is_silent:
+                self.desk.hold()
+            self._is_silent = True
+        elif self._is_silent and not errors:
+            self._is_silent = False
+            self.desk.begin()
+
+    _is_silent = False
+
     def _tell_health(self) -> None:
         """Tell of the connection when it has changed; not ready is a status of its own."""
         public, desk = self._public, self.desk
-        is_open = not STATUS_RANK.get(public.system_status, WORST)
-        status = RECONCILING if is_open and not desk.is_ready else public.system_status
+        status = public.system_status
+        if not STATUS_RANK.get(status, WORST) and not desk.is_ready:
+            status = UNREACHABLE if self._is_silent else RECONCILING
         errors = max(public.consecutive_errors, desk.reader.errors)
         health = replace(public, time=0.0, system_status=status, consecutive_errors=errors)
         if health != self._told:

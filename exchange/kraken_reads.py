@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from exchange.kraken_budget import Budget, Priority, rest_cost
-from exchange.kraken_errors import judge_answer
+from exchange.kraken_errors import is_unknown_order, judge_answer
 from exchange.kraken_records import (
     Answer,
     Judgement,
@@ -57,8 +57,11 @@ class Client(Protocol):
 class CallFailed(Exception):
     """A read did not give what it should; nothing is known. Ask again after `pause_sec`."""
 
-    def __init__(self, what: str, pause_sec: float = 0.0, *, is_refused: bool = False) -> None:
+    def __init__(
+        self, what: str, pause_sec: float = 0.0, *, is_refused: bool = False, is_stop: bool = False
+    ) -> None:
         super().__init__(what)
+        self.is_stop = is_stop  # not failed: the daemon ends
         self.pause_sec = pause_sec
         self.is_refused = is_refused  # Kraken has answered, and will not tell this
 
@@ -107,7 +110,8 @@ class Reader:
         words = answer.fault or ", ".join(answer.errors)
         self.last_error = f"{method}: {words}"[:200]
         # An order that is over cannot be cancelled: no error of the connection.
-        is_word = purpose is Purpose.CANCEL and judgement.trouble is Trouble.NONE and answer.errors
+        is_cancel = purpose is Purpose.CANCEL and judgement.trouble is Trouble.NONE
+        is_word = is_unknown_order(answer) or (is_cancel and answer.errors)
         if judgement.verdict is not Verdict.REJECT and answer.was_sent and not is_word:
             self.errors += 1
         self.budget.punish(judgement, now, exchange_now=now + self.offset_sec)
@@ -115,7 +119,7 @@ class Reader:
             pause = (self.budget.blocked_until(now) or now) - now
             is_news = self.errors == 1 and judgement.trouble is not Trouble.NONE
             level = logging.WARNING if is_news else logging.INFO
-            log.log(level, "%s, error %s, next in %.0f s", self.last_error, self.errors, pause)
+            log.log(level, "%s, %s in a row, next in %.0f s", self.last_error, self.errors, pause)
         if judgement.trouble is Trouble.NONCE:
             recent = [x for x in self._nonce_errors if x > now - NONCE_WINDOW_SEC]
             self._nonce_errors = [*recent, now]

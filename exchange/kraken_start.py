@@ -11,7 +11,7 @@ from core.domain import ZERO
 from core.order_id import decode
 from core.ports import AccountFacts, StartRefused, Unavailable, Venue
 from core.record import Record
-from exchange.kraken_errors import judge_answer
+from exchange.kraken_errors import is_unknown_order, judge_answer
 from exchange.kraken_public import (
     asset_names,
     pair_facts,
@@ -33,7 +33,6 @@ from exchange.kraken_wire import balances, fee_rates, key_facts, open_orders, qu
 
 T = TypeVar("T")
 CLOCK_SAMPLES = 3
-NOT_TOLD = ("EOrder:Unknown order", "EOrder:Invalid order")  # of an order that is not the account's
 # The clock told is a whole second, so that half of one more is not known.
 CLOCK_STEP_SEC = 1.0
 
@@ -147,7 +146,7 @@ def _knows_one(caller: Caller, txids: Sequence[str]) -> bool:
     """Tell whether the account has made one of these orders."""
     for txid in txids:
         answer = caller.private("QueryOrders", {"txid": txid})
-        if answer.errors and all(x.startswith(NOT_TOLD) for x in answer.errors):
+        if is_unknown_order(answer):
             continue
         if any(x.txid == txid for x in _read("QueryOrders", answer, queried_orders)):
             return True

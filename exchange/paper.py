@@ -16,7 +16,7 @@ from pathlib import Path
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import ZERO, Instrument, RejectReason, Side
-from core.market import Evidence, LiveMarket, MarketSource, Trade, available_at
+from core.market import UNREACHABLE, Evidence, LiveMarket, MarketSource, Trade, available_at
 from core.ports import Message, StoreError, Venue
 from core.record import replace
 from exchange.matching import (
@@ -45,7 +45,6 @@ __all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
 SEND_MARGIN_SEC = 8.0
 STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
 WORST = 2
-UNREACHABLE = "unreachable"  # told by a live market: of our connection, not of the exchange
 NEWS = (e.HealthChanged, e.InstrumentUpdated)  # from a live market
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
 LATE_SEC = 30.0  # what becomes known of a live market later than this was not heard of in time

@@ -15,13 +15,12 @@ from decimal import Decimal
 
 from core.domain import Instrument
 from core.events import HealthChanged, InstrumentUpdated
-from core.market import Book, Trade
+from core.market import UNREACHABLE, Book, Trade
 from core.ports import PublicData, StartRefused, Unavailable
 from core.record import Record, replace
 
 log = logging.getLogger("market")
 
-UNREACHABLE = "unreachable"  # the status while the market has been unknown for some time
 UNREACHABLE_SEC = 15.0
 DEPTH_LEVELS = 10
 SETTLE_SEC = 1.0  # from the book to the prints: time for the bot to act on it before the horizon

@@ -123,11 +123,7 @@ class Inline(KrakenExchange):
             self.world.loop.stop()
         self.world.events.pass_()
         self.world.operate()
-        if self._is_back:
-            self._is_back = False
-            self.desk.begin()
-        self._desk_at = self.desk.step()
-        self._tell_health()
+        self._desk_at = self._step()
         return super().advance(to)
 
     def begin(self, state: Any) -> None:

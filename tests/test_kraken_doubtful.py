@@ -1,6 +1,7 @@
 """Accounts that others use much, ids that name two orders, clocks that differ: the desk goes on."""
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from accounting import orders
@@ -9,6 +10,7 @@ from core.commands import Resume
 from core.domain import OrderStatus, Role, Side
 from core.order_id import decode
 from core.state import Mode
+from exchange.kraken_records import Answer
 from exchange.rates import RateCounter
 from exchange.sandbox_faults import Fault, FaultKind
 from exchange.sandbox_records import OrderRequest
@@ -37,9 +39,9 @@ def test_after_an_outage_only_what_was_closed_meanwhile_is_read() -> None:
         place_and_cancel(world)
     world.run_on(400.0)
     made = calls(world)
-    world.tell_status("unreachable")
+    world.tell_health(status="unreachable")
     world.run_on(20.0)
-    world.tell_status("online")
+    world.tell_health(status="online")
     world.run_on(20.0)
     assert world.exchange.desk.is_ready
     assert [x for _, x, _ in made].count("ClosedOrders") <= 3
@@ -48,7 +50,7 @@ def test_after_an_outage_only_what_was_closed_meanwhile_is_read() -> None:
     assert len(deep) > 300 / 50
     assert {x["closetime"] for x in deep} == {"close"}
     polls = [at for at, method, _ in made if method == "OpenOrders"]
-    assert max(b - a for a, b in zip(polls, polls[1:], strict=False)) < 60.0
+    assert max(b - a for a, b in pairwise(polls)) < 60.0
     assert world.wrong() == []
 
 
@@ -141,3 +143,74 @@ def test_an_exit_is_owed_while_clocks_differ() -> None:
     world.run_on(300.0)
     sent = [decode(str(x["cl_ord_id"])) for _, method, x in made if method == "AddOrder"]
     assert Role.EXIT in {x.role for x in sent if x is not None}
+
+
+def test_when_the_account_answers_nothing_the_market_alone_is_not_enough() -> None:
+    """The status says so within a minute; nothing is placed; then all is read anew."""
+    world = World(3)
+    world.run(120.0)
+    world.venue.faults.add(Fault(kind=FaultKind.UNAVAILABLE_BEFORE))
+    made = calls(world)
+    world.run_on(90.0)
+    assert world.runtime.state.health.system_status == "unreachable"
+    made.clear()
+    world.run_on(300.0)
+    assert "AddOrder" not in {method for _, method, _ in made}
+    world.venue.faults.clear()
+    world.run_on(120.0)
+    assert world.runtime.state.health.system_status == "online"
+    assert "ClosedOrders" in {method for _, method, _ in made}
+    assert world.wrong() == []
+
+
+def test_an_account_that_tells_of_none_of_our_orders_changes_no_books() -> None:
+    """Another account's balances are nobody's deposit; after ten minutes a person is asked for."""
+    world = World(3, step_pct=0.02)
+    world.run(30.0)
+    flow, private = world.runtime.state.balances, world.line.private
+
+    def of_another(method: str, params: Any) -> Answer:
+        if method in ("QueryOrders", "CancelOrder"):
+            return Answer(errors=("EOrder:Unknown order",))
+        answer = private(method, params)
+        if method == "OpenOrders" and isinstance(answer.result, dict):
+            answer.result["open"].clear()
+        if method == "Balance" and isinstance(answer.result, dict):
+            answer.result["ZUSD"] = "123456.0000"
+        return answer
+
+    world.line.private = of_another  # type: ignore[method-assign]  # the line is the test's own
+    world.tell_health(status="maintenance")
+    world.run_on(10.0)
+    world.tell_health(status="online")
+    world.run_on(300.0)
+    state = world.runtime.state
+    assert state.health.system_status == "reconciling"
+    assert "none of our" in world.exchange.view().last_error
+    assert (state.balances.flow_base, state.balances.flow_quote) == (
+        flow.flow_base,
+        flow.flow_quote,
+    )
+    assert state.balances.reported_quote == flow.reported_quote
+    world.run_on(600.0)
+    assert "the account that placed it" in world.runtime.state.mode_reason
+
+
+def test_an_order_amended_by_somebody_is_told_once() -> None:
+    """With what it is now; it is followed as ever."""
+    world = World(3, step_pct=0.02)
+    world.run(30.0)
+    account, venue = world.venue.account, world.venue
+    venue.advance(world.clock.there())
+    order = next(x for x in orders(world.runtime.state) if x.side is Side.BUY and x.txid)
+    price = venue.account.instrument.price_down(order.price * D("0.97"))
+    account.amend(
+        account.books.orders[str(order.txid)],
+        venue.now,
+        volume=None,
+        price=price,
+        is_post_only=True,
+    )
+    world.run_on(90.0)
+    (told,) = events(world, e.OrderAmended)
+    assert (told.client_order_id, told.price) == (order.client_order_id, price)
