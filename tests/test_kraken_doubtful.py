@@ -193,7 +193,8 @@ def test_an_account_that_tells_of_none_of_our_orders_changes_no_books() -> None:
     )
     assert state.balances.reported_quote == flow.reported_quote
     world.run_on(600.0)
-    assert "the account that placed it" in world.runtime.state.mode_reason
+    (halt,) = events(world, e.TradingHalted)
+    assert "the account that placed it" in halt.reason
 
 
 def test_an_order_amended_by_somebody_is_told_once() -> None:
