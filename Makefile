@@ -1,5 +1,7 @@
 # Two commands: `make run` starts the daemon, `make test` runs the tests. Nothing else is needed.
-# `make sandbox` starts an exchange with play money that speaks as Kraken does.
+# `make sandbox` starts an exchange with play money that speaks as Kraken does. It takes SPEED=60 (times
+# as lively), MARKET=synthetic, SANDBOX_PORT=8090, DB=FILE (keeps the account), FAULTS=1 (opens a door
+# for faults, deposits and the market's status: docs/OPERATION.md).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n $(shell echo $$((2 * $$(nproc)))) --dist worksteal
 MARKET ?= synthetic
 SPEED ?= 60
-PORT ?= 8090
+SANDBOX_PORT ?= 8090
 
 .PHONY: run sandbox test test-all test-long check bench clean
 
@@ -16,8 +18,8 @@ run: $(VENV)/.run
 	@$(BIN)/python bot.py
 
 sandbox: $(VENV)/.run
-	@$(BIN)/python -m sim.sandbox --market "$(MARKET)" --speed $(SPEED) --port $(PORT) \
-	  $(if $(DB),--db "$(DB)")
+	@$(BIN)/python -m sim.sandbox --market "$(MARKET)" --speed $(SPEED) --port $(SANDBOX_PORT) \
+	  $(if $(DB),--db "$(DB)") $(if $(FAULTS),--faults)
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(PARALLEL) -m "not slow and not long"

@@ -55,6 +55,8 @@ from engine.wiring import (
 )
 
 EXIT_OK, EXIT_CONFIG, EXIT_REFUSED, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 3, 4, 5, 70
+IN_USE_RUN = "; a run of another account or on paper may set STATE_DB to another file."
+IN_USE_OTHER = "; meanwhile bot.py status shows what it does."
 DOTENV = Path(__file__).resolve().parent / ".env"
 
 logger = logging.getLogger("bot")
@@ -312,7 +314,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"The exchange does not answer: {no_answer(settings, error)}\n")
         return EXIT_REFUSED
     except StoreInUse as error:
-        sys.stderr.write(f"{error}\n")
+        way = IN_USE_RUN if args.command == "run" else IN_USE_OTHER
+        sys.stderr.write(f"{error}{way}\n")
         return EXIT_IN_USE
     except StoreError as error:
         sys.stderr.write(f"The database cannot be used: {error}\n")

@@ -103,6 +103,9 @@ def _check(_args: argparse.Namespace, settings: config.Settings) -> int:
     except Unavailable as error:
         _out(f"FAILED {'market':<16} {no_answer(settings, error)}")
         return EXIT_REFUSED
+    finally:  # what is spelt wrong may be why it fails
+        for warning in settings.warnings:
+            _out(f"warning {warning}")
 
 
 def _check_parts(settings: config.Settings) -> int:
@@ -171,8 +174,6 @@ def _show(market: str, found: list[Check], settings: config.Settings, database: 
     ]
     for check in checks:
         _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name:<16} {check.detail}")
-    for warning in settings.warnings:
-        _out(f"warning {warning}")
     return EXIT_OK if all(check.is_ok for check in checks) else EXIT_REFUSED
 
 

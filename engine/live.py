@@ -42,6 +42,7 @@ RETRY_SEC, STATUS_SEC = 5.0, 30.0
 # A run that has begun goes on although these fail: entries are vetoed while they do, or it waits.
 ENTRY_CHECKS = ("profit target", "order size", "balances")
 PASSING_CHECKS = ("pair", "pair status")
+NO_LINE = "check the network of this machine"  # what is advised where nothing has answered
 START_CALLS = 4.0  # points of what every start reads: key, fees, balances, open orders
 OLD_SEC = 60.0  # an order placed longer ago is known wherever it may be asked for
 
@@ -89,7 +90,8 @@ def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
     """Return who does not answer, why, and what to do."""
     url = settings.kraken_api_url
     is_here = config.is_loopback(url)
-    hint = "; where no sandbox runs there, make sandbox starts one" if is_here else ""
+    is_silent = NO_LINE in str(trouble)
+    hint = "; where no sandbox runs there, make sandbox starts one" if is_here and is_silent else ""
     return f"{url}: {trouble}{hint}"
 
 

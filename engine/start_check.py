@@ -10,13 +10,15 @@ from core.params import Params
 from core.ports import AccountFacts, Venue
 from engine.books import Check
 from grid_strategy import break_even_pct
-from risk import CLOCK_OFFSET_MAX_SEC
+from risk import CLOCK_OFFSET_MAX_SEC, PLACING_STATUSES
 
 NEEDED = frozenset(
     {"query-funds", "query-open-trades", "query-closed-trades", "modify-trades", "close-trades"}
 )
-DELISTED = "delisted; orders are not taken, wait or trade another pair"
+NOT_TAKEN = "; orders are not taken, wait or trade another pair"
+DELISTED = f"delisted{NOT_TAKEN}"
 OPTIONAL = frozenset({"query-ledger"})
+_WAIT = f"wait until it is {', '.join(PLACING_STATUSES[:-1])} or {PLACING_STATUSES[-1]}"
 
 
 def start_checks(params: Params, venue: Venue, price: Decimal) -> list[Check]:
@@ -25,11 +27,13 @@ def start_checks(params: Params, venue: Venue, price: Decimal) -> list[Check]:
     least = instrument.least_volume(price) * price
     needed = break_even_pct(fees.maker) + params.min_net_profit_pct
     base_value = venue.base * price
+    is_open = venue.system_status in PLACING_STATUSES
+    closed = "" if is_open else f"; exchange {venue.system_status}: orders are not taken; {_WAIT}"
     return [
         Check(
             name="pair",
-            is_ok=venue.system_status == "online",
-            detail=f"{instrument.pair} at {price}",
+            is_ok=is_open,
+            detail=f"{instrument.pair} at {price}{closed}",
         ),
         Check(
             name="balances",
@@ -60,7 +64,7 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
     """
     off, error = facts.clock_offset_sec, facts.clock_error_sec
     is_in_time = abs(off) < CLOCK_OFFSET_MAX_SEC and error < CLOCK_OFFSET_MAX_SEC
-    is_tradable = facts.pair_status in ("online", "post_only", "limit_only")
+    is_tradable = facts.pair_status in PLACING_STATUSES
     others = facts.other_store_orders
     return [
         Check(
@@ -72,8 +76,7 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
         Check(
             name="pair status",
             is_ok=is_tradable,
-            detail=facts.pair_status
-            + ("" if is_tradable else "; orders are not taken, wait or trade another pair"),
+            detail=facts.pair_status + ("" if is_tradable else NOT_TAKEN),
         ),
         _key_check(facts, now),
         Check(

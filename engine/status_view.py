@@ -189,7 +189,7 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
         alarms.append(f"{_exact(lines.unexplained)} {state.instrument.quote} are unexplained")
     stops = [f"Locked ({_words(lock.name)}): {lock.reason}" for lock in state.risk.locks]
     if state.mode is Mode.HALTED:
-        stops.insert(0, "Halted: nothing new but owed exits")
+        stops.insert(0, f"Halted: {state.mode_reason}; nothing new but owed exits")
     if state.risk.level is RiskLevel.EMERGENCY:
         stops.append("Drawdown at EMERGENCY: no new risk")
     if state.market_ended:

@@ -112,7 +112,10 @@ def _proves_nothing(text: str, advice: str) -> ErrorRow:
 
 
 _KEY_ROWS = (
-    _halts("EAPI:Invalid key", "the API key is wrong, revoked or expired: make a new one"),
+    _halts(
+        "EAPI:Invalid key",
+        "the API key is wrong, revoked or expired: make a new one, set it, restart the daemon",
+    ),
     _halts("EAPI:Invalid signature", "the private key does not belong to the API key"),
     _halts(
         "EGeneral:Permission denied",

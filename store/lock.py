@@ -26,10 +26,7 @@ class StoreLock:
         except BlockingIOError:
             holder = os.read(self._handle, 200).decode(errors="replace").strip() or "a process"
             self.release()
-            raise StoreInUse(
-                f"{path} is in use by {holder}. Stop that daemon first, or set STATE_DB to "
-                "another file."
-            ) from None
+            raise StoreInUse(f"{path} is in use by {holder}. Stop that daemon first") from None
         except OSError as error:
             self.release()
             raise StoreError(f"{path} cannot be locked: {error.strerror}") from None

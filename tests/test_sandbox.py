@@ -3,7 +3,9 @@
 import base64
 import http.client
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +53,27 @@ def post(sandbox: Sandbox, body: Any, **headers: str) -> tuple[int, Any]:
     told = json.loads(answer.read())
     connection.close()
     return answer.status, told
+
+
+def test_the_documented_doors_open(sandbox: Sandbox) -> None:
+    """What the document tells to send is understood, and it names every kind of fault."""
+    text = (ROOT / "docs" / "OPERATION.md").read_text()
+    for body in re.findall(r"^    door '(.+?)'", text, re.MULTILINE):
+        status, told = post(sandbox, json.loads(body))
+        assert status == 200, (body, told)
+    assert [x for x in FaultKind if f"`{x}`" not in text] == []
+
+
+def test_make_sandbox_hands_on_what_it_is_given() -> None:
+    """A PORT in the environment is the page's, not the sandbox's."""
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    env = {"PATH": os.environ["PATH"], "PORT": "9000"}
+    command = ["make", "--dry-run", "sandbox", "FAULTS=1", "SPEED=9", "DB=a.db"]
+    for more, port in (([], "8090"), (["SANDBOX_PORT=9001"], "9001")):
+        said = subprocess.check_output([*command, *more], cwd=ROOT, env=env, text=True)
+        line = " ".join(said.replace("\\\n", " ").split())
+        assert f'--speed 9 --port {port} --db "a.db" --faults' in line
 
 
 def test_a_real_client_trades(sandbox: Sandbox) -> None:

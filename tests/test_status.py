@@ -48,6 +48,7 @@ from core.state import (
 )
 from core.status import Published, Status
 from engine.publish import Publisher, publication
+from engine.report import status_text
 from engine.status_view import TEXT_MAX, Facts, build_status, clean_text
 
 GOLDEN = Path(__file__).parent / "golden" / "status.json"
@@ -375,8 +376,17 @@ def test_status_condition_names_what_is_wrong() -> None:
     assert "midnight" in locked.risk.locks[0].clears
     broken = replace(sample_state(), accounts=Accounts())
     assert build_status(broken, Params(), sample_facts()).bot.condition == "alarm"
-    halted = build_status(replace(quiet, mode=Mode.HALTED), Params(), sample_facts())
-    assert halted.bot.condition == "stopped"
+
+
+@pytest.mark.parametrize("reason", ["order O1 carries the id of another order", "operator"])
+def test_status_says_why_it_is_halted(reason: str) -> None:
+    """Page, messages and JSON show the reasons: who or what has halted is one of them."""
+    state = replace(sample_state(), mode=Mode.HALTED, mode_reason=reason)
+    status = build_status(state, Params(), sample_facts())
+    assert status.bot.condition == "stopped"
+    words = f"Halted: {reason}; nothing new but owed exits"
+    assert words in status.bot.reasons
+    assert words in status_text(status)
 
 
 @pytest.mark.parametrize(

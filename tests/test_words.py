@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 import config
-from engine.live import VENUE, venue_of
+from core.ports import Unavailable
+from engine.live import VENUE, no_answer, venue_of
 from engine.wiring import open_store
+from exchange.kraken_errors import judge_answer
+from exchange.kraken_records import Answer, Purpose
+from store.lock import StoreLock
 from tests.test_daemon import Running, environment, run_bot
 
 TOKEN = "Zx81-qwerty-ASDFGH-0123456789-token"
@@ -51,6 +55,51 @@ def test_check_says_who_does_not_answer_and_what_to_do(
     assert "http://127.0.0.1:1: " in line
     assert "make sandbox starts one" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_hinted"),
+    [
+        (Answer(fault="connection refused", was_sent=False), True),
+        (Answer(fault="no answer within 5 s"), True),
+        (Answer(status=200, errors=("EService:Unavailable",)), False),
+        (Answer(status=502, fault="the body is HTML"), False),
+    ],
+)
+def test_a_sandbox_that_answers_is_not_called_missing(answer: Answer, is_hinted: bool) -> None:
+    """How one is started is said only where nothing answered."""
+    judgement = judge_answer(answer, Purpose.READ)
+    assert judgement is not None
+    settings = config.load(SANDBOX, Path("/nonexistent"))
+    said = no_answer(settings, Unavailable(f"Time: trouble ({judgement.advice})"))
+    assert ("make sandbox" in said) is is_hinted
+
+
+def test_warnings_are_told_by_a_check_that_fails(tmp_path: Path) -> None:
+    """A setting that is spelt wrong may be why: whatever fails, it is named."""
+    (tmp_path / "text.db").write_text("no database" * 1000)
+    for more in (SANDBOX, {"STATE_DB": str(tmp_path / "text.db")}):
+        env = environment(tmp_path, DAILY_LOSS_LIMIT="20") | more
+        result = run_bot(env, "check")
+        assert result.returncode != 0
+        assert "warning DAILY_LOSS_LIMIT: unknown setting" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "check", "verify", "export", "refold"])
+def test_a_database_in_use_is_told_with_what_to_do(tmp_path: Path, command: str) -> None:
+    """Another file is a way out for a run only: the others are about this one."""
+    env = environment(tmp_path)
+    path = Path(env["STATE_DB"])
+    open_store(config.load(env, Path("/nonexistent")), must_exist=False).close()
+    lock = StoreLock(path, "process 42")
+    try:
+        result = run_bot(env, command)
+    finally:
+        lock.release()
+    assert result.returncode == 5, result.stdout + result.stderr
+    assert "is in use by process 42. Stop that daemon first" in result.stderr
+    assert ("set STATE_DB" in result.stderr) is (command == "run")
+    assert ("bot.py status" in result.stderr) is (command != "run")
 
 
 def test_check_refuses_a_database_that_cannot_be_created(tmp_path: Path) -> None:
