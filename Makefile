@@ -4,6 +4,8 @@
 # for faults, deposits and the market's status: docs/OPERATION.md).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+# Compiled once, not at each start of a program or test process.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Many tests wait for a process more than they compute: two for each core.

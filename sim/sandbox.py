@@ -110,7 +110,9 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         venue.close()
         taken = error.errno == errno.EADDRINUSE
-        why = "another program uses it; choose one with --port (make: SANDBOX_PORT=)" if taken else error.strerror
+        why = error.strerror
+        if taken:
+            why = "another program uses it; choose one with --port (make: SANDBOX_PORT=)"
         print(f"the sandbox cannot start: port {args.port}: {why}", file=sys.stderr)
         return FAILED
     stop = sandbox.stopped
