@@ -22,7 +22,7 @@ from grid.invariants import check_invariants
 
 # Fields that equal runs may differ in: how often something was told twice, and when it was asked.
 _VOLATILE_COUNTERS = ("duplicate_fills", "unknown_fills")
-_VOLATILE_BALANCES = ("reported_base", "reported_quote", "reported_at")
+_VOLATILE_BALANCES = ("reported_base", "reported_quote", "reported_at", "flows_until")
 
 
 class Check(Record, frozen=True, kw_only=True):

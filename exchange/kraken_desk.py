@@ -268,7 +268,7 @@ class Desk:
         return [x.key for x in due]
 
     def _run(self, job: Job) -> None:
-        priority = _priority(job, self.clock())
+        priority, is_done = _priority(job, self.clock()), True
         try:
             match job.kind:
                 case "place" if isinstance(job.action, PlaceOrderAction):
@@ -288,13 +288,14 @@ class Desk:
                     self._next_sweep_sec = DAY_SEC
                 case "balances":
                     self._poll()  # what has executed is told before what it has left
-                    self.account.read_money(priority)
+                    is_done = self.account.read_money(priority)
                 case "fees":
                     self.account.read_fees(priority)
                     self.schedule("fees", self.clock() + DAY_SEC)
                 case _:
                     raise AssertionError(f"no job of the kind {job.kind}")
-            self._unready.discard(job.kind)
+            if is_done:
+                self._unready.discard(job.kind)
             self.failing.pop(job.kind, None)
         except CallFailed as error:
             pause = max(error.pause_sec, RETRY_SEC * min(2**job.tries, 12))

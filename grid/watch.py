@@ -47,7 +47,7 @@ DRIFT_SHARE = Decimal("0.02")
 DRIFT_CONFIRM_SEC = 30.0
 EQUITY_STEP = Decimal("1e-8")
 LEDGER = "ledger "  # begins the reference of a flow that the exchange itself has told
-FLOWS_KEPT = 200
+FLOWS_KEPT_SEC = 600.0  # longer than clocks and the exchange's ledger may be behind
 
 
 def open_books(r: Reduction) -> None:
@@ -305,6 +305,7 @@ def report_balances(r: Reduction, event: BalancesReported) -> None:
         reported_base=event.base,
         reported_quote=event.quote,
         reported_at=r.now,
+        flows_until=event.flows_until,
     )
     r.update(balances=own)
     open_books(r)
@@ -325,7 +326,11 @@ def note_agreement(r: Reduction, event: BalancesReported) -> bool:
     if agrees:
         r.update(
             balances=replace(
-                own, reported_base=event.base, reported_quote=event.quote, reported_at=r.now
+                own,
+                reported_base=event.base,
+                reported_quote=event.quote,
+                reported_at=r.now,
+                flows_until=event.flows_until,
             )
         )
     return agrees
@@ -400,10 +405,11 @@ def halt(r: Reduction, reason: str) -> None:
 def external_flow(r: Reduction, event: ExternalFlow) -> None:
     """Book a deposit or withdrawal, once; it changes equity and every benchmark alike."""
     if event.reference.startswith(LEDGER):
-        if event.reference in r.state.flow_references:
+        if event.reference in r.state.flows_told:
             return
-        kept = r.state.flow_references[1 - FLOWS_KEPT :]
-        r.update(flow_references=(*kept, event.reference))
+        oldest = r.state.balances.flows_until - FLOWS_KEPT_SEC
+        kept = {x: at for x, at in r.state.flows_told.items() if at >= oldest}
+        r.update(flows_told=kept | {event.reference: r.now})
     own, market = r.state.balances, r.state.market
     r.update(
         balances=replace(
