@@ -53,7 +53,7 @@ class Account:
         amounts = desk.reader.parsed(balances, result)
         base = amounts.get(desk.facts.base_id, ZERO)
         quote = amounts.get(desk.facts.quote_id, ZERO)
-        is_new = (base, quote) != desk.expected()
+        is_new = not desk.expects(base=base, quote=quote)
         is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
         is_asked = desk.config.has_ledger and (is_new or is_due)
         if is_asked and self._is_open_question(now, priority) and is_new:

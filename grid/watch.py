@@ -315,12 +315,14 @@ def report_balances(r: Reduction, event: BalancesReported) -> None:
 
 
 def note_agreement(r: Reduction, event: BalancesReported) -> bool:
-    """Note a report that agrees with our books to the last digit; tell whether it did."""
+    """Note a report that agrees with our books, but for rounding; tell whether it did."""
     own = r.state.balances
+    base, quote = _beyond_rounding(r, event.base - own.base, event.quote - own.quote)
     agrees = (
         own.reported_at is not None
         and own.drift_since is None
-        and (event.base, event.quote) == (own.base, own.quote)
+        and not base
+        and not quote
         and (event.foreign_base, event.foreign_quote) == (own.foreign_base, own.foreign_quote)
     )
     if agrees:
@@ -378,11 +380,17 @@ def is_drifting(r: Reduction) -> bool:
     """Tell whether books and exchange differ by more than 2 % or more than one order."""
     own = r.state.balances
     mark = r.state.market.bid if r.state.market else ZERO
-    base, quote = abs(own.reported_base - own.base), abs(own.reported_quote - own.quote)
+    base, quote = _beyond_rounding(r, own.reported_base - own.base, own.reported_quote - own.quote)
     worth = max(base * mark, quote)
     if worth > r.params.order_size_usd:
         return True
     return base > DRIFT_SHARE * own.base or quote > DRIFT_SHARE * own.quote
+
+
+def _beyond_rounding(r: Reduction, base: Decimal, quote: Decimal) -> tuple[Decimal, Decimal]:
+    """Return by how much differences are more than rounding of all our executions explains."""
+    least = r.state.instrument.rounding(r.state.counters.get("fills", 0))
+    return max(ZERO, abs(base) - least[0]), max(ZERO, abs(quote) - least[1])
 
 
 def _shortfall(r: Reduction) -> None:

@@ -3,6 +3,8 @@
 The world of `tests/kraken_world.py`: the real parts on a clock that only the test moves.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
 from itertools import pairwise
 
@@ -10,7 +12,9 @@ import pytest
 
 from core.domain import Side
 from core.events import BalancesReported, ExternalFlow
-from exchange.sandbox_records import OrderRequest
+from core.record import replace
+from engine.books import ExchangeBooks, conserved
+from exchange.sandbox_records import OrderRequest, Truth
 from tests.kraken_world import World
 from tests.storm_line import CALM
 from tests.storm_weather import Weather
@@ -113,3 +117,44 @@ def test_flows_between_the_start_and_the_first_report_are_not_booked_after_a_res
     world.run(60.0)
     world.rest()
     assert world.wrong() == []
+
+
+def test_rounding_of_executions_is_no_difference() -> None:
+    """Kraken keeps USD in four decimals: books agree, and the ledger is not asked each time."""
+    weather = Weather(faults=CALM, tier="pro", poll_sec=5.0, has_ledger=True)
+    world = World(3, weather=weather)
+    calls: Counter[str] = Counter()
+    check = world.line.watch
+
+    def watch(method: str, params: Mapping[str, object]) -> None:
+        calls[method] += 1
+        check(method, params)
+
+    world.line.watch = watch
+    world.run(3600.0)
+    world.settle()
+    own, there = world.runtime.state.balances, world.venue.truth()
+    quote = there.balances["ZUSD"]
+    assert len(there.trades) > 40
+    assert quote == quote.quantize(D("0.0001")) != own.quote
+    assert own.drift_since is None
+    assert calls["Ledgers"] < calls["Balance"]
+    assert world.wrong() == []
+    books = books_of(there)
+    found = conserved(world.store, world.runtime.state, books)
+    assert found.is_ok
+    assert f"within the rounding of {len(there.trades)} executions" in found.detail
+    off = replace(books, quote=books.quote + D("0.0003") * len(there.trades))
+    assert not conserved(world.store, world.runtime.state, off).is_ok
+    off = replace(books, base=books.base + D("0.00000001"))
+    assert not conserved(world.store, world.runtime.state, off).is_ok
+
+
+def books_of(truth: Truth) -> ExchangeBooks:
+    """Return the venue's own view, as `verify` reads it."""
+    effects = {}
+    for x in truth.trades:
+        sign = 1 if x.side is Side.BUY else -1
+        effects[x.trade_id] = (sign * x.volume, -sign * x.cost - x.fee)
+    base, quote = truth.balances["XXDG"], truth.balances["ZUSD"]
+    return ExchangeBooks(base=base, quote=quote, effects=effects, untold=frozenset())
