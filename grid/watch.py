@@ -317,12 +317,11 @@ def report_balances(r: Reduction, event: BalancesReported) -> None:
 def note_agreement(r: Reduction, event: BalancesReported) -> bool:
     """Note a report that agrees with our books, but for rounding; tell whether it did."""
     own = r.state.balances
-    base, quote = _beyond_rounding(r, event.base - own.base, event.quote - own.quote)
+    beyond = _beyond_rounding(r, event.base - own.base, event.quote - own.quote)
     agrees = (
         own.reported_at is not None
         and own.drift_since is None
-        and not base
-        and not quote
+        and not any(beyond)
         and (event.foreign_base, event.foreign_quote) == (own.foreign_base, own.foreign_quote)
     )
     if agrees:
@@ -346,7 +345,7 @@ def _drift(r: Reduction) -> None:
         return
     base, quote = own.reported_base - own.base, own.reported_quote - own.quote
     since = r.now if own.drift_since is None else own.drift_since
-    if (base, quote) == (own.drift_base, own.drift_quote):
+    if not any(_beyond_rounding(r, base - own.drift_base, quote - own.drift_quote)):
         # What has come between the two reads has left it as it was: it is not of their making.
         is_moving = _is_in_flight(r, since)
     else:

@@ -309,6 +309,26 @@ def test_rounding_of_balances_kept_in_units_is_no_news_and_no_drift(
     assert world.state.balances.reported_quote == report.quote
 
 
+def test_rounding_of_an_execution_between_two_reads_is_no_excuse_for_a_drift() -> None:
+    """The difference is the same but for rounding: it is not the execution's doing."""
+    world = World(replace(GOLDEN_PARAMS, order_size_usd=D(40), max_order_usd=D(200)))
+    world.enter()
+    limits = replace(world.state.instrument, quote_unit=D("0.0001"))
+    world.state = replace(world.state, instrument=limits)
+
+    def report(rounded: Decimal) -> None:
+        own = world.state.balances
+        base, quote = own.base - 300, own.quote + rounded
+        world.step(e.BalancesReported(time=world.now, base=base, quote=quote))
+
+    report(D(0))
+    world.advance(26)
+    world.fill("1B.entry", 10)
+    world.advance(5)
+    report(D("0.0001"))
+    assert locks(world) == [LockName.RECONCILIATION]
+
+
 def test_rounding_is_counted_where_an_asset_is_coarser_than_its_lot() -> None:
     """Volume by a unit, cost and fee by a unit each; none where every digit is kept."""
     exact = GOLDEN_INSTRUMENT
