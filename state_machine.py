@@ -163,7 +163,10 @@ def _facts(
             watch.external_flow(r, event)
             retry_owed(r, at_once=True)
         case e.InstrumentUpdated():
-            r.update(instrument=event.instrument)
+            # Of assets, which a pair's own limits do not tell.
+            own = r.state.instrument
+            units = {"base_unit": own.base_unit, "quote_unit": own.quote_unit}
+            r.update(instrument=replace(event.instrument, **units))
             retry_owed(r, at_once=True)
         case e.FeesUpdated() if not ZERO <= event.fees.maker <= FEE_MAX:
             r.notify("error", "fees", f"a maker fee of {event.fees.maker} is ignored")

@@ -92,6 +92,9 @@ class Instrument(Record, frozen=True, kw_only=True, gc=False):
     cost_min: Decimal = Decimal("0.5")  # quote units
     cost_decimals: int = 9
     fee_decimals: int = 8
+    # Units in which the exchange keeps balances, where it says so; 0: every digit counts.
+    base_unit: Decimal = ZERO
+    quote_unit: Decimal = ZERO
 
     def price_up(self, price: Decimal) -> Decimal:
         """Return the lowest price on the tick grid that is not below `price`."""
@@ -116,6 +119,19 @@ class Instrument(Record, frozen=True, kw_only=True, gc=False):
     def fee(self, cost: Decimal, rate: Decimal) -> Decimal:
         """Return the fee in quote for `cost` at `rate` (a fraction), half up, `fee_decimals`."""
         return (cost * rate).quantize(ONE.scaleb(-self.fee_decimals), ROUND_HALF_UP)
+
+    def rounding(self, executions: int) -> tuple[Decimal, Decimal]:
+        """Return by how much base and quote kept in units may differ from sums of executions.
+
+        Volume, cost and fee of an execution are each rounded by less than a unit, whichever way.
+        """
+        is_whole = not self.base_unit or not self.lot_size % self.base_unit
+        base = ZERO if is_whole else self.base_unit
+        return executions * base, executions * 2 * self.quote_unit
+
+    def kept(self, amount: Decimal) -> Decimal:
+        """Return an amount of quote as a balance is moved by it: half up, in `quote_unit`."""
+        return amount.quantize(self.quote_unit, ROUND_HALF_UP) if self.quote_unit else amount
 
     def is_below_minimum(self, *, volume: Decimal, price: Decimal) -> bool:
         """Tell whether the exchange would refuse an order of `volume` at `price` as too small."""

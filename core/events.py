@@ -127,6 +127,7 @@ class BalancesReported(_Event, frozen=True, kw_only=True, tag="balances"):
     quote: Decimal
     foreign_base: Decimal = Decimal(0)
     foreign_quote: Decimal = Decimal(0)
+    flows_until: float = 0.0  # flows before then have been told; 0: the exchange tells of none
 
 
 class ExternalFlow(_Event, frozen=True, kw_only=True, tag="external_flow"):

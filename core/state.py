@@ -180,6 +180,7 @@ class Balances(Record, frozen=True, kw_only=True, gc=False):
     reported_base: Decimal = ZERO
     reported_quote: Decimal = ZERO
     reported_at: float | None = None
+    flows_until: float = 0.0  # flows before then have been told; 0: the exchange tells of none
     requested_at: float | None = None
     last_execution_at: float | None = None
     drift_since: float | None = None
@@ -312,7 +313,8 @@ class BotState(Record, frozen=True, kw_only=True):
     slots: tuple[SlotState, ...] = ()
     next_slot_id: int = 1
     ghosts: tuple[Ghost, ...] = ()
-    flow_references: tuple[str, ...] = ()  # of the last deposits and withdrawals, booked once
+    # Of deposits and withdrawals that may be told again: reference → when it was booked.
+    flows_told: dict[str, float] = msgspec.field(default_factory=dict)
     balances: Balances = Balances()
     accounts: Accounts = Accounts()
     benchmarks: Benchmarks = Benchmarks()

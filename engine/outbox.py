@@ -48,6 +48,7 @@ ROUTES = {
     "owed_exit": Route.IMMEDIATE,
     "rejected": Route.IMMEDIATE,
     "cancelled": Route.IMMEDIATE,
+    "amended": Route.IMMEDIATE,
     "released": Route.IMMEDIATE,
     "risk_level": Route.IMMEDIATE,
     "imbalance": Route.IMMEDIATE,

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from exchange.kraken_desk import Desk
 
 TRADE = "trade"
-SETTLED_SEC = 60.0  # a trade's line is judged when we must have heard of it if it is ours
+SETTLED_SEC = 60.0  # by then we must have heard of a trade if it is ours
+QUIET_SEC = 10.0  # by then every read shows it: longer than reads lag
+AGAIN_SEC = 15.0
 
 
 class Account:
@@ -27,37 +29,42 @@ class Account:
         self.foreign: list[OrderView] = []  # open orders that are not ours
         self._desk = desk
         self._fees: FeeRates | None = None
-        self._read_from: float | None = None  # ledger lines since then are not looked at yet
+        self._read_from: float | None = None  # lines since then may be new; None: books not open
         self._read_at: float | None = None
+        self._waits_since: float | None = None  # balances are not told for young lines' sake
         self._told: dict[str, float] = {}  # ledger lines told as flows, and their times
-        self._floor = 0.0  # what was before is part of the starting balances
+        self._floor = 0.0  # lines before then were told by a run before, or came before the books
 
     def begin_at(self, state: BotState) -> None:
         """Take note from when on flows may not be booked yet, and of the fee rates known."""
-        reported = state.balances.reported_at
-        self._fees, self._floor = state.fees, state.started_at
-        if reported is not None:
-            back = OVERLAP_SEC + self._desk.config.flows_sec
-            self._read_from = max(reported - back, state.started_at)
+        own, self._fees = state.balances, state.fees
+        if own.reported_at is not None:
+            self._read_from = self._floor = own.flows_until or own.reported_at
 
-    def read_money(self, priority: Priority) -> None:
+    def read_money(self, priority: Priority) -> bool:
         """Tell of balances; of flows first where they may explain a difference.
 
-        Raises CallFailed. While a trade is too young to be told from one of ours, nothing is told.
+        Raises CallFailed. While a trade is too young to be told from one of ours, nothing is told
+        and False returned, but not for longer than it takes a trade to grow old: somebody may
+        trade all the time, and `_drift` looks twice.
         """
         desk, now = self._desk, self._desk.clock()
-        if self._read_from is None:
-            self._read_from = now
         result = desk.reader.read("Balance", {}, priority)
         amounts = desk.reader.parsed(balances, result)
         base = amounts.get(desk.facts.base_id, ZERO)
         quote = amounts.get(desk.facts.quote_id, ZERO)
-        is_new = (base, quote) != desk.expected()
+        is_new = not desk.expects(base=base, quote=quote)
         is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
         is_asked = desk.config.has_ledger and (is_new or is_due)
-        if is_asked and self._tell_flows(now, priority) and is_new:
-            desk.schedule("balances", now + SETTLED_SEC / 2)
-            return
+        if is_asked and self._is_open_question(now, priority) and is_new:
+            if self._waits_since is None:
+                self._waits_since = now
+            if now - self._waits_since < SETTLED_SEC:
+                desk.schedule("balances", now + AGAIN_SEC)
+                return False
+        self._waits_since = None
+        if self._read_from is None or not desk.config.has_ledger:
+            self._read_from = self._floor = now
         held_base, held_quote = self._foreign_hold()
         desk.post(
             e.BalancesReported(
@@ -66,8 +73,10 @@ class Account:
                 quote=quote,
                 foreign_base=held_base,
                 foreign_quote=held_quote,
+                flows_until=self._read_from,
             )
         )
+        return True
 
     def _foreign_hold(self) -> tuple[Decimal, Decimal]:
         facts = self._desk.facts
@@ -80,38 +89,44 @@ class Account:
                 quote += rest * order.price
         return base, quote
 
-    def _tell_flows(self, now: float, priority: Priority) -> bool:
-        """Tell of flows; return whether a trade is there that cannot be judged yet."""
-        desk = self._desk
-        start = (self._read_from or now) + desk.reader.offset_sec - OVERLAP_SEC
-        lines = desk.reader.ledger(start, priority)
-        young = [x for x in lines if x.kind == TRADE and x.time > now - SETTLED_SEC]
-        lines = [x for x in lines if x not in young and x.time >= (self._read_from or 0.0)]
-        strange = self._strange_trades({x.reference for x in lines if x.kind == TRADE}, priority)
+    def _is_open_question(self, now: float, priority: Priority) -> bool:
+        """Tell of flows; return whether a line is there that cannot be judged yet."""
+        desk, start = self._desk, now if self._read_from is None else self._read_from
+        there = now + desk.reader.offset_sec
+        lines = desk.reader.ledger(there - (now - start) - OVERLAP_SEC, priority)
+        if self._read_from is None:
+            return any(x.time > there - QUIET_SEC for x in lines)
+        self._read_at = now
+        begin = there - (now - start)
+        lines = [x for x in lines if x.time >= begin and x.ledger_id not in self._told]
+        trades = {x.reference: x.time for x in lines if x.kind == TRADE}
+        young = {x for x, at in trades.items() if at > there - SETTLED_SEC}
+        shown = {x for x, at in trades.items() if at <= there - QUIET_SEC}
+        unbooked = trades.keys() - desk.booked(trades)
+        strange = self._strange_trades(unbooked & shown, young, priority)
         for line in lines:
-            is_flow = line.kind != TRADE or line.reference in strange
-            if is_flow and line.ledger_id not in self._told:
+            if line.kind != TRADE or line.reference in strange:
                 self._told[line.ledger_id] = line.time
                 self._tell_flow(line)
-        self._read_at = now
-        until = min([now - OVERLAP_SEC, *(x.time for x in young)])
-        self._read_from = max(until, self._floor)
+        self._read_from = max(now - OVERLAP_SEC, self._floor)
         oldest = self._read_from - 2 * OVERLAP_SEC
         self._told = {x: at for x, at in self._told.items() if at >= oldest}
-        references = {x.reference for x in young}
-        return bool(references - desk.booked(references))
+        return bool(unbooked & young - strange)
 
-    def _strange_trades(self, ids: set[str], priority: Priority) -> set[str]:
-        """Return those trades that no order of this bot has made."""
+    def _strange_trades(self, ids: set[str], young: set[str], priority: Priority) -> set[str]:
+        """Return those trades that no order of this bot has made; of ours, `young` ones may wait.
+
+        An order of ours carries its tag wherever it is shown, so age is no matter for a stranger's.
+        """
         desk = self._desk
-        unbooked = sorted(ids - desk.booked(ids))
-        if not unbooked:
+        if not ids:
             return set()
-        trades = desk.reader.trades_of(unbooked, priority)
+        trades = desk.reader.trades_of(sorted(ids), priority)
         views = desk.reader.orders(sorted({x.txid for x in trades}), priority)
         places = {x.txid: decode(x.client_order_id or "") for x in views}
         others = {txid for txid, place in places.items() if place is None or place.tag != desk.tag}
-        desk.strangers.tell_unowned([x for x in views if x.txid not in others])
+        grown = {x.txid for x in trades if x.execution_id not in young} - others
+        desk.strangers.tell_unowned([x for x in views if x.txid in grown])
         return {x.execution_id for x in trades if x.txid in others}
 
     def _tell_flow(self, line: LedgerView) -> None:

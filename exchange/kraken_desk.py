@@ -84,6 +84,7 @@ class Desk:
         self.facts, self.config = facts, config
         self.known: Mapping[str, Watched] = {}
         self.own = (ZERO, ZERO)  # base and quote by our own books
+        self._fills = 0  # executions booked, ever
         self.status = "online"  # the exchange's, as last read
         self.offset_error_sec = math.inf
         self.is_ready = self._is_halting = self._is_halted = False
@@ -118,6 +119,7 @@ class Desk:
         if self._is_halted:
             self._is_halting = False
         self.own = (state.balances.base, state.balances.quote)
+        self._fills = state.counters.get("fills", 0)
 
     def resume_from(self, state: BotState) -> None:
         """Take note of how far the last run, if there was one, surely heard of everything."""
@@ -259,7 +261,7 @@ class Desk:
         return [x.key for x in due]
 
     def _run(self, job: Job) -> None:
-        priority = priority_of(job, self.clock())
+        priority, is_done = priority_of(job, self.clock()), True
         try:
             match job.kind:
                 case "place" if isinstance(job.action, PlaceOrderAction):
@@ -281,13 +283,14 @@ class Desk:
                         self.schedule(job.kind, self.clock() + DAY_SEC)
                 case "balances":
                     self._poll()  # what has executed is told before what it has left
-                    self.account.read_money(priority)
+                    is_done = self.account.read_money(priority)
                 case "fees":
                     self.account.read_fees(priority)
                     self.schedule("fees", self.clock() + DAY_SEC)
                 case _:
                     raise AssertionError(f"no job of the kind {job.kind}")
-            self._unready.discard(job.kind)
+            if is_done:
+                self._unready.discard(job.kind)
             self.failing.pop(job.kind, None)
         except CallFailed as error:
             pause = max(error.pause_sec, RETRY_SEC * min(2**job.tries, 12))
@@ -504,16 +507,22 @@ class Desk:
             (x.volume for x in fresh.values() if x.execution_id not in order.execution_ids), ZERO
         )
 
-    def expected(self) -> tuple[Decimal, Decimal]:
-        """Return base and quote by our own books, with the executions told but not booked yet."""
-        known, (base, quote) = self.known, self.own
+    def expects(self, *, base: Decimal, quote: Decimal) -> bool:
+        """Tell whether these balances are, but for rounding, those of our own books.
+
+        Executions that are told but not booked yet are allowed for.
+        """
+        known, count = self.known, self._fills
+        base, quote = base - self.own[0], quote - self.own[1]
         for order_id, told in self._told.items():
             order = known.get(order_id)
             fresh = () if order is None else told.keys() - set(order.execution_ids)
             for trade in map(told.__getitem__, fresh):
                 way = 1 if trade.side is Side.BUY else -1
-                base, quote = base + way * trade.volume, quote - way * trade.cost - trade.fee
-        return base, quote
+                base, quote = base - way * trade.volume, quote + way * trade.cost + trade.fee
+                count += 1
+        most_base, most_quote = self.facts.instrument.rounding(count)
+        return abs(base) <= most_base and abs(quote) <= most_quote
 
     def is_same(self, order: Watched, view: OrderView) -> bool:
         """Tell whether the exchange's order is the one we meant; halt where it is not."""

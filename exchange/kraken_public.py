@@ -62,6 +62,14 @@ def asset_names(result: object) -> dict[str, frozenset[str]]:
     return found
 
 
+def asset_units(result: object) -> dict[str, Decimal]:
+    """Return asset id → the unit in which balances of it are kept. Raises WireError."""
+    return {
+        asset: _grid(as_mapping(told, f"Assets {asset}"), "decimals", f"Assets {asset}")
+        for asset, told in as_mapping(result, "Assets").items()
+    }
+
+
 def suffixed(
     balances: Mapping[str, Decimal], assets: Mapping[str, frozenset[str]]
 ) -> dict[str, Decimal]:

@@ -10,10 +10,11 @@ from typing import Any, Protocol, TypeVar
 from core.domain import ZERO
 from core.order_id import decode
 from core.ports import AccountFacts, StartRefused, Unavailable, Venue
-from core.record import Record
+from core.record import Record, replace
 from exchange.kraken_errors import is_unknown_order, judge_answer
 from exchange.kraken_public import (
     asset_names,
+    asset_units,
     pair_facts,
     server_time,
     suffixed,
@@ -84,7 +85,8 @@ def read_start(
     orders = _private(caller, "OpenOrders", {}, open_orders)
     bid, _, _ = _public(caller, "Ticker", {"pair": symbol}, lambda x: ticker(x, pair.names))
     ids = {"asset": f"{pair.base_id},{pair.quote_id}"}
-    names = _public(caller, "Assets", ids, asset_names)
+    names, units = _public(caller, "Assets", ids, lambda x: (asset_names(x), asset_units(x)))
+    pair = _with_units(pair, units)
     ours, others = _ours(orders, tag)
     mine = [x for x in ours if epoch is not None and x == epoch]
     return Start(
@@ -140,6 +142,16 @@ def read_pair(caller: Caller, symbol: str) -> PairFacts:
     if len(found) != 1:
         raise StartRefused(f"Kraken knows no pair {symbol}")
     return found[0]
+
+
+def _with_units(pair: PairFacts, units: Mapping[str, Decimal]) -> PairFacts:
+    """Return the pair with the units of its assets. Raises Unavailable where one is not told."""
+    if not {pair.base_id, pair.quote_id} <= units.keys():
+        raise Unavailable(f"Assets: {pair.base_id} and {pair.quote_id} were asked for")
+    instrument = replace(
+        pair.instrument, base_unit=units[pair.base_id], quote_unit=units[pair.quote_id]
+    )
+    return replace(pair, instrument=instrument)
 
 
 def _knows_one(caller: Caller, txids: Sequence[str]) -> bool:

@@ -546,11 +546,11 @@ class MatchingEngine:
         )
 
     def _book_cash(self, side: Side, *, volume: Decimal, cost: Decimal, fee: Decimal) -> None:
-        state = self._state
+        state, kept = self._state, self.instrument.kept
         if side is Side.BUY:
             self._set(
                 base=state.base + volume,
-                quote=state.quote - cost - fee,
+                quote=state.quote - kept(cost) - kept(fee),
                 inventory_cost=state.inventory_cost + cost,
                 fees=state.fees + fee,
             )
@@ -560,7 +560,7 @@ class MatchingEngine:
             share = self.instrument.cost(state.inventory_cost / state.base, volume)
         self._set(
             base=state.base - volume,
-            quote=state.quote + cost - fee,
+            quote=state.quote + kept(cost) - kept(fee),
             inventory_cost=state.inventory_cost - share,
             realised=state.realised + cost - share,
             fees=state.fees + fee,

@@ -59,8 +59,10 @@ class Account:
         books: Books,
         cursor: VenueCursor,
     ) -> None:
-        self.instrument = instrument
         self.pair = Pair(instrument)
+        self.instrument = instrument = replace(
+            instrument, base_unit=self.pair.base_unit, quote_unit=self.pair.quote_unit
+        )
         self.config = config
         self.books = books
         self.engine = MatchingEngine(instrument, config, engine)
@@ -362,9 +364,11 @@ class Account:
         row, way = self.books.orders[fill.client_order_id], 1 if fill.side is Side.BUY else -1
         self.trades_made += 1
         trade_id = make_id(self.config.seed, "T", self.trades_made)
+        kept = self.instrument.kept
         quote = self._enter_ledger(
-            trade_id, at, "trade", asset=self.pair.quote_id, amount=-way * fill.cost, fee=fill.fee
-        )
+            trade_id, at, "trade", asset=self.pair.quote_id,
+            amount=-way * kept(fill.cost), fee=kept(fill.fee),
+        )  # fmt: skip
         base = self._enter_ledger(
             trade_id, at, "trade", asset=self.pair.base_id, amount=way * fill.volume
         )

@@ -128,6 +128,16 @@ class Pair:
         """Return the quote asset's id, such as ZUSD."""
         return self._quote.id
 
+    @property
+    def base_unit(self) -> Decimal:
+        """Return the unit in which balances of the base asset are kept."""
+        return ONE.scaleb(-self._base.decimals)
+
+    @property
+    def quote_unit(self) -> Decimal:
+        """Return the unit in which balances of the quote asset are kept."""
+        return ONE.scaleb(-self._quote.decimals)
+
     def require(self, name: str) -> None:
         """Raise SandboxError unless `name` is a name of this pair."""
         if name not in self.names:

@@ -47,7 +47,7 @@ DRIFT_SHARE = Decimal("0.02")
 DRIFT_CONFIRM_SEC = 30.0
 EQUITY_STEP = Decimal("1e-8")
 LEDGER = "ledger "  # begins the reference of a flow that the exchange itself has told
-FLOWS_KEPT = 200
+FLOWS_KEPT_SEC = 600.0  # longer than clocks and the exchange's ledger may be behind
 
 
 def open_books(r: Reduction) -> None:
@@ -305,6 +305,7 @@ def report_balances(r: Reduction, event: BalancesReported) -> None:
         reported_base=event.base,
         reported_quote=event.quote,
         reported_at=r.now,
+        flows_until=event.flows_until,
     )
     r.update(balances=own)
     open_books(r)
@@ -314,18 +315,23 @@ def report_balances(r: Reduction, event: BalancesReported) -> None:
 
 
 def note_agreement(r: Reduction, event: BalancesReported) -> bool:
-    """Note a report that agrees with our books to the last digit; tell whether it did."""
+    """Note a report that agrees with our books, but for rounding; tell whether it did."""
     own = r.state.balances
+    beyond = _beyond_rounding(r, event.base - own.base, event.quote - own.quote)
     agrees = (
         own.reported_at is not None
         and own.drift_since is None
-        and (event.base, event.quote) == (own.base, own.quote)
+        and not any(beyond)
         and (event.foreign_base, event.foreign_quote) == (own.foreign_base, own.foreign_quote)
     )
     if agrees:
         r.update(
             balances=replace(
-                own, reported_base=event.base, reported_quote=event.quote, reported_at=r.now
+                own,
+                reported_base=event.base,
+                reported_quote=event.quote,
+                reported_at=r.now,
+                flows_until=event.flows_until,
             )
         )
     return agrees
@@ -339,7 +345,7 @@ def _drift(r: Reduction) -> None:
         return
     base, quote = own.reported_base - own.base, own.reported_quote - own.quote
     since = r.now if own.drift_since is None else own.drift_since
-    if (base, quote) == (own.drift_base, own.drift_quote):
+    if not any(_beyond_rounding(r, base - own.drift_base, quote - own.drift_quote)):
         # What has come between the two reads has left it as it was: it is not of their making.
         is_moving = _is_in_flight(r, since)
     else:
@@ -373,11 +379,17 @@ def is_drifting(r: Reduction) -> bool:
     """Tell whether books and exchange differ by more than 2 % or more than one order."""
     own = r.state.balances
     mark = r.state.market.bid if r.state.market else ZERO
-    base, quote = abs(own.reported_base - own.base), abs(own.reported_quote - own.quote)
+    base, quote = _beyond_rounding(r, own.reported_base - own.base, own.reported_quote - own.quote)
     worth = max(base * mark, quote)
     if worth > r.params.order_size_usd:
         return True
     return base > DRIFT_SHARE * own.base or quote > DRIFT_SHARE * own.quote
+
+
+def _beyond_rounding(r: Reduction, base: Decimal, quote: Decimal) -> tuple[Decimal, Decimal]:
+    """Return by how much differences are more than rounding of all our executions explains."""
+    least = r.state.instrument.rounding(r.state.counters.get("fills", 0))
+    return max(ZERO, abs(base) - least[0]), max(ZERO, abs(quote) - least[1])
 
 
 def _shortfall(r: Reduction) -> None:
@@ -400,10 +412,11 @@ def halt(r: Reduction, reason: str) -> None:
 def external_flow(r: Reduction, event: ExternalFlow) -> None:
     """Book a deposit or withdrawal, once; it changes equity and every benchmark alike."""
     if event.reference.startswith(LEDGER):
-        if event.reference in r.state.flow_references:
+        if event.reference in r.state.flows_told:
             return
-        kept = r.state.flow_references[1 - FLOWS_KEPT :]
-        r.update(flow_references=(*kept, event.reference))
+        oldest = r.state.balances.flows_until - FLOWS_KEPT_SEC
+        kept = {x: at for x, at in r.state.flows_told.items() if at >= oldest}
+        r.update(flows_told=kept | {event.reference: r.now})
     own, market = r.state.balances, r.state.market
     r.update(
         balances=replace(

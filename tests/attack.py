@@ -25,7 +25,7 @@ from typing import Any
 import requests
 
 from accounting import orders
-from core.domain import OrderState, Role
+from core.domain import OrderState, Role, Side
 from core.order_id import OrderPlace, decode
 from core.state import BotState
 from engine.runtime import Runtime
@@ -407,8 +407,13 @@ def _is_there(row: OrderRow | None, order: OrderState, stopped_at: float) -> boo
 
 def _miscounted(truth: Truth, state: BotState) -> list[str]:
     found = [f"{state.counters[x]} {x}" for x in ("ghosts", "violations") if state.counters.get(x)]
-    own, there = state.balances, truth.balances
-    if (own.base, own.quote) != (there["XXDG"], there["ZUSD"]):
+    own, there, kept = state.balances, truth.balances, state.instrument.kept
+    # What the venue has rounded away of each execution, to the last digit.
+    rounded = Decimal(0)
+    for x in truth.trades:
+        cost = kept(x.cost) - x.cost
+        rounded += (-cost if x.side is Side.BUY else cost) - (kept(x.fee) - x.fee)
+    if (own.base, own.quote + rounded) != (there["XXDG"], there["ZUSD"]):
         found.append(
             f"we own {own.base:f} and {own.quote:f}, there are {there['XXDG']:f} and "
             f"{there['ZUSD']:f}"

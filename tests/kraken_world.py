@@ -401,7 +401,8 @@ class World:
             base -= sum((x.amount for x in moved if x.asset == "XXDG"), ZERO)
             quote -= sum((x.amount for x in moved if x.asset == "ZUSD"), ZERO)
         found, own, locks = [], self.runtime.state.balances, self.runtime.state.risk.locks
-        if (own.base, own.quote) != (base, quote):
+        rounding = self.venue.account.instrument.rounding(len(truth.trades))
+        if abs(own.base - base) > rounding[0] or abs(own.quote - quote) > rounding[1]:
             found.append(f"we own {own.base}, {own.quote}; the venue says {base}, {quote}")
         is_unknown = bool(strange or moved) and not self.weather.has_ledger
         allowed = {LockName.FUNDS} if strange or moved else set()

@@ -7,6 +7,7 @@ import pytest
 
 from core.domain import Side
 from exchange import kraken_wire as wire
+from exchange.kraken_public import asset_units
 from exchange.kraken_records import WireError
 from tests.wire_answers import BTC, DOGE, PAIR, read, recorded
 from tests.wire_shapes import shape
@@ -33,6 +34,8 @@ def test_names_of_a_pair_are_those_told_and_the_documented_tickers() -> None:
     assets = wire.asset_names(read("recorded/assets_20260925.json").result)
     assert assets["XXDG"] == {"XXDG", "XDG", "DOGE"}
     assert assets["SOL"] == {"SOL"}
+    units = asset_units(read("recorded/assets_20260925.json").result)
+    assert (units["XXDG"], units["ZUSD"]) == (D("1E-8"), D("0.0001"))
 
 
 @recorded

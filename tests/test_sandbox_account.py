@@ -40,7 +40,8 @@ def check(venue: SandboxVenue) -> None:
     for trade in truth.trades:
         way = 1 if trade.side is Side.BUY else -1
         moved["XXDG"] += way * trade.volume
-        moved["ZUSD"] -= way * trade.cost + trade.fee
+        kept = account.instrument.kept
+        moved["ZUSD"] -= way * kept(trade.cost) + kept(trade.fee)
     for row in truth.ledger:
         if row.kind != "trade":
             moved[row.asset] += row.amount

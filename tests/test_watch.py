@@ -284,6 +284,64 @@ def test_drift_locks_beyond_2_percent_in_two_reads_30_s_apart(
     assert (locks(world) == [LockName.RECONCILIATION]) is is_locked
 
 
+@pytest.mark.parametrize(("off", "agrees"), [("0.0002", True), ("0.0003", False)])
+def test_rounding_of_balances_kept_in_units_is_no_news_and_no_drift(
+    off: str, *, agrees: bool
+) -> None:
+    """Two units of the quote asset for one execution, and the pair's new limits keep them."""
+    world = World(GOLDEN_PARAMS)
+    world.enter()
+    limits = world.state.instrument
+    world.state = replace(world.state, instrument=replace(limits, quote_unit=D("0.0001")))
+    world.step(e.InstrumentUpdated(time=world.now, instrument=limits))
+    assert world.state.instrument.quote_unit == D("0.0001")
+    world.fill("1B.entry")
+    own = world.state.balances
+    # Nearly all is in the base asset: 2 % of the rest are less than the rounding.
+    world.step(
+        e.ExternalFlow(time=world.now, base=D(0), quote=D("0.0001") - own.quote, reference="all")
+    )
+    report = e.BalancesReported(time=world.now, base=own.base, quote=D("0.0001") + D(off))
+    before = world.state.quiet
+    world.step(report)
+    assert (world.state.quiet is before) is agrees  # only noted
+    assert (world.state.balances.drift_since is None) is agrees
+    assert world.state.balances.reported_quote == report.quote
+
+
+def test_rounding_of_an_execution_between_two_reads_is_no_excuse_for_a_drift() -> None:
+    """The difference is the same but for rounding: it is not the execution's doing."""
+    world = World(replace(GOLDEN_PARAMS, order_size_usd=D(40), max_order_usd=D(200)))
+    world.enter()
+    limits = replace(world.state.instrument, quote_unit=D("0.0001"))
+    world.state = replace(world.state, instrument=limits)
+
+    def report(rounded: Decimal) -> None:
+        own = world.state.balances
+        base, quote = own.base - 300, own.quote + rounded
+        world.step(e.BalancesReported(time=world.now, base=base, quote=quote))
+
+    report(D(0))
+    world.advance(26)
+    world.fill("1B.entry", 10)
+    world.advance(5)
+    report(D("0.0001"))
+    assert locks(world) == [LockName.RECONCILIATION]
+
+
+def test_rounding_is_counted_where_an_asset_is_coarser_than_its_lot() -> None:
+    """Volume by a unit, cost and fee by a unit each; none where every digit is kept."""
+    exact = GOLDEN_INSTRUMENT
+    assert exact.rounding(9) == (0, 0)
+    fine = replace(exact, lot_size=D("1e-8"), base_unit=D("1e-8"), quote_unit=D("1e-4"))
+    assert fine.rounding(3) == (0, D("6e-4"))
+    assert replace(fine, base_unit=D("1e-5")).rounding(3) == (D("3e-5"), D("6e-4"))
+    assert (fine.kept(D("23.20466385")), exact.kept(D("1.23456789"))) == (
+        D("23.2047"),
+        D("1.23456789"),
+    )
+
+
 def test_order_placed_between_the_reads_is_no_excuse_for_a_drift() -> None:
     """One that was on its way at both is: it may have executed all the time."""
     for is_placed_between in (True, False):
