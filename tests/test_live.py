@@ -194,8 +194,8 @@ def test_a_second_daemon_is_refused_with_code_5(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--permissions", ",".join(x for x in RIGHTS if x != "modify-trades")],
-         "it lacks modify-trades"),
+        pytest.param(["--permissions", ",".join(x for x in RIGHTS if x != "modify-trades")],
+                     "it lacks modify-trades", marks=pytest.mark.slow),
         (["--permissions", ",".join([*RIGHTS, "withdraw-funds"])], "it may WITHDRAW funds"),
         pytest.param(["--permissions", ",".join([*RIGHTS, "earn-funds"])],
                      "more than is needed: earn-funds", marks=pytest.mark.slow),
@@ -203,7 +203,8 @@ def test_a_second_daemon_is_refused_with_code_5(daemon: Daemon) -> None:
                      marks=pytest.mark.slow),
         (["--clock-offset", "5"], "set the machine's clock"),
         pytest.param(["--clock-offset", "-5"], "set the machine's clock", marks=pytest.mark.slow),
-        (["--status", "cancel_only"], "cancel_only; orders are not taken"),
+        pytest.param(["--status", "cancel_only"], "cancel_only: orders are not taken",
+                     marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_check_refuses_and_says_why(tmp_path: Path, options: list[str], words: str) -> None:
@@ -328,7 +329,9 @@ def test_a_database_of_paper_is_not_used_live(daemon: Daemon, tmp_path: Path) ->
 # ---- answers that are none ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize(
+    "kind", [x if x in ("html", "huge") else pytest.param(x, marks=pytest.mark.slow) for x in BAD]
+)
 def test_bad_answers_at_the_start_are_waited_out(
     daemon: Daemon, shared: Sandbox, kind: str
 ) -> None:

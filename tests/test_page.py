@@ -169,7 +169,7 @@ def test_page_uses_text_only_and_nothing_from_elsewhere() -> None:
 
 @needs_browser
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_page_fits_and_is_silent(browser: Any, daemon: Daemon, width: int, scheme: str) -> None:
     """No console message, no foreign request, no horizontal overflow, every card filled."""

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def tracked() -> list[str]:
 MODULES = [name for name in tracked() if name.endswith(".py")]
 
 
+@cache
 def tree(name: str) -> ast.Module:
     """Return the syntax tree of a module."""
     return ast.parse((ROOT / name).read_text())
