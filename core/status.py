@@ -300,6 +300,7 @@ class LedgerBlock(Record, frozen=True, kw_only=True):
 
     drift_base: Money | None
     drift_quote: Money | None
+    agrees: bool | None  # but for the exchange's rounding; None: not compared since an execution
     drift_since: float | None
     reported_at: float | None
     is_balanced: bool

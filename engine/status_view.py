@@ -16,6 +16,7 @@ from core.params import Params
 from core.record import Record, plain, replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, Mode, RiskLevel, SlotState
 from grid.invariants import check_invariants, liveness
+from grid.watch import beyond_rounding
 from grid_strategy import (
     OVERRIDABLE,
     break_even_pct,
@@ -337,9 +338,11 @@ def _ledger(state: BotState) -> s.LedgerBlock:
     own = state.balances
     at = own.reported_at  # an older report than the last execution says nothing of it
     is_known = at is not None and at >= (own.last_execution_at or 0.0)
+    base, quote = own.reported_base - own.base, own.reported_quote - own.quote
     return s.LedgerBlock(
-        drift_base=_exact(own.reported_base - own.base) if is_known else None,
-        drift_quote=_exact(own.reported_quote - own.quote) if is_known else None,
+        drift_base=_exact(base) if is_known else None,
+        drift_quote=_exact(quote) if is_known else None,
+        agrees=not any(beyond_rounding(state, base, quote)) if is_known else None,
         drift_since=own.drift_since,
         reported_at=own.reported_at,
         is_balanced=trial_balance(state.accounts) == 0,

@@ -317,7 +317,7 @@ def report_balances(r: Reduction, event: BalancesReported) -> None:
 def note_agreement(r: Reduction, event: BalancesReported) -> bool:
     """Note a report that agrees with our books, but for rounding; tell whether it did."""
     own = r.state.balances
-    beyond = _beyond_rounding(r, event.base - own.base, event.quote - own.quote)
+    beyond = beyond_rounding(r.state, event.base - own.base, event.quote - own.quote)
     agrees = (
         own.reported_at is not None
         and own.drift_since is None
@@ -345,7 +345,7 @@ def _drift(r: Reduction) -> None:
         return
     base, quote = own.reported_base - own.base, own.reported_quote - own.quote
     since = r.now if own.drift_since is None else own.drift_since
-    if not any(_beyond_rounding(r, base - own.drift_base, quote - own.drift_quote)):
+    if not any(beyond_rounding(r.state, base - own.drift_base, quote - own.drift_quote)):
         # What has come between the two reads has left it as it was: it is not of their making.
         is_moving = _is_in_flight(r, since)
     else:
@@ -379,16 +379,17 @@ def is_drifting(r: Reduction) -> bool:
     """Tell whether books and exchange differ by more than 2 % or more than one order."""
     own = r.state.balances
     mark = r.state.market.bid if r.state.market else ZERO
-    base, quote = _beyond_rounding(r, own.reported_base - own.base, own.reported_quote - own.quote)
+    differ = own.reported_base - own.base, own.reported_quote - own.quote
+    base, quote = beyond_rounding(r.state, *differ)
     worth = max(base * mark, quote)
     if worth > r.params.order_size_usd:
         return True
     return base > DRIFT_SHARE * own.base or quote > DRIFT_SHARE * own.quote
 
 
-def _beyond_rounding(r: Reduction, base: Decimal, quote: Decimal) -> tuple[Decimal, Decimal]:
+def beyond_rounding(state: BotState, base: Decimal, quote: Decimal) -> tuple[Decimal, Decimal]:
     """Return by how much differences are more than rounding of all our executions explains."""
-    least = r.state.instrument.rounding(r.state.counters.get("fills", 0))
+    least = state.instrument.rounding(state.counters.get("fills", 0))
     return max(ZERO, abs(base) - least[0]), max(ZERO, abs(quote) - least[1])
 
 
