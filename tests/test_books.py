@@ -2,14 +2,19 @@
 
 from decimal import Decimal
 
+import pytest
+
 from core import events as e
 from core.domain import FeeRates, RejectReason
+from core.params import Params
 from core.ports import Loaded, Venue
 from core.record import replace
 from engine.books import refold, verify
 from engine.runtime import Runtime
+from engine.status_view import build_status
 from store.memory import MemoryStore
 from store.sqlite import SqliteStore
+from tests.test_status import sample_facts, sample_state
 from tests.test_store import trade
 from tests.world import GOLDEN_FEES, GOLDEN_INSTRUMENT, GOLDEN_PARAMS, START
 
@@ -132,3 +137,18 @@ def test_a_step_without_quiet_bounds_is_stored_whole() -> None:
     runtime.step(e.OrderFound(time=START + 3, client_order_id=b, txid="TB", executed=D(0)))
     rows = {x["client_order_id"]: x for x in store.export()["orders"]}
     assert (rows[b]["status"], rows[b]["txid"]) == ("open", "TB")
+
+
+@pytest.mark.parametrize(("off", "agrees"), [("0.0004", True), ("0.0005", False)])
+def test_status_books_agree_but_for_rounding(off: str, agrees: bool) -> None:
+    """Two units for each execution are no difference; a report before a fill says nothing."""
+    state = sample_state()
+    own = replace(state.balances, reported_base=state.balances.base)
+    own = replace(own, reported_quote=own.quote + D(off))
+    instrument = replace(state.instrument, quote_unit=D("0.0001"))
+    state = replace(state, balances=own, instrument=instrument, counters={"fills": 2})
+    ledger = build_status(state, Params(), sample_facts()).ledger
+    assert (ledger.agrees, ledger.drift_quote) == (agrees, off)
+    executed = replace(own, last_execution_at=(own.reported_at or 0.0) + 1.0)
+    later = build_status(replace(state, balances=executed), Params(), sample_facts()).ledger
+    assert later.agrees is None

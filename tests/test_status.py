@@ -341,21 +341,6 @@ def test_status_change_adds_up() -> None:
     assert D(equity.equity or 0) - D(equity.holding.start.value) == D(equity.holding.start.ahead)
 
 
-@pytest.mark.parametrize(("off", "agrees"), [("0.0004", True), ("0.0005", False)])
-def test_status_books_agree_but_for_rounding(off: str, agrees: bool) -> None:
-    """Two units for each execution are no difference; a report before a fill says nothing."""
-    state = sample_state()
-    own = replace(state.balances, reported_base=state.balances.base)
-    own = replace(own, reported_quote=own.quote + D(off))
-    instrument = replace(state.instrument, quote_unit=D("0.0001"))
-    state = replace(state, balances=own, instrument=instrument, counters={"fills": 2})
-    ledger = build_status(state, Params(), sample_facts()).ledger
-    assert (ledger.agrees, ledger.drift_quote) == (agrees, off)
-    executed = replace(own, last_execution_at=(own.reported_at or 0.0) + 1.0)
-    later = build_status(replace(state, balances=executed), Params(), sample_facts()).ledger
-    assert later.agrees is None
-
-
 def test_status_is_plain_decimal_text() -> None:
     """No exponent, no NaN, no Infinity anywhere, however small the numbers."""
     state = replace(sample_state(), accounts=replace(sample_state().accounts, fees=D("1E-12")))
