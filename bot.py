@@ -80,7 +80,7 @@ class Daemon:
             read_only=settings.dashboard_read_only,
             allowed_hosts=settings.dashboard_allowed_hosts,
             published=self.publisher.published,
-            readiness=lambda: self.waiting_for,
+            readiness=self._missing,
             liveness=self._is_alive,
             submit=self.counter.submit,
             history=self.counter,
@@ -265,6 +265,11 @@ class Daemon:
         return banner(self.settings.params, venue.instrument, venue.fees, facts)
 
     # ---- what the dashboard asks ----------------------------------------------------------------
+
+    def _missing(self) -> str | None:
+        """Return what is waited for before there is anything to show, or None."""
+        is_shown = self.publisher.published() is not None
+        return self.waiting_for or (None if is_shown else "the first status")
 
     def _is_alive(self) -> bool:
         return monotonic() - self._last_step < 60.0 or self.counter.loop is None

@@ -92,6 +92,7 @@ def test_nothing_is_placed_before_balances_are_compared() -> None:
     assert world.exchange.desk.is_ready
 
 
+@pytest.mark.slow
 def test_flows_are_booked_once_over_restarts_however_many_there_were() -> None:
     """More ledger lines than a count would keep are told again after a restart."""
     world = Trading(20.0)

@@ -73,7 +73,7 @@ def check_full_protocol(seeds: range) -> set[str]:
 
 def test_full_protocol_holds_in_the_storm() -> None:
     """Some half hours, each with a weather of its own."""
-    check_full_protocol(range(4))
+    check_full_protocol(range(3))
 
 
 def test_full_protocol_holds_where_every_other_request_is_repeated() -> None:

@@ -436,6 +436,7 @@ CONTRAST = """
 
 @needs_browser
 @pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_and_names(browser: Any, daemon: Daemon, scheme: str) -> None:
     """All text reaches 4.5 to 1, every control has a name, headings do not skip."""

@@ -239,7 +239,8 @@ def test_verify_allows_for_executions_that_are_on_their_way(tmp_path: Path) -> N
     made.close()
 
 
-@pytest.mark.parametrize("fees", [None, pytest.param(("0.003", "0.006"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fees", [None, ("0.003", "0.006")])
 def test_an_account_too_small_for_its_slots_is_used_up_without_refusals(
     tmp_path: Path, fees: tuple[str, str] | None
 ) -> None:

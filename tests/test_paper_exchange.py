@@ -377,6 +377,7 @@ def check_every_kill(folder: Path, seed: int, steps: int) -> None:
         assert read_books(path) == total
 
 
+@pytest.mark.slow
 def test_kill_and_reopen_at_every_commit_changes_no_message(tmp_path: Path) -> None:
     """Whenever it is killed, the messages are those of the uninterrupted run, to the last digit."""
     check_every_kill(tmp_path, 3, 9)

@@ -149,6 +149,7 @@ def test_the_market_does_not_hang_on_who_looks() -> None:
     assert len(truths[0].trades) > 5
 
 
+@pytest.mark.slow
 def test_a_venue_opened_again_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     """Left without a farewell and opened later, it has caught up and lost nothing."""
     whole = Caller(synthetic())

@@ -570,7 +570,7 @@ def records(kind: type[Record]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **fields)
 
 
-ANY = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+ANY = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 @given(event=values(e.Event), actions=st.lists(values(a.Action), max_size=3).map(tuple))
