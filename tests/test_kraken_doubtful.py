@@ -4,6 +4,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from accounting import orders
 from core import events as e
 from core.commands import Resume
@@ -31,6 +33,7 @@ def place_and_cancel(world: World, **more: Any) -> str:
     return txid
 
 
+@pytest.mark.slow
 def test_after_an_outage_only_what_was_closed_meanwhile_is_read() -> None:
     """However many orders the account has closed before; polls go on beside the deep look."""
     world = World(3, step_pct=0.1)

@@ -219,6 +219,7 @@ def test_page_says_what_matters(browser: Any, daemon: Daemon) -> None:
     visit.close()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_rounded_lines_add_up(browser: Any, daemon: Daemon) -> None:
@@ -261,6 +262,7 @@ def test_pause_asks_then_posts(browser: Any, daemon: Daemon) -> None:
     visit.close()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_set_shows_refusal(browser: Any, daemon: Daemon) -> None:
@@ -288,6 +290,7 @@ def test_set_shows_refusal(browser: Any, daemon: Daemon) -> None:
     visit.close()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_a_value_with_a_separator_is_never_guessed_at(browser: Any, daemon: Daemon) -> None:
@@ -360,6 +363,7 @@ def test_page_survives_a_restart(browser: Any) -> None:
     second.app.stop()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_login_and_read_only(browser: Any) -> None:
@@ -382,6 +386,7 @@ def test_login_and_read_only(browser: Any) -> None:
     daemon.app.stop()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_page_before_the_first_price(browser: Any, daemon: Daemon) -> None:

@@ -22,6 +22,8 @@ from core.market import Trade as Print
 from exchange.sandbox import Sandbox
 from tests.sandbox_client import KEY, START, make_venue
 
+pytestmark = pytest.mark.slow
+
 D = Decimal
 PAIR = "XDGUSD"
 BAD_SECRET = base64.b64encode(b"a secret of another key" * 2).decode()
