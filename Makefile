@@ -26,8 +26,9 @@ sandbox: $(VENV)/.run
 test: $(VENV)/.dev
 	@$(PYTEST) $(PARALLEL) -m "not slow and not long"
 
+# AFTER_TEST=1 leaves out what `make test` has just run.
 test-all: $(VENV)/.dev
-	@$(PYTEST) $(PARALLEL) -m "not long"
+	@$(PYTEST) $(PARALLEL) -m "$(if $(AFTER_TEST),slow and )not long"
 
 test-long: $(VENV)/.dev
 	@$(PYTEST) -m "long" -s
