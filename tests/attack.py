@@ -25,7 +25,7 @@ from typing import Any
 import requests
 
 from accounting import orders
-from core.domain import OrderState, Role, Side
+from core.domain import OrderState, OrderStatus, Role, Side
 from core.order_id import OrderPlace, decode
 from core.state import BotState
 from engine.runtime import Runtime
@@ -397,9 +397,15 @@ def _unowned(truth: Truth, state: BotState) -> list[str]:
 
 
 def _is_there(row: OrderRow | None, order: OrderState, stopped_at: float) -> bool:
-    """Tell whether an order of the state is open there, or was ended too late to be heard of."""
-    if row is None or row.is_open:
-        return row is not None
+    """Tell whether an order of the state is open there, or parted from it just before the stop.
+
+    Ended there too late to be heard of; or meant here, on disk, and not sent any more.
+    """
+    if row is None:
+        is_young = order.placed_at > stopped_at - NEWS_SEC
+        return order.status is OrderStatus.PENDING and is_young and not order.filled_volume
+    if row.is_open:
+        return True
     at = row.last.closed_at
     is_late = at is not None and at > stopped_at - NEWS_SEC
     return is_late and row.last.executed == order.filled_volume
