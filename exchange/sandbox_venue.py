@@ -157,8 +157,8 @@ class SandboxVenue:
                 (self.account.pair.quote_id, self.config.start_quote),
                 (self.account.pair.base_id, self.config.start_base),
             ):
-                if amount:
-                    self.account.move_funds(asset, amount, now)
+                if amount:  # so long ago that every read shows it, and nobody waits for more
+                    self.account.move_funds(asset, amount, now - HISTORY_SEC)
             self.account.engine.is_changed = True
         self._commit()
         self.advance(now)

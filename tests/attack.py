@@ -136,7 +136,7 @@ class Sandbox(Process):
     def start(self) -> None:
         """Start it and wait until it answers."""
         super().start()
-        assert wait_until(lambda: self.ask() is not None, 20, 0.02), self.said()
+        assert wait_until(lambda: self.ask() is not None, 60, 0.02), self.said()
 
     def kill(self) -> None:
         """End it without a farewell; its faults go with it."""
@@ -213,7 +213,7 @@ class Daemon(Process):
         body = {"action": action, **more}
         return requests.post(self.url + "/api/action", json=body, headers=origin, timeout=10)
 
-    def wait_ready(self, seconds: float = 20) -> bool:
+    def wait_ready(self, seconds: float = 60) -> bool:
         """Wait until it has read what the exchange holds, and has a price."""
         return wait_until(lambda: is_open(self.status()), seconds)
 

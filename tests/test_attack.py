@@ -57,15 +57,12 @@ class Attack:
     def begin(self) -> None:
         """Start both and let orders be placed and filled."""
         self.sandbox.start()
-        began = time.monotonic()
-        self.sandbox.ask(lags={})  # a read that lags would tell of an account that is not yet there
+        self.sandbox.ask(lags={"": LAG_SEC}, is_lag_random=True)
         self.daemon.start()
         assert self.daemon.wait_ready(), self.daemon.said()
-        assert wait_until(lambda: len(read_truth(self.sandbox.file).orders) > 5, 30), (
+        assert wait_until(lambda: len(read_truth(self.sandbox.file).orders) > 5, BEFALL_SEC), (
             self.daemon.said()
         )
-        time.sleep(max(0.0, began + LAG_SEC - time.monotonic()))
-        self.sandbox.ask(lags={"": LAG_SEC}, is_lag_random=True)
 
     def round(self, kind: str) -> None:
         """Carry out one attack, and start again what it has killed; it counts once it is done."""
