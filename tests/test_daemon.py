@@ -372,6 +372,7 @@ def test_backup_is_a_pair_that_can_be_started_and_verified(tmp_path: Path) -> No
     assert run_bot(copy, "verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_backup_of_a_running_daemon_is_of_one_instant(daemon: Running, tmp_path: Path) -> None:
     """Whatever the daemon is doing, the pair of copies proves its books."""
     env = environment(tmp_path)
@@ -440,6 +441,7 @@ def test_stores_of_one_stem_have_exchanges_of_their_own(tmp_path: Path) -> None:
         assert (tmp_path / f"{name}.paper.db").exists()
 
 
+@pytest.mark.slow
 def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     """A run goes on only with the recording it was begun with."""
     env = replayed(tmp_path)
@@ -489,6 +491,7 @@ def test_a_command_whose_answer_is_late_is_queued_once(monkeypatch: pytest.Monke
     assert made.submit("one", AddSlot(), None).message == "slot 4 added"
 
 
+@pytest.mark.slow
 def test_backup_of_a_damaged_paper_exchange_is_refused(tmp_path: Path) -> None:
     """No copy is called checked that was not, and none is left."""
     env = replayed(tmp_path)

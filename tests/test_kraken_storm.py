@@ -76,6 +76,7 @@ def test_full_protocol_holds_in_the_storm() -> None:
     check_full_protocol(range(3))
 
 
+@pytest.mark.slow
 def test_full_protocol_holds_where_every_other_request_is_repeated() -> None:
     """With a nonce window of 0 the copies are refused, whenever they arrive."""
     world = World(3, lag=4.0, step_pct=0.4)

@@ -160,6 +160,7 @@ def test_bad_answers_while_it_runs_lose_nothing(own: tuple[Daemon, Sandbox]) -> 
     assert wrong(daemon, sandbox) == []
 
 
+@pytest.mark.slow
 def test_foreign_orders_are_shown_and_never_touched(own: tuple[Daemon, Sandbox]) -> None:
     """An order of the owner's own hand rests on through start, trading and end."""
     daemon, sandbox = own
@@ -310,6 +311,7 @@ def make_older(daemon: Daemon, seconds: float) -> None:
     db.close()
 
 
+@pytest.mark.slow
 def test_a_database_of_paper_is_not_used_live(daemon: Daemon, tmp_path: Path) -> None:
     """Exit code 4, what it belongs to, and what to do."""
     live = dict(daemon.env)
@@ -330,7 +332,7 @@ def test_a_database_of_paper_is_not_used_live(daemon: Daemon, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "kind", [x if x in ("html", "huge") else pytest.param(x, marks=pytest.mark.slow) for x in BAD]
+    "kind", [x if x == "huge" else pytest.param(x, marks=pytest.mark.slow) for x in BAD]
 )
 def test_bad_answers_at_the_start_are_waited_out(
     daemon: Daemon, shared: Sandbox, kind: str

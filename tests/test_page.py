@@ -332,6 +332,7 @@ def test_hostile_text_stays_text(browser: Any, daemon: Daemon) -> None:
     visit.close()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_stale_status_greys_the_page(browser: Any, daemon: Daemon) -> None:

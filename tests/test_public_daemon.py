@@ -100,6 +100,7 @@ def test_it_trades_is_killed_goes_on_and_survives_an_outage(
     assert verify.returncode == 0, verify.stdout + verify.stderr
 
 
+@pytest.mark.slow
 def test_a_start_that_cannot_reach_kraken_waits_and_says_so(
     server: PublicServer, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_history_that_cannot_be_read_leaves_the_present_state() -> None:
     assert clock.due() is None
 
 
+@pytest.mark.slow
 def test_the_sums_of_a_day_are_those_of_the_store(tmp_path: Path) -> None:
     """A real run of 25 hours: cycles, profits and fees agree with its tables."""
     replayed(tmp_path)

@@ -308,6 +308,7 @@ def test_the_program_killed_and_started_again_has_lost_nothing(tmp_path: Path) -
     assert len(read_truth(db).orders) == 21
 
 
+@pytest.mark.slow
 def test_the_program_says_what_it_is_and_its_market_lives() -> None:
     """The lines for .env are there; at speed 6000 the price moves within seconds."""
     program = Program("--market", "synthetic:3", "--speed", "6000", "--fees", "0.25,0.40")

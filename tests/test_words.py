@@ -34,6 +34,7 @@ def ran_at_the_sandbox(folder: Path) -> dict[str, str]:
     return env
 
 
+@pytest.mark.slow
 def test_a_live_database_is_not_used_on_paper(tmp_path: Path) -> None:
     """Every command says whose it is and what to set, not that a file is missing."""
     env = ran_at_the_sandbox(tmp_path)
