@@ -33,6 +33,9 @@ from risk import daily_loss_limit
 FEE_MAX = Decimal("0.5")  # a fraction of the value; no exchange asks that
 PRICE_MIN, PRICE_MAX = Decimal("1e-12"), Decimal(10) ** 9
 
+# Facts after which the entry pass need not look again.
+_UNHURRIED = (e.MarketEnded, e.RegimeEstimated, e.ModelTrained, e.TrainingFailed, e.Started)
+
 __all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
 
 
@@ -152,7 +155,9 @@ def _facts(
     | e.FeesUpdated
     | e.HealthChanged
     | e.TradingHalted
-    | e.RegimeEstimated,
+    | e.RegimeEstimated
+    | e.ModelTrained
+    | e.TrainingFailed,
 ) -> None:
     match event:
         case e.Started():
@@ -186,13 +191,13 @@ def _facts(
         case e.TradingHalted():
             watch.halt(r, event.reason)
         case e.RegimeEstimated():
-            regime = PolicyRegime(
-                regime=event.regime, time=event.time, interval_sec=event.interval_sec
-            )
+            regime = PolicyRegime(regime=event.primary.regime, time=event.time)
             r.update(regime=regime, regime_before=r.state.regime)
+        case e.ModelTrained() | e.TrainingFailed():
+            pass
         case _:
             assert_never(event)
-    if not isinstance(event, e.MarketEnded | e.RegimeEstimated | e.Started):
+    if not isinstance(event, _UNHURRIED):
         r.update(pass_due=r.now)
 
 

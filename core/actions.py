@@ -93,9 +93,9 @@ class RecordEquity(Record, frozen=True, kw_only=True, tag="equity"):
 
 
 class RecordTransition(Record, frozen=True, kw_only=True, tag="transition"):
-    """A risk level or lock changed."""
+    """What an operator may look up later has changed: a level, a lock, a regime tier, a model."""
 
-    kind: str  # risk_level, lock, unlock, mode
+    kind: str  # risk_level, lock, unlock, mode, regime_tier, suppression, model
     name: str
     detail: str
 
@@ -105,6 +105,21 @@ class RequestReconcile(Record, frozen=True, kw_only=True, tag="reconcile"):
 
     reason: str
     client_order_ids: tuple[str, ...] = ()
+
+
+class RequestEstimate(Record, frozen=True, kw_only=True, tag="estimate"):
+    """Ask the models what they make of the newest candles: answered by RegimeEstimated."""
+
+
+class RequestTraining(Record, frozen=True, kw_only=True, tag="train"):
+    """Train the model of one timeframe on the candles closed by `until`.
+
+    Answered by ModelTrained or TrainingFailed; until then no other is asked of that timeframe.
+    """
+
+    interval_sec: float
+    until: float
+    reason: str
 
 
 class Notify(Record, frozen=True, kw_only=True, tag="notify"):
@@ -134,6 +149,8 @@ Action = (
     | RecordEquity
     | RecordTransition
     | RequestReconcile
+    | RequestEstimate
+    | RequestTraining
     | Notify
     | ReplyToOperator
 )

@@ -12,6 +12,7 @@ from core.commands import Command
 from core.domain import FeeRates, Instrument, RejectReason
 from core.params import Params
 from core.record import Record
+from core.regime import Estimate, Evidence, ModelRef
 
 
 class _Event(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -165,10 +166,29 @@ class TradingHalted(_Event, frozen=True, kw_only=True, tag="trading_halted"):
 
 
 class RegimeEstimated(_Event, frozen=True, kw_only=True, tag="regime"):
-    """A new policy regime (None: unknown)."""
+    """What the models say of the newest candles, and what has followed their labels so far.
 
-    regime: int | None
-    interval_sec: float = 300.0
+    `secondary` is None where there is no second timeframe; the evidence is of forward returns over
+    `horizon_sec`.
+    """
+
+    primary: Estimate
+    secondary: Estimate | None = None
+    evidence: tuple[Evidence, ...] = ()
+    horizon_sec: float = 0.0
+
+
+class ModelTrained(_Event, frozen=True, kw_only=True, tag="model_trained"):
+    """A training is done; the model serves from now on."""
+
+    model: ModelRef
+
+
+class TrainingFailed(_Event, frozen=True, kw_only=True, tag="training_failed"):
+    """A training gave no model; the old one, if any, goes on serving."""
+
+    interval_sec: float
+    reason: str
 
 
 class CommandReceived(_Event, frozen=True, kw_only=True, tag="command"):
@@ -199,6 +219,8 @@ Event = (
     | HealthChanged
     | TradingHalted
     | RegimeEstimated
+    | ModelTrained
+    | TrainingFailed
     | CommandReceived
 )
 event_decoder: "msgspec.json.Decoder[Event]" = msgspec.json.Decoder(Event)

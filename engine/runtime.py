@@ -137,6 +137,8 @@ class Runtime:
                 | a.RecordTransition()
                 | a.OrphanOrderAction()
                 | a.ReplyToOperator()
+                | a.RequestEstimate()
+                | a.RequestTraining()
             ):
                 pass  # carried out by the commit; replies are taken from the step's answer
             case _:

@@ -51,7 +51,12 @@ def write(db: sqlite3.Connection, commit: Commit) -> None:
                 )
             case a.ReplyToOperator():
                 _reply(db, action, commit)
-            case a.OrphanOrderAction() | a.RequestReconcile():
+            case (
+                a.OrphanOrderAction()
+                | a.RequestReconcile()
+                | a.RequestEstimate()
+                | a.RequestTraining()
+            ):
                 pass
 
 

@@ -22,6 +22,7 @@ from core.record import replace
 from core.state import Entering, Exiting, Idle, Mode
 from grid.invariants import liveness
 from state_machine import reduce
+from tests.regime_world import estimated
 from tests.world import (
     GOLDEN_INSTRUMENT,
     GOLDEN_PARAMS,
@@ -198,13 +199,13 @@ def test_regime_tag_is_that_of_the_first_execution(
 ) -> None:
     """The tag travels entry → position → cycle; an estimate older than two intervals gives None."""
     world = entered()
-    world.step(e.RegimeEstimated(time=world.now, regime=regime))
+    world.step(estimated(world.now, regime))
     world.state = replace(
         world.state,
         regime=replace(world.state.regime, time=world.now + estimated_at),
     )
     world.fill("1B.entry", 5)
-    world.step(e.RegimeEstimated(time=world.now, regime=1))
+    world.step(estimated(world.now, 1))
     world.fill("1B.entry")
     world.accept("1B.exit")
     actions = world.fill("1B.exit")
@@ -523,7 +524,7 @@ def test_tag_of_the_larger_part_stays_when_residuals_meet(
     small = replace(GOLDEN_INSTRUMENT, order_min=D(8))
     world = World(GOLDEN_PARAMS, instrument=small)
     for regime, volume in ((1, first), (2, second)):
-        world.step(e.RegimeEstimated(time=world.now, regime=regime))
+        world.step(estimated(world.now, regime))
         world.enter()
         world.fill("1B.entry", volume)
         world.timer(601)
@@ -536,7 +537,7 @@ def test_tag_of_the_larger_part_stays_when_residuals_meet(
     residual = world.leg("1B").residual
     assert residual is not None
     assert (residual.volume, residual.regime_at_entry) == (first + second, expected)
-    world.step(e.RegimeEstimated(time=world.now, regime=0))
+    world.step(estimated(world.now, 0))
     world.enter()
     world.fill("1B.entry")
     state = world.leg("1B").state
@@ -565,9 +566,9 @@ def test_times_of_a_cycle_are_those_of_its_executions() -> None:
 def test_late_estimate_and_executions_out_of_order_do_not_change_the_tag() -> None:
     """The regime is the one at the exchange time of the earliest execution, however it is told."""
     world = entered()
-    world.step(e.RegimeEstimated(time=world.now, regime=2))
+    world.step(estimated(world.now, 2))
     world.advance(50)
-    world.step(e.RegimeEstimated(time=world.now, regime=0))
+    world.step(estimated(world.now, 0))
     world.advance(1)
     world.fill("1B.entry", 5)  # after the second estimate
     assert world.order("1B.entry").regime_at_entry == 0
