@@ -7,12 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
-from core.actions import Action, CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.actions import (
+    Action,
+    CancelOrderAction,
+    PlaceOrderAction,
+    RequestReconcile,
+    RequestTraining,
+)
 from core.domain import FeeRates, Instrument
-from core.events import Event
+from core.events import Event, ModelTrained, RegimeEstimated, TrainingFailed
 from core.market import Book, Trade
 from core.params import Params
 from core.record import Record
+from core.regime import ModelRef
 from core.state import BotState
 
 
@@ -204,6 +211,34 @@ class SimulatedExchange(Exchange, Protocol):
 
         Raises StoreError when some of them are forgotten already: the bot's state is older.
         """
+        ...
+
+
+class Models(Protocol):
+    """The regime models: what they say is an event, asked for by the reducer.
+
+    In simulated time a training's result comes `Params.model_latency_sec` after it was asked for,
+    however long it took; else as soon as it is there. Only the thread that steps calls this.
+    """
+
+    def estimate(self, now: float) -> RegimeEstimated:
+        """Return what the models make of all candles closed by `now`."""
+        ...
+
+    def train(self, action: RequestTraining) -> None:
+        """Begin to train on the candles closed by `action.until`, beside the loop."""
+        ...
+
+    def next_time(self) -> float | None:
+        """Return when a training's result is to be told, None for nothing to come."""
+        ...
+
+    def take(self, to: float) -> tuple[ModelTrained | TrainingFailed, ...] | None:
+        """Return, once, what is to be told by `to`; None while the worker is not done with it."""
+        ...
+
+    def adopt(self, model: ModelRef) -> None:
+        """Let a model that was told of, and committed, serve."""
         ...
 
 

@@ -10,12 +10,13 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from enum import Enum
 from typing import Literal
 
 from core import actions as a
 from core import events as e
 from core.commands import Command
-from core.ports import SimulatedExchange
+from core.ports import Models, SimulatedExchange
 from core.record import Record, replace
 from engine.clock import Pacer
 from engine.runtime import Runtime
@@ -23,6 +24,14 @@ from engine.runtime import Runtime
 INBOX_SIZE = 256
 TIMER_SEC = 1.0  # timers are at least this far apart, so simulated time always moves on
 WAKE_SEC = 0.25  # the longest the loop sleeps without looking at its inbox and flags
+
+
+class _Turn(Enum):
+    """Whose instant comes next."""
+
+    EXCHANGE = 0
+    MODELS = 1
+    TIMER = 2
 
 
 class Full(Exception):
@@ -80,10 +89,12 @@ class Loop:
         exchange: SimulatedExchange,
         *,
         pacer: Pacer,
+        models: Models | None = None,
         prepare: Callable[[Command], Command] = lambda command: command,
     ) -> None:
         self.runtime = runtime
         self.exchange = exchange
+        self.models = models
         self.inbox = Inbox()
         self.stopping = threading.Event()
         self.iterations = 0
@@ -102,19 +113,26 @@ class Loop:
         while not self.stopping.is_set():
             had_command = self._commands()
             horizon = self.exchange.horizon()  # asked first: what is due by then is then known
-            at, is_exchange = self._next(has_end=horizon is None)
+            at, turn = self._next(has_end=horizon is None)
             if at is None and horizon is None:
                 return "ended"
             if at is None or (horizon is not None and at > horizon):
-                self._wait_for_horizon()
+                self._wait_a_little()
                 continue
             if not self._sleep_until(at):
                 continue
+            results = self._results(at) if turn is _Turn.MODELS else ()
+            if results is None:  # a training is not done yet: simulated time waits for it
+                self._wait_a_little()
+                continue
             for message in self.exchange.advance(at):
                 self._deliver(message.seq, message.event)
-            if is_exchange:
+            now = max(at, self.exchange.now(), self.runtime.state.now)
+            for result in results:
+                self.runtime.step(replace(result, time=now))
+            if turn is _Turn.EXCHANGE:
                 self.exchange.acknowledge(self.runtime.durable_cursor)
-            else:
+            elif turn is _Turn.TIMER:
                 self.runtime.step(e.TimerTick(time=max(at, self.exchange.now())))
             self.iterations += 1
             if self.on_iteration is not None:
@@ -131,25 +149,34 @@ class Loop:
         now = max(self.exchange.now(), self.runtime.state.now)
         self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
 
-    def _next(self, *, has_end: bool) -> tuple[float | None, bool]:
-        """Return the next instant and whether it is the exchange's; ties are the exchange's.
+    def _next(self, *, has_end: bool) -> tuple[float | None, _Turn]:
+        """Return the next instant and whose it is; ties are the exchange's, then the models'.
 
         None: there is nothing to come. Where markets end, that is once the exchange says so.
         """
-        exchange_at = self.exchange.next_time()
+        at, turn = self.exchange.next_time(), _Turn.EXCHANGE
+        if at is None and has_end:
+            return None, turn
         state = self.runtime.state
+        models_at = None if self.models is None else self.models.next_time()
+        if models_at is not None:
+            models_at = max(models_at, state.now)
         timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
-        if timer_at is None or (exchange_at is None and has_end):
-            return exchange_at, True
-        timer_at = max(timer_at, state.now, state.timer_at + TIMER_SEC)
-        is_exchange = exchange_at is not None and exchange_at <= timer_at
-        return (exchange_at, True) if is_exchange else (timer_at, False)
+        if timer_at is not None:
+            timer_at = max(timer_at, state.now, state.timer_at + TIMER_SEC)
+        for other, whose in ((models_at, _Turn.MODELS), (timer_at, _Turn.TIMER)):
+            if other is not None and (at is None or other < at):
+                at, turn = other, whose
+        return at, turn
+
+    def _results(self, at: float) -> "tuple[e.ModelTrained | e.TrainingFailed, ...] | None":
+        return () if self.models is None else self.models.take(at)
 
     def _deliver(self, seq: int, event: e.Event) -> None:
         self.runtime.step(replace(event, message=seq))
 
-    def _wait_for_horizon(self) -> None:
-        """Wait a little; a command that comes in ends the wait."""
+    def _wait_a_little(self) -> None:
+        """Wait for what is to come; a command that comes in ends the wait."""
         if not self.inbox.woken.wait(WAKE_SEC) and self.on_iteration is not None:
             self.on_iteration(False)
 

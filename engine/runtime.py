@@ -13,7 +13,7 @@ from core import actions as a
 from core import events as e
 from core.domain import RejectReason
 from core.params import Params
-from core.ports import Commit, Exchange, Loaded, Notifier, Store, StoreError, Venue
+from core.ports import Commit, Exchange, Loaded, Models, Notifier, Store, StoreError, Venue
 from core.record import replace
 from core.state import BotState
 from engine.version import code_version
@@ -59,6 +59,7 @@ class Runtime:
         self.store = store
         self.exchange = exchange
         self.notifier = notifier
+        self.models: Models | None = None
         self.state = initial_state()
         self.params = Params()
         self.seq = 0
@@ -66,7 +67,7 @@ class Runtime:
         self.durable_cursor = 0  # the last exchange message that no power cut can take back
         self.on_commit: Callable[[BotState], None] | None = None  # before anything is sent
         self.on_step: Callable[[e.Event, tuple[a.Action, ...]], None] | None = None
-        self._unsent: deque[e.OrderRejected] = deque()
+        self._next: deque[e.OrderRejected | e.RegimeEstimated] = deque()
         self._snapshot_seq = 0
         self._snapshot_at = 0.0
 
@@ -75,7 +76,8 @@ class Runtime:
     def step(self, event: e.Event) -> tuple[a.Action, ...]:
         """Reduce `event`, commit it with state and intents, then act. Raises StoreError.
 
-        What could not be sent after all is an event of its own, stepped before this returns.
+        What could not be sent after all, and what the models answer, are events of their own,
+        stepped before this returns.
         """
         before = self.state
         first = isinstance(event, e.Started) and not before.started_at
@@ -103,13 +105,15 @@ class Runtime:
             self.state_seq = self.seq
         if self.on_commit is not None:
             self.on_commit(state)
+        if isinstance(event, e.ModelTrained) and self.models is not None:
+            self.models.adopt(event.model)
         for action in actions:
             self._act(action)
         self._keep_snapshot()
         if self.on_step is not None:
             self.on_step(event, actions)
-        while self._unsent:
-            self.step(self._unsent.popleft())
+        while self._next:
+            self.step(self._next.popleft())
         return actions
 
     def _act(self, action: a.Action) -> None:
@@ -124,6 +128,12 @@ class Runtime:
             case a.RequestReconcile():
                 if self.exchange is not None:
                     self.exchange.reconcile(action)
+            case a.RequestEstimate():
+                if self.models is not None:
+                    self._next.append(self.models.estimate(self.state.now))
+            case a.RequestTraining():
+                if self.models is not None:
+                    self.models.train(action)
             case a.Notify():
                 level = {"error": logging.ERROR, "warning": logging.WARNING}.get(action.level)
                 log.log(level or logging.INFO, "%s: %s", action.kind, action.text)
@@ -137,8 +147,6 @@ class Runtime:
                 | a.RecordTransition()
                 | a.OrphanOrderAction()
                 | a.ReplyToOperator()
-                | a.RequestEstimate()
-                | a.RequestTraining()
             ):
                 pass  # carried out by the commit; replies are taken from the step's answer
             case _:
@@ -158,7 +166,7 @@ class Runtime:
                 reason=RejectReason.NOT_SENT,
                 detail=obstacle,
             )
-            self._unsent.append(refusal)
+            self._next.append(refusal)
             return
         exchange.place(action)
         log.info(
