@@ -1,0 +1,48 @@
+"""Trained models on disk, so that a restart serves at once: one file a model, beside the database."""
+
+import os
+from pathlib import Path
+
+from hmm_regime_detector import Model, ModelError, decode, encode
+
+
+class ModelFiles:
+    """The files of one timeframe, `<stem>.hmm-<seconds>-<model id>.json` beside the database."""
+
+    def __init__(self, database: Path, interval_sec: float) -> None:
+        self._folder = database.parent
+        self._stem = f"{database.stem}.hmm-{interval_sec:g}-"
+
+    def path(self, model_id: str) -> Path:
+        """Return where a model is kept."""
+        return self._folder / f"{self._stem}{model_id}.json"
+
+    def save(self, model: Model) -> None:
+        """Keep a model, whole or not at all. Raises OSError."""
+        path = self.path(model.ref.id)
+        part = path.with_suffix(".part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(encode(model))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    def load(self, model_id: str) -> tuple[Model | None, str]:
+        """Return a model, or None and what is wrong with it."""
+        path = self.path(model_id)
+        try:
+            model = decode(path.read_bytes())
+        except OSError as error:
+            return None, f"the model file {path.name} cannot be read: {error.strerror}"
+        except ModelError as error:
+            return None, f"the model file {path.name} cannot be used: {error}"
+        if model.ref.id != model_id:
+            return None, f"the model file {path.name} holds another model, {model.ref.id}"
+        return model, ""
+
+    def forget_others(self, model_id: str) -> None:
+        """Delete the files of models that no longer serve."""
+        kept = self.path(model_id)
+        for path in self._folder.glob(f"{self._stem}*"):
+            if path != kept:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,328 @@
+"""The regime models in service: closed candles in, estimates out, training beside the loop.
+
+A program, as `engine/wiring.py`. Only the thread that steps calls it. What an estimate says depends
+on candles, on the models that were adopted and on times that are journaled, never on how often or
+how fast it was asked for: a run that was killed goes on as if it had not been. What follows from an
+estimate is decided in `regime_policy.py`.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+
+from core.actions import RequestTraining
+from core.events import ModelTrained, RegimeEstimated, TrainingFailed
+from core.params import Params
+from core.record import Record, replace
+from core.regime import Estimate, Evidence, ModelRef
+from core.state import BotState
+from engine.model_files import ModelFiles
+from engine.trainer import Trainer
+from hmm_regime_detector import Detector, Model, TrainingRequest
+from market.candles import prepare
+from market.pipeline import CandlePipeline
+from regime.evidence import evidence
+from regime_policy import policy
+from store.candles import CandleStore
+
+log = logging.getLogger("models")
+
+REPLAY_BARS = 1000  # of candles before a model was trained from which its filter is rebuilt
+HORIZON_SEC, CYCLES_MIN, CYCLES_MAX = 4 * 3600.0, 30, 500
+HOUR_SEC = 3600.0
+LABELS_SEC = 400 * 86_400.0
+
+
+class FrameSettings(Record, frozen=True, kw_only=True):
+    """How one timeframe's model is trained and read."""
+
+    interval_sec: float
+    target: int
+    min_candles: int
+    starts: int = 3
+    seed: int = 1
+    label_z: float = 2.0
+    gain: float = 1.0
+    decay_halflife: float | None = None
+
+
+class _Pending(Record, frozen=True, kw_only=True):
+    """A training under way; `due` None: told as soon as it is done."""
+
+    interval_sec: float
+    due: float | None
+    future: "Future[Model]"
+
+
+class Frame:
+    """One timeframe: its candles, and the model that reads them."""
+
+    def __init__(
+        self, settings: FrameSettings, pipeline: CandlePipeline, files: ModelFiles
+    ) -> None:
+        self.settings, self.pipeline, self.files = settings, pipeline, files
+        self.model: Model | None = None
+        self.trouble = ""  # why the model that should serve does not
+        self.seen = 0.0  # the open time of the newest candle read, or left unread without a model
+        self._detector = self._fresh()
+
+    def _fresh(self) -> Detector:
+        own = self.settings
+        return Detector(
+            self.model,
+            interval_sec=own.interval_sec,
+            target=own.target,
+            min_candles=own.min_candles,
+            gain=own.gain,
+        )
+
+    def serve(self, model: Model | None) -> None:
+        """Let `model` read on from the newest candle that was read before."""
+        self.model, self._detector = model, self._fresh()
+        if model is None:
+            return
+        since = model.ref.until - REPLAY_BARS * self.settings.interval_sec
+        rows = self.pipeline.window.rows(since=since, until=self.seen + self.settings.interval_sec)
+        for row in zip(rows.time.tolist(), rows.close.tolist(), rows.volume.tolist(), strict=True):
+            self._detector.step(*row)
+
+    def newest(self, until: float) -> float:
+        """Return the open time of the newest candle closed by `until`, 0 without any."""
+        rows = self.pipeline.window.rows(until=until, newest=1)
+        return float(rows.time[0]) if rows.time.size else 0.0
+
+    def unread(self, until: float) -> list[tuple[float, float, float]]:
+        """Return (open time, close, volume) of candles closed by `until` that are to be read."""
+        if self.model is None:
+            self.seen = self.newest(until)
+            return []
+        rows = self.pipeline.window.rows(since=np.nextafter(self.seen, np.inf), until=until)
+        return list(
+            zip(rows.time.tolist(), rows.close.tolist(), rows.volume.tolist(), strict=True)
+        )
+
+    def read(self, candle: tuple[float, float, float]) -> None:
+        """Read one candle."""
+        self._detector.step(*candle)
+        self.seen = candle[0]
+
+    def estimate(self, now: float) -> Estimate:
+        """Return what the model makes of the newest candle read."""
+        found = self._detector.estimate(
+            now,
+            candles=min(self.pipeline.window.count, self.settings.target),
+            freshness_limit_sec=self.pipeline.freshness_limit_sec,
+        )
+        if self.model is None and self.trouble:
+            return replace(found, why=f"{found.why}; {self.trouble}")
+        return found
+
+    def request(self, until: float) -> TrainingRequest:
+        """Return a request to train on the newest candles closed by `until`."""
+        own = self.settings
+        rows = self.pipeline.window.rows(until=until, newest=own.target)
+        return TrainingRequest.of(
+            prepare(rows, own.interval_sec),
+            interval_sec=own.interval_sec,
+            target=own.target,
+            min_candles=own.min_candles,
+            starts=own.starts,
+            seed=own.seed,
+            label_z=own.label_z,
+            decay_halflife=own.decay_halflife,
+            previous=self.model,
+        )
+
+
+class RegimeModels:
+    """Both timeframes, the worker that trains them, and what has followed their labels."""
+
+    def __init__(
+        self,
+        frames: tuple[Frame, ...],
+        trainer: Trainer,
+        store: CandleStore,
+        params: Params,
+        *,
+        is_real_time: bool,
+        feed_sec: float,
+        holding_times: Callable[[float], list[float]],
+    ) -> None:
+        """Put the parts together; `frames` are primary and, if there is one, secondary.
+
+        `feed_sec` is how long after its close a candle is known; `holding_times(until)` are the
+        seconds that the newest cycles completed by then were open.
+        """
+        self.frames = frames
+        self.trainer, self.store = trainer, store
+        self._params = replace(params, regime_manual_override=None)
+        self._latency = None if is_real_time else params.model_latency_sec
+        self._feed_sec = feed_sec
+        self._holding_times = holding_times
+        self._pending: dict[float, _Pending] = {}
+        self._trained: dict[str, Model] = {}
+        self._labels = store.labels(frames[0].settings.interval_sec)
+        self._evidence: tuple[tuple[Evidence, ...], float] = ((), HORIZON_SEC)
+        self._evidence_hour = -1.0
+
+    # ---- the port -----------------------------------------------------------------------------
+
+    def begin(self, state: BotState) -> None:
+        """Take up where the last run left off: its models, what they have read, their trainings."""
+        regimes = state.regimes
+        for frame in self.frames:
+            frame.pipeline.load(state.now - self._feed_sec)
+            if regimes.heard_at is not None:
+                frame.seen = frame.newest(regimes.heard_at - self._feed_sec)
+        for training in regimes.trainings:
+            frame = self._frame(training.interval_sec)
+            if frame is None:
+                continue
+            if training.model is not None:
+                self._serve(frame, training.model)
+            if training.requested_at is not None:
+                self.train(
+                    RequestTraining(
+                        interval_sec=training.interval_sec,
+                        until=training.requested_at,
+                        reason=training.reason,
+                    )
+                )
+
+    def estimate(self, now: float) -> RegimeEstimated:
+        """Return what the models make of all candles known at `now`."""
+        until = now - self._feed_sec
+        for frame in self.frames:
+            frame.pipeline.sync(until)
+        self._read(now, until)
+        found, horizon = self._known_evidence(now)
+        estimates = [frame.estimate(now) for frame in self.frames]
+        return RegimeEstimated(
+            time=now,
+            primary=estimates[0],
+            secondary=estimates[1] if len(estimates) > 1 else None,
+            evidence=found,
+            horizon_sec=horizon,
+        )
+
+    def train(self, action: RequestTraining) -> None:
+        """Begin a training; one that is under way already goes on."""
+        frame = self._frame(action.interval_sec)
+        if frame is None:
+            return
+        until = action.until - self._feed_sec
+        frame.pipeline.sync(until)
+        due = None if self._latency is None else action.until + self._latency
+        future = self.trainer.submit(frame.request(until))
+        self._pending[action.interval_sec] = _Pending(
+            interval_sec=action.interval_sec, due=due, future=future
+        )
+
+    def next_time(self) -> float | None:
+        """Return when a training's result is to be told."""
+        if self._latency is None:
+            return 0.0 if any(x.future.done() for x in self._pending.values()) else None
+        return min((x.due for x in self._pending.values() if x.due is not None), default=None)
+
+    def take(self, to: float) -> tuple[ModelTrained | TrainingFailed, ...] | None:
+        """Return, once, the results due by `to`; None while the worker is not done with one."""
+        if self._latency is None:
+            due = [x for x in self._pending.values() if x.future.done()]
+        else:
+            due = [x for x in self._pending.values() if x.due is not None and x.due <= to]
+        if not all(x.future.done() for x in due):
+            return None
+        for each in due:
+            del self._pending[each.interval_sec]
+        return tuple(self._result(x, to) for x in due)
+
+    def adopt(self, model: ModelRef) -> None:
+        """Let a model that was told of, and committed, serve."""
+        frame = self._frame(model.interval_sec)
+        if frame is not None:
+            self._serve(frame, model)
+            frame.files.forget_others(model.id)
+
+    def close(self) -> None:
+        """End the worker and release the candles' file."""
+        self.trainer.close()
+        self.store.close()
+
+    # ---- reading candles ----------------------------------------------------------------------
+
+    def _read(self, now: float, until: float) -> None:
+        """Read what is new in the order of its closes, and note what the policy made of it."""
+        first = self.frames[0]
+        unread = [
+            (candle[0] + frame.settings.interval_sec, -number, candle)
+            for number, frame in enumerate(self.frames)
+            for candle in frame.unread(until)
+        ]
+        labelled: list[tuple[float, float, int]] = []
+        for close_time, number, candle in sorted(unread):
+            frame = self.frames[-number]
+            frame.read(candle)
+            label = self._label(close_time) if frame is first else None
+            if label is not None:
+                labelled.append((candle[0], candle[1], label))
+        if labelled:
+            self._labels.append(labelled)
+            self._labels.prune(now - LABELS_SEC)
+
+    def _label(self, at: float) -> int | None:
+        """Return the label that the policy gave a candle when it closed; None if it is no evidence.
+
+        That needs models that were not trained on it.
+        """
+        if any(x.model is not None and x.model.ref.until >= at for x in self.frames):
+            return None
+        said = policy(
+            self.frames[0].estimate(at),
+            self.frames[1].estimate(at) if len(self.frames) > 1 else None,
+            self._params,
+        )
+        return None if said.tag is None else said.label
+
+    def _known_evidence(self, now: float) -> tuple[tuple[Evidence, ...], float]:
+        """Return the evidence as of the last full hour, and the horizon it looks ahead."""
+        hour = now // HOUR_SEC * HOUR_SEC
+        if hour != self._evidence_hour:
+            self._evidence_hour = hour
+            times = self._holding_times(hour)[:CYCLES_MAX]
+            is_known = len(times) >= CYCLES_MIN
+            horizon = float(np.median(times)) if is_known else HORIZON_SEC
+            at, closes, labels = self._labels.arrays(until=hour)
+            interval = self.frames[0].settings.interval_sec
+            bars = max(1, round(horizon / interval))
+            self._evidence = (evidence(at, closes, labels, bars, interval), bars * interval)
+        return self._evidence
+
+    # ---- models -------------------------------------------------------------------------------
+
+    def _frame(self, interval_sec: float) -> Frame | None:
+        return next((x for x in self.frames if x.settings.interval_sec == interval_sec), None)
+
+    def _serve(self, frame: Frame, ref: ModelRef) -> None:
+        model = self._trained.pop(ref.id, None)
+        frame.trouble = ""
+        if model is None:
+            model, frame.trouble = frame.files.load(ref.id)
+        if frame.trouble:
+            log.warning("%s; it is trained anew", frame.trouble)
+        frame.serve(model)
+
+    def _result(self, done: _Pending, to: float) -> ModelTrained | TrainingFailed:
+        error = done.future.exception()
+        frame = self._frame(done.interval_sec)
+        if error is None and frame is not None:
+            model = done.future.result()
+            try:
+                frame.files.save(model)
+            except OSError as failed:
+                log.warning("the model %s cannot be kept: %s", model.ref.id, failed)
+            self._trained[model.ref.id] = model
+            return ModelTrained(time=to, model=model.ref)
+        return TrainingFailed(time=to, interval_sec=done.interval_sec, reason=str(error)[:300])
