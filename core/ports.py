@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from core.actions import Action, CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import FeeRates, Instrument
 from core.events import Event
-from core.market import Book, Trade
+from core.market import Book, CandleRow, Trade
 from core.params import Params
 from core.record import Record
 from core.state import BotState
@@ -286,6 +286,22 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the store; safe to call twice."""
+        ...
+
+
+class CandleStore(Protocol):
+    """Candles on disk: a convenience, all of it can be fetched again. Raises StoreError."""
+
+    def read(self, interval: float, since: float, until: float) -> list[CandleRow]:
+        """Return candles that opened from `since` on and closed by `until`, oldest first."""
+        ...
+
+    def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
+        """Store candles, all or none; one of a time that is there already takes its place."""
+        ...
+
+    def prune(self, interval: float, before: float) -> None:
+        """Delete candles that opened before a time."""
         ...
 
 

@@ -337,6 +337,11 @@ class Window:
             first = max(first, end - newest)
         return Rows(*self._table[: len(Rows._fields), first : max(first, end)].copy())
 
+    def rows_not_of(self, origin: int) -> Rows:
+        """Return a copy of the candles that came from elsewhere."""
+        whole = self._table[:, self._first : self._end]
+        return Rows(*whole[: len(Rows._fields), whole[-1] != origin])
+
     def origins(self) -> dict[int, int]:
         """Return origin → how many of the candles came from there."""
         numbers, counts = np.unique(self._table[-1, self._first : self._end], return_counts=True)

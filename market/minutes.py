@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from core.market import Candle, CandleRow
-from market.candles import Rows, Window, rows_of
+from market.candles import Rows, Window, empty, rows_of
 
 MINUTE = 60.0
 MINUTES_KEPT = 65_536
@@ -59,11 +59,13 @@ class Minutes:
 
     def rows(self, since: float, until: float) -> Rows:
         """Return the candles that opened from `since` on and closed by `until`, which is finite."""
-        first = self._number(since)
+        first, end = self._number(since), math.floor((until - self._start) / MINUTE)
+        if end <= first:
+            return empty()
         oldest = self._window.first_time
         if first < (self._first if oldest is None else self._number(oldest)):
             self._begin(first if first >= 0 else self._oldest)  # history is made as a whole
-        self._make(math.floor((until - self._start) / MINUTE))
+        self._make(end)
         return self._window.rows(since, until)
 
     def _number(self, time: float) -> int:
