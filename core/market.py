@@ -4,7 +4,7 @@ Times are seconds since the epoch, UTC, of the moment the evidence is complete: 
 is its open, it may be used only from `time + interval` on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
@@ -48,6 +48,8 @@ class Book(Record, frozen=True, kw_only=True, tag="book"):
 
 
 Evidence = Candle | Trade | Book
+# A candle as numbers: open time, open, high, low, close, volume, trades (None: unknown).
+CandleRow = tuple[float, float, float, float, float, float, float | None]
 
 
 def available_at(evidence: Evidence) -> float:
@@ -110,3 +112,46 @@ class LiveMarket(Market, Protocol):
     def news(self) -> tuple[HealthChanged | InstrumentUpdated, ...]:
         """Return, once, what has changed of connection, status and pair since the last call."""
         ...
+
+
+class CandleSource(Protocol):
+    """A market that can tell its closed candles, those before its start too where it has them."""
+
+    candle_interval: float  # the shortest it can tell, seconds: 60, or the recording's if longer
+    candle_errors: int  # requests that have failed so far
+    candle_trouble: str | None  # why the last one failed; None: it did not
+
+    def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
+        """Yield candles with an open time from `since` on that had closed by `until`, in order.
+
+        `interval` is a whole multiple of `candle_interval`. Where nothing is known there is no
+        candle: nothing is filled. What is told depends on the market and the arguments only; a
+        live market tells what has arrived so far and never waits.
+        """
+        ...
+
+
+class PipelineHealth(Record, frozen=True, kw_only=True):
+    """What the candles of one interval are good for; times and ages in seconds."""
+
+    enabled: bool
+    interval_sec: float
+    samples: int  # candles at hand
+    target: int  # how many a full training window has
+    minimum: int  # fewer cannot be trained on
+    coverage: float  # share of the target's bars, back from now, that are there
+    newest_age_sec: float | None  # since the newest candle closed
+    freshness_limit_sec: float
+    volume_coverage: float  # share of the target window's candles that have volume
+    is_ready: bool  # there are enough to train on
+    is_fresh: bool  # the newest is young enough to infer from
+    gaps: tuple[str, ...]  # the newest few of the target window, newest first
+    gap_count: int
+    filled_bars: int  # of the target window, once its gaps are filled
+    sequences: int
+    ema_restarts: int
+    last_sync: float | None
+    sources: Mapping[str, int]  # where the candles at hand came from: name to count
+    refused: int  # candles that were not believed
+    errors: int  # failed reads and writes, of the market and of the store
+    trouble: str | None = None  # the newest of them

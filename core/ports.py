@@ -16,7 +16,7 @@ from core.actions import (
 )
 from core.domain import FeeRates, Instrument
 from core.events import Event, ModelTrained, RegimeEstimated, TrainingFailed
-from core.market import Book, Trade
+from core.market import Book, CandleRow, Trade
 from core.params import Params
 from core.record import Record
 from core.regime import ModelRef
@@ -321,6 +321,22 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the store; safe to call twice."""
+        ...
+
+
+class CandleStore(Protocol):
+    """Candles on disk: a convenience, all of it can be fetched again. Raises StoreError."""
+
+    def read(self, interval: float, since: float, until: float) -> list[CandleRow]:
+        """Return candles that opened from `since` on and closed by `until`, oldest first."""
+        ...
+
+    def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
+        """Store candles, all or none; one of a time that is there already takes its place."""
+        ...
+
+    def prune(self, interval: float, before: float) -> None:
+        """Delete candles that opened before a time."""
         ...
 
 

@@ -1,25 +1,31 @@
 """Replay of recorded candles or trades from .csv, .csv.gz or .parquet files.
 
 The whole file is scanned once at the start, so that a bad line is reported at once and not after
-hours; then it is streamed, never held. Prices are read from text, never through a float. Values and
-distances have bounds, so that no file can overflow a sum or make a run endless.
+hours; then it is streamed, never held, but for its candles as numbers, once they are asked for.
+Prices are read from text, never through a float. Values and distances have bounds, so that no file
+can overflow a sum or make a run endless.
 """
 
 import csv
 import gzip
 import hashlib
+import math
 import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from core.domain import Side
-from core.market import Candle, Evidence, Trade
+from core.market import Candle, CandleRow, Evidence, Trade
 from core.ports import MarketError
+
+if TYPE_CHECKING:
+    from market.recorded import Recorded
 
 CANDLE_COLUMNS = ("time", "open", "high", "low", "close", "volume")
 TRADE_COLUMNS = ("time", "price", "volume")
@@ -30,6 +36,7 @@ COUNT_MAX = Decimal(10**12)
 TIME_MIN, TIME_MAX = 1_230_768_000, 4_102_444_800  # 2009 and 2100 begin, UTC
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 INTERVAL_MIN_SEC, INTERVAL_MAX_SEC = 1.0, 15 * 86_400.0
+MINUTE = 60.0
 GAP_MAX_SEC = 31 * 86_400.0
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?\s*", re.ASCII)
 _LENGTH_MAX = 64
@@ -56,11 +63,21 @@ _TIME = _Limits(
 
 
 class ReplaySource:
-    """A recorded file as a MarketSource; gaps are filled up to 15 minutes and counted beyond."""
+    """A recorded file as a MarketSource; gaps are filled up to 15 minutes and counted beyond.
 
-    def __init__(self, path: Path, *, symbol: str | None = None) -> None:
+    The market begins with the first row at or after `start` (seconds, UTC; None: with the file).
+    What is before it is history: the whole file is checked, and tells its candles.
+    """
+
+    candle_errors = 0
+    candle_trouble: str | None = None
+
+    def __init__(
+        self, path: Path, *, symbol: str | None = None, start: float | None = None
+    ) -> None:
         self.path = path
         self.symbol = symbol
+        self._from = -math.inf if start is None else start
         self._header = self._read_header()
         self.fingerprint = self._digest()
         self.is_candles = set(CANDLE_COLUMNS) <= set(self._header)
@@ -74,12 +91,18 @@ class ReplaySource:
         self._time_unit = self._infer_time_unit()
         self.interval = self._infer_interval() if self.is_candles else 0.0
         self.price_interval = self.interval or 1.0
+        own = self.interval or MINUTE
+        self.candle_interval = own if own >= MINUTE else math.ceil(MINUTE / own) * own
+        self._recorded: Recorded | None = None
         self.gap_count = self.filled_count = 0
         self.longest_gap_sec = 0.0
         self._scan()
+        self._begin()
         what = f"{self.interval / 60:g} min candles" if self.is_candles else "trades"
         if self._time_unit != "seconds":
             what += f", times in {self._time_unit}"
+        if self._has_history:
+            what += f", from {_words(self._start)}"
         self.name = f"replay of {path.name} ({what})"
 
     def _digest(self) -> str:
@@ -111,6 +134,21 @@ class ReplaySource:
     def read(self, skip: int) -> Iterator[Evidence]:
         """Yield evidence in order, without the first `skip` items."""
         return islice(self._evidence(), skip, None)
+
+    def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
+        """Yield closed candles, those before the start too; gaps are left. Raises MarketError.
+
+        Trades and shorter candles are told from 60 s on. All are read, once, when the first are
+        asked for. Raises ValueError where `interval` is no whole multiple of `candle_interval`.
+        """
+        if self._recorded is None:
+            from market.recorded import Recorded, joined  # noqa: PLC0415 - numpy, rarely needed
+
+            is_whole = self.interval >= MINUTE
+            rows = self._numbers()
+            rows = rows if is_whole else joined(rows, self.candle_interval)
+            self._recorded = Recorded(rows, self.candle_interval)
+        return self._recorded.candles(interval, since, until)
 
     def describe(self) -> str:
         """Return what was found, in plain words."""
@@ -296,6 +334,27 @@ class ReplaySource:
             last = item.time
             yield item
 
+    def _numbers(self) -> Iterator[CandleRow]:
+        """Yield all rows as plain numbers, a print as a candle of its own. Raises MarketError.
+
+        They have been checked before: this is many times faster.
+        """
+        names = CANDLE_COLUMNS if self.is_candles else ("time", *["price"] * 4, "volume")
+        at, first, high, low, close, volume = (self._at[name] for name in names)
+        count = self._at.get("trades") if self.is_candles else None
+        scale = self._time_scale
+        for line, cells in self._rows():
+            try:
+                trades = 1.0 if not self.is_candles else None
+                if count is not None and cells[count].strip():
+                    trades = float(cells[count])
+                yield (
+                    float(cells[at]) / scale, float(cells[first]), float(cells[high]),
+                    float(cells[low]), float(cells[close]), float(cells[volume]), trades,
+                )  # fmt: skip
+            except (ValueError, IndexError):
+                raise self._wrong(line, "the file has changed since it was checked") from None
+
     def _check_distance(self, line: int, last: float, time: float) -> None:
         if time < last or (self.is_candles and time == last):
             raise self._wrong(line, f"time {time:f} is not after {last:f}")
@@ -304,11 +363,12 @@ class ReplaySource:
             raise self._wrong(line, f"no {what} for {days:.0f} days; allowed: up to 31 days")
 
     def _evidence(self) -> Iterator[Evidence]:
+        begun = (item for item in self._checked() if item.time >= self._from)
         if not self.is_candles:
-            yield from self._checked()
+            yield from begun
             return
         last: Candle | None = None
-        for item in self._checked():
+        for item in begun:
             if isinstance(item, Candle) and last is not None:
                 yield from self._fill(last, item.time)
             yield item
@@ -347,10 +407,34 @@ class ReplaySource:
                 last_real = item.time
             last = item
             count += 1
+        if (last is None or count < 2) and self._from > -math.inf:
+            raise self._outside()
         if last is None or count < 2:
             raise MarketError(f"{self.path} holds {count} rows; at least 2 are needed")
         self._end = last.time + self.interval
         self._total = count
+
+    def _begin(self) -> None:
+        """Find out whether there is history; refuse a start before the file's."""
+        first = next(self._time(line, cells) for line, cells in self._rows())
+        self._has_history = self._start > first
+        if self._from > -math.inf and self._from < first:
+            raise self._outside()
+        if self._has_history:
+            self.fingerprint += f" from {self._start:.15g}"
+
+    def _outside(self) -> MarketError:
+        times = [item.time for item in self._checked()]
+        if len(times) < 2:
+            return MarketError(f"{self.path} holds {len(times)} rows; at least 2 are needed")
+        return MarketError(
+            f"{self.path} has no start at {_words(self._from)}; REPLAY_FROM may be from "
+            f"{_words(times[0])} to {_words(times[-2])}"
+        )
+
+
+def _words(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).isoformat(sep=" ").removesuffix("+00:00") + " UTC"
 
 
 def _parquet(path: Path) -> Any:

@@ -9,9 +9,13 @@ import math
 import random
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from core.domain import Instrument, Side
-from core.market import Book, Candle, Evidence, Trade
+from core.market import Book, Candle, CandleRow, Evidence, Trade
+
+if TYPE_CHECKING:
+    from market.minutes import Minutes
 
 MINUTE = 60.0
 START_TIME = 1_767_571_200.0  # 2026-01-05 00:00 UTC
@@ -21,6 +25,7 @@ REGIMES = ((-0.00006, 0.0022, 600.0), (0.0, 0.0015, 1200.0), (0.00006, 0.0022, 6
 TAIL_DEGREES = 4  # of Student's t: fat tails
 TRADES = (4, 12)
 BOOK_SECONDS = (1.0, 21.0, 41.0)
+BOOK_LEVELS = 5
 HALF_SPREAD = 0.00025
 MEDIAN_TRADE = 600.0  # base units
 LOG_SD_TRADE = 1.2
@@ -30,6 +35,9 @@ class SyntheticSource:
     """An endless market from a seed."""
 
     price_interval = 1.0
+    candle_interval = MINUTE
+    candle_errors = 0
+    candle_trouble: str | None = None
 
     def __init__(
         self,
@@ -45,6 +53,7 @@ class SyntheticSource:
         self._instrument = instrument
         self._start_price = start_price
         self._start_time = start_time
+        self._minutes: Minutes | None = None
 
     def first_price(self) -> Decimal:
         """Return the price at which the market begins."""
@@ -85,13 +94,13 @@ class SyntheticSource:
         """
         minutes = days * 1440
         prices = [1.0]
-        regime = 1
+        regime, rng = 1, random.Random()
         for n in range(minutes):
-            regime, end = _walk(self._rng(n - minutes), regime, prices[-1])
+            regime, end = self.walk(rng, n - minutes, regime, prices[-1])
             prices.append(end)
         scale = float(self._start_price) / prices[-1]
         for n in range(minutes):
-            rng = self._rng(n - minutes)
+            self._seed_for(rng, n - minutes)
             rng.random()
             yield self._candle(
                 rng,
@@ -99,15 +108,55 @@ class SyntheticSource:
                 (prices[n] * scale, prices[n + 1] * scale),
             )
 
+    def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
+        """Yield closed candles: those of the history, then of the very trades that `read` yields.
+
+        A longer candle is told when all of its minutes are. Raises ValueError where `interval` is
+        no whole number of minutes.
+        """
+        from market.candles import resample  # noqa: PLC0415 - numpy, rarely needed
+        from market.minutes import Minutes  # noqa: PLC0415
+        from market.recorded import told  # noqa: PLC0415
+
+        if self._minutes is None:
+            self._minutes = Minutes(self, HISTORY_DAYS * 1440)
+        if interval == MINUTE:
+            return told(self._minutes.rows(since, until), interval)
+        bar = math.ceil(since / interval) * interval if math.isfinite(since) else since
+        return told(resample(self._minutes.rows(bar, until), MINUTE, interval), interval)
+
+    def walk(self, rng: random.Random, minute: int, regime: int, price: float) -> tuple[int, float]:
+        """Return the regime and price after a minute; `rng` then stands where its trades begin."""
+        self._seed_for(rng, minute)
+        return _walk(rng, regime, price)
+
+    def row(self, rng: random.Random, minute: int, ends: tuple[float, float]) -> CandleRow:
+        """Return the candle of a minute's trades, as numbers; `rng` as `walk` has left it."""
+        evidence = self._minute(rng, minute, ends, rng.randint(*TRADES), has_books=False)
+        trades = [x for x in evidence if isinstance(x, Trade)]
+        prices = [float(x.price) for x in trades]
+        volume = float(sum(x.volume for x in trades))
+        time = self._start_time + minute * MINUTE
+        return (time, prices[0], max(prices), min(prices), prices[-1], volume, len(trades))
+
     def _rng(self, minute: int) -> random.Random:
         return random.Random(f"{self._seed}/{minute}")
+
+    def _seed_for(self, rng: random.Random, minute: int) -> None:
+        rng.seed(f"{self._seed}/{minute}")
 
     def _price(self, value: float) -> Decimal:
         tick = self._instrument.tick_size
         return max(tick, self._instrument.price_down(Decimal(repr(value))))
 
     def _minute(
-        self, rng: random.Random, minute: int, ends: tuple[float, float], count: int
+        self,
+        rng: random.Random,
+        minute: int,
+        ends: tuple[float, float],
+        count: int,
+        *,
+        has_books: bool = True,
     ) -> list[Evidence]:
         start = self._start_time + minute * MINUTE
         times = sorted([(rng.uniform(0.0, 59.0), True) for _ in range(count)]
@@ -119,7 +168,13 @@ class SyntheticSource:
             mid = ends[0] * (ends[1] / ends[0]) ** share
             mid *= math.exp(rng.gauss(0.0, step) * 4 * share * (1 - share))
             at = round(start + second, 3)
-            items.append(self._trade(rng, at, mid) if is_trade else self._book(rng, at, mid))
+            if is_trade:
+                items.append(self._trade(rng, at, mid))
+            elif has_books:
+                items.append(self._book(rng, at, mid))
+            else:  # drawn all the same: what follows is what it would have been
+                for _ in range(BOOK_LEVELS):
+                    rng.random()
         return items
 
     def _trade(self, rng: random.Random, at: float, mid: float) -> Trade:
@@ -135,7 +190,7 @@ class SyntheticSource:
 
     def _book(self, rng: random.Random, at: float, mid: float) -> Book:
         bids, asks = [], []
-        for level in range(5):
+        for level in range(BOOK_LEVELS):
             gap = HALF_SPREAD * (1 + level)
             size = Decimal(repr(round(MEDIAN_TRADE * (2 + level) * rng.uniform(0.5, 2.0), 2)))
             bids.append((self._price(mid * (1 - gap)), size))

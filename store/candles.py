@@ -1,0 +1,206 @@
+"""Candles on disk, and what the policy made of each: one SQLite file beside the state's.
+
+Nothing here is the only copy of anything that trading depends on: candles can be fetched again. So
+a file that is damaged, or of another version or program, is moved aside, which is said, and a new
+one begun. Writers take turns; nobody waits long. Nothing here reads a clock.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from core.market import CandleRow
+from core.ports import StoreError
+
+log = logging.getLogger("store")
+
+VERSION = 1
+APPLICATION_ID = 0x43414E44  # tells this kind of file from others
+LABEL_DAYS = 400
+DAY_SEC = 86_400.0
+WAL_BYTES_KEPT = 8 * 1024 * 1024
+_SCHEMA = """
+CREATE TABLE candles (
+    pair TEXT NOT NULL, interval REAL NOT NULL, time REAL NOT NULL, open REAL NOT NULL,
+    high REAL NOT NULL, low REAL NOT NULL, close REAL NOT NULL, volume REAL NOT NULL, trades REAL,
+    PRIMARY KEY (pair, interval, time)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE labels (
+    pair TEXT NOT NULL, interval REAL NOT NULL, time REAL NOT NULL, label INTEGER,
+    PRIMARY KEY (pair, interval, time)
+) STRICT, WITHOUT ROWID;
+"""
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_TABLES = {"candles", "labels"}
+
+
+def candles_db(state_db: Path) -> Path:
+    """Return the file of candles beside a database: bot.db has bot.candles.db."""
+    return state_db.with_name(state_db.name.removesuffix(".db") + ".candles.db")
+
+
+class SqliteCandles:
+    """The candles and labels of one `pair` in the file `path`, or in memory for ":memory:".
+
+    Other pairs may live in the same file; a market that is not the venue's own is a pair of its
+    own. `notice` says what was moved aside, if anything. Raises StoreError where no file can be
+    made at all.
+    """
+
+    def __init__(self, path: Path | str, *, pair: str) -> None:
+        self._path = Path(path)
+        self._pair = pair
+        self.notice: str | None = None
+        self._db: sqlite3.Connection | None = None
+        if str(path) != ":memory:":
+            self._prepare_file()
+        try:
+            self._db = _opened(str(path))
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} cannot be opened: {error}") from None
+
+    def _prepare_file(self) -> None:
+        """Make a private file if there is none; move one aside that is none of ours."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            why = _fault(self._path)
+            if why is not None:
+                self._move_aside(why)
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            for file in _files(self._path):
+                if file.exists() and file.stat().st_mode & 0o077:
+                    file.chmod(0o600)
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be used: {error.strerror}") from None
+
+    def _move_aside(self, why: str) -> None:
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.aside-{number}")).exists():
+            number += 1
+        for file in _files(self._path):
+            if file.exists():
+                file.rename(aside.with_name(aside.name + file.name[len(self._path.name) :]))
+        self.notice = f"{self._path} {why}: moved to {aside.name}, candles are fetched anew"
+        log.warning("the file of candles begins anew: %s", self.notice)
+
+    # ---- candles --------------------------------------------------------------------------------
+
+    def read(self, interval: float, since: float, until: float) -> list[CandleRow]:
+        """Return candles that opened from `since` on and closed by `until`, oldest first."""
+        query = (
+            "SELECT time, open, high, low, close, volume, trades FROM candles "
+            "WHERE pair = ? AND interval = ? AND time >= ? AND time <= ? ORDER BY time"
+        )
+        values = (self._pair, interval, since, until - interval)
+        with self._told("candles cannot be read") as db:
+            return db.execute(query, values).fetchall()
+
+    def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
+        """Store candles, all or none; one of a time that is there already takes its place."""
+        query = "INSERT OR REPLACE INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        self._write(query, ((self._pair, interval, *row) for row in rows))
+
+    def prune(self, interval: float, before: float) -> None:
+        """Delete candles that opened before a time."""
+        query = "DELETE FROM candles WHERE pair = ? AND interval = ? AND time < ?"
+        self._write(query, [(self._pair, interval, before)])
+
+    # ---- labels ---------------------------------------------------------------------------------
+
+    def append_labels(self, interval: float, labels: Iterable[tuple[float, int | None]]) -> None:
+        """Store (open time, label) of candles, all or none; a time's first label stays.
+
+        None: the policy had none. What a model said at the time is evidence; it is not rewritten.
+        """
+        query = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)"
+        self._write(query, ((self._pair, interval, *label) for label in labels))
+
+    def labels(self, interval: float) -> list[tuple[float, int | None]]:
+        """Return (open time, label) of all candles that have been labelled, oldest first."""
+        query = "SELECT time, label FROM labels WHERE pair = ? AND interval = ? ORDER BY time"
+        with self._told("labels cannot be read") as db:
+            return db.execute(query, (self._pair, interval)).fetchall()
+
+    def prune_labels(self, now: float, days: int = LABEL_DAYS) -> None:
+        """Delete labels of candles that opened earlier than so many days before `now`."""
+        query = "DELETE FROM labels WHERE pair = ? AND time < ?"
+        self._write(query, [(self._pair, now - days * DAY_SEC)])
+
+    def close(self) -> None:
+        """Release the file; safe to call twice."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    # ---- helpers --------------------------------------------------------------------------------
+
+    def _write(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
+        with self._told("candles cannot be written") as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                db.executemany(query, rows)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # a full disk has rolled back already
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[sqlite3.Connection]:
+        if self._db is None:
+            raise StoreError(f"{self._path} is not open")
+        try:
+            yield self._db
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {what}: {error}") from None
+
+
+def _files(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+
+
+def _fault(path: Path) -> str | None:
+    """Return what is wrong with a file; None: nothing, or there is none, or it is empty.
+
+    Raises StoreError where that cannot be found out.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=5.0)) as db:
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            kind = db.execute("PRAGMA application_id").fetchone()[0]
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGE:
+            raise StoreError(f"{path} cannot be read: {error}") from None
+        return f"is damaged ({error})"
+    if verdict != "ok":
+        return f"is damaged ({verdict})"
+    if tables and (kind != APPLICATION_ID or version != VERSION or not tables >= _TABLES):
+        return f"is of another program or version ({version}, here {VERSION})"
+    return None
+
+
+def _opened(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
+    try:
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            f"journal_size_limit={WAL_BYTES_KEPT}",
+        ):
+            db.execute(f"PRAGMA {pragma}")
+        if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA application_id = {APPLICATION_ID}; "
+                f"PRAGMA user_version = {VERSION}; COMMIT;"
+            )
+    except BaseException:
+        db.close()
+        raise
+    return db
