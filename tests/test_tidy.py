@@ -16,7 +16,7 @@ from core.state import LockName
 ROOT = Path(__file__).parent.parent
 FUNCTION_MAX, MODULE_MAX, BOT_MAX = 60, 600, 350
 DECISIONS = ("state_machine", "leg", "grid_strategy", "regime_policy", "risk", "accounting", "grid")
-MODELS = ("kelly_sizer", "hmm_regime_detector", "ai_advisor", "win_probability")
+MODELS = ("kelly_sizer", "hmm_regime_detector", "regime", "ai_advisor", "win_probability")
 PURE = ("core", *DECISIONS, *MODELS)
 PROGRAMS = (
     "bot.py",
@@ -39,7 +39,7 @@ SOCKETS = {
 CALLED = {"dotenv": "python-dotenv", "kraken": "python-kraken-sdk"}
 BOUNDARIES = {
     "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
-    "exchange/kraken_exchange.py",
+    "exchange/kraken_exchange.py", "regime/worker.py",
 }  # fmt: skip
 
 
@@ -97,6 +97,8 @@ def test_layers(name: str) -> None:
         allowed = ("core",)
     elif top in DECISIONS:
         allowed = ("core", *DECISIONS)
+    elif top in MODELS:
+        allowed = ("core", *MODELS)
     elif top == "engine":
         allowed = (*PURE, "engine")
     elif top in ("config", "settings"):
