@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from dotenv.parser import parse_stream
 
 from core.domain import HUNDRED, FeeRates
-from core.params import Params, PausePolicy, RiskBasis
+from core.params import Params, PausePolicy, RegimeSource, RiskBasis
 from core.ports import ConfigError
-from core.record import Record
+from core.record import Record, parse_regime
 from grid_strategy import break_even_pct
 from risk import slots_max
 from settings.names import meant_by, suggestion
@@ -44,7 +44,8 @@ VENUE_HOST = "api.kraken.com"
 FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
-    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "NOTIFY_WEBHOOK_", "ORPHAN_", "PAIR_",
+    "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "MODEL_LATENCY_", "NOTIFY_WEBHOOK_",
+    "ORPHAN_", "PAIR_",
     "PAPER_", "REBALANCE_", "REENTRY_", "REGIME_",
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
     "TELEGRAM_",
@@ -62,10 +63,26 @@ class Setting(Record, frozen=True, kw_only=True):
     source: str  # default, .env, environment, file
 
 
+class HmmSettings(Record, frozen=True, kw_only=True):
+    """How the regime models are trained and read; what decisions need of them is in Params.
+
+    Candles are rows before the warm-up is dropped; the least numbers to train on are in Params.
+    """
+
+    training_candles: int
+    secondary_training_candles: int
+    starts: int
+    label_z: float
+    bias_gain: float
+    deep_decay_enabled: bool
+    deep_decay_halflife: int
+
+
 class Settings(Record, frozen=True, kw_only=True):
     """The effective configuration."""
 
     params: Params
+    hmm: HmmSettings
     mode: str
     pair: str
     bot_name: str
@@ -173,7 +190,7 @@ def load(
             found.problems.append(f"{variable.name}={shown}: {error}")
     checks = (
         _market_checks, _poll_checks, _live_checks, _fee_checks, _size_checks, _page_checks,
-        _notify_checks, *further_checks,
+        _notify_checks, _model_checks, _tier_checks, *further_checks,
     )  # fmt: skip
     for check in checks:
         found.problems.extend(check(_Known(values)))
@@ -334,6 +351,56 @@ def _size_checks(values: _Known) -> Iterator[str]:
             )
 
 
+def _model_checks(values: _Known) -> Iterator[str]:
+    for least, target in (
+        ("params.hmm_min_train_samples", "hmm.training_candles"),
+        ("params.hmm_secondary_min_train_samples", "hmm.secondary_training_candles"),
+    ):
+        if values.has(least, target) and values[least] > values[target]:
+            yield (
+                f"{_named(least)}={values[least]}: must not be above {_named(target)} "
+                f"{values[target]}: nothing would ever be trained"
+            )
+    if values.has("params.regime_directional_enabled", "regime_manual_override", "hmm_enabled"):
+        is_on = _hmm_enabled(values) or values["regime_manual_override"] is not None
+        if values["params.regime_directional_enabled"] and not is_on:
+            yield (
+                "REGIME_DIRECTIONAL_ENABLED=true: there is no regime to act on; set "
+                "HMM_ENABLED=true or REGIME_MANUAL_OVERRIDE"
+            )
+
+
+def _tier_checks(values: _Known) -> Iterator[str]:
+    for low, high in (
+        ("params.regime_tier1_confidence", "params.regime_tier2_confidence"),
+        ("params.regime_tier1_bias", "params.regime_tier2_bias"),
+        ("params.regime_hysteresis", "params.regime_tier1_confidence"),
+    ):
+        if values.has(low, high) and values[low] >= values[high]:
+            yield (
+                f"{_named(low)}={values[low]:g}: must not reach {_named(high)}, which is "
+                f"{values[high]:g}"
+            )
+
+
+def _named(target: str) -> str:
+    """Return the name of the variable that sets the field `target`."""
+    return next(v.name for v in VARIABLES if v.target == target)
+
+
+def _market(values: Mapping[str, Any]) -> str:
+    market: str = values["market_data"] or ("kraken" if values["mode"] == "live" else "synthetic")
+    return market
+
+
+def _hmm_enabled(values: _Known) -> bool:
+    """Tell whether the models run; unset, they do where nothing is at stake and data is at hand."""
+    chosen: bool | None = values["hmm_enabled"]
+    if chosen is None:
+        return values.has("market_data", "mode") and _market(values) == "synthetic"
+    return chosen
+
+
 def is_loopback(url: str) -> bool:
     """Tell whether `url` is one of this machine."""
     return urlsplit(url).hostname in {x.strip("[]") for x in LOOPBACK}
@@ -399,12 +466,17 @@ def _settings(
     values: dict[str, Any], effective: tuple[Setting, ...], warnings: tuple[str, ...]
 ) -> Settings:
     is_live = values["mode"] == "live"
-    market = values["market_data"] or ("kraken" if is_live else "synthetic")
+    market = _market(values)
     chosen = {k.removeprefix("params."): v for k, v in values.items() if k.startswith("params.")}
     chosen["pause_policy"] = PausePolicy(chosen["pause_policy"])
     chosen["risk_basis"] = RiskBasis(chosen["risk_basis"])
+    source = RegimeSource(chosen["hmm_multi_timeframe_source"])
+    chosen["hmm_multi_timeframe_source"] = source
+    hmm = {k.removeprefix("hmm."): v for k, v in values.items() if k.startswith("hmm.")}
     params = Params(
         **chosen,
+        hmm_enabled=_hmm_enabled(_Known(values)),
+        regime_manual_override=parse_regime(values["regime_manual_override"]),
         rebalance_target=values["rebalance_target_pct"] / HUNDRED,
         rebalance_band=values["rebalance_band_pct"] / HUNDRED,
         open_order_limit=OPEN_ORDER_LIMITS[_tier(values)],
@@ -421,6 +493,7 @@ def _settings(
     fees = None if maker is None else FeeRates(maker=maker / HUNDRED, taker=taker / HUNDRED)
     return Settings(
         params=params,
+        hmm=HmmSettings(**hmm),
         speed=speeds.get(market, 1.0),
         paper_fees=fees,
         effective=effective,

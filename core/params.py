@@ -26,6 +26,13 @@ class RiskBasis(StrEnum):
     ACCOUNT = "account"  # equity in quote
 
 
+class RegimeSource(StrEnum):
+    """Whose word the policy regime is, where there are two timeframes."""
+
+    CONSENSUS = "consensus"
+    PRIMARY = "primary"
+
+
 class Params(Record, frozen=True, kw_only=True):
     """Everything the reducer may depend on besides its state and the event."""
 
@@ -72,3 +79,30 @@ class Params(Record, frozen=True, kw_only=True):
     price_jump_max_pct: Decimal = Decimal(10)
     max_spread_pct: Decimal = Decimal("0.5")
     is_simulated: bool = True  # simulated time: locks that need an operator clear as one would
+    # Regimes: numbers of models are floats; where one touches money it passes one door
+    # (`regime_policy.distance_factor`).
+    hmm_enabled: bool = False
+    hmm_min_train_samples: int = 500
+    hmm_secondary_min_train_samples: int = 200
+    hmm_retrain_interval_sec: float = 86_400.0
+    hmm_multi_timeframe_enabled: bool = True
+    hmm_multi_timeframe_source: RegimeSource = RegimeSource.CONSENSUS
+    consensus_1m_weight: float = 0.3
+    consensus_15m_weight: float = 0.7
+    consensus_dampen_factor: float = 0.5
+    regime_directional_enabled: bool = False  # False: shadow, all is computed and nothing acts
+    regime_eval_interval_sec: float = 300.0
+    regime_tier1_confidence: float = 0.20
+    regime_tier2_confidence: float = 0.50
+    regime_tier1_bias: float = 0.10
+    regime_tier2_bias: float = 0.25
+    regime_hysteresis: float = 0.05
+    regime_min_dwell_sec: float = 300.0
+    regime_suppression_grace_sec: float = 60.0
+    regime_tier2_cooldown_sec: float = 600.0
+    regime_max_suppression_sec: float = 1_800.0
+    regime_manual_override: int | None = None  # a label; None: the models decide
+    regime_manual_confidence: float = 0.6
+    regime_evidence_gate: bool = True
+    regime_evidence_t: float = 2.3
+    model_latency_sec: float = 30.0  # how long a training takes in simulated time

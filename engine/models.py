@@ -9,31 +9,38 @@ estimate is decided in `regime_policy.py`.
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 
 import numpy as np
 
+from config import Settings
 from core.actions import RequestTraining
+from core.domain import Instrument
 from core.events import ModelTrained, RegimeEstimated, TrainingFailed
+from core.market import CandleSource
 from core.params import Params
 from core.record import Record, replace
 from core.regime import Estimate, Evidence, ModelRef
 from core.state import BotState
+from engine.labelled import Labelled
 from engine.model_files import ModelFiles
 from engine.trainer import Trainer
 from hmm_regime_detector import Detector, Model, TrainingRequest
 from market.candles import prepare
-from market.pipeline import CandlePipeline
+from market.pipeline import (
+    CandlePipeline,
+    freshness_limit,
+    primary_interval,
+    secondary_interval,
+)
 from regime.evidence import evidence
 from regime_policy import policy
-from store.candles import CandleStore
+from store.candles import LabelRow, SqliteCandles, candles_db
 
 log = logging.getLogger("models")
 
 REPLAY_BARS = 1000  # of candles before a model was trained from which its filter is rebuilt
 HORIZON_SEC, CYCLES_MIN, CYCLES_MAX = 4 * 3600.0, 30, 500
 HOUR_SEC = 3600.0
-LABELS_SEC = 400 * 86_400.0
 
 
 class FrameSettings(Record, frozen=True, kw_only=True):
@@ -100,9 +107,7 @@ class Frame:
             self.seen = self.newest(until)
             return []
         rows = self.pipeline.window.rows(since=np.nextafter(self.seen, np.inf), until=until)
-        return list(
-            zip(rows.time.tolist(), rows.close.tolist(), rows.volume.tolist(), strict=True)
-        )
+        return list(zip(rows.time.tolist(), rows.close.tolist(), rows.volume.tolist(), strict=True))
 
     def read(self, candle: tuple[float, float, float]) -> None:
         """Read one candle."""
@@ -114,7 +119,7 @@ class Frame:
         found = self._detector.estimate(
             now,
             candles=min(self.pipeline.window.count, self.settings.target),
-            freshness_limit_sec=self.pipeline.freshness_limit_sec,
+            freshness_limit_sec=freshness_limit(self.settings.interval_sec),
         )
         if self.model is None and self.trouble:
             return replace(found, why=f"{found.why}; {self.trouble}")
@@ -144,17 +149,17 @@ class RegimeModels:
         self,
         frames: tuple[Frame, ...],
         trainer: Trainer,
-        store: CandleStore,
+        store: SqliteCandles,
         params: Params,
         *,
         is_real_time: bool,
         feed_sec: float,
-        holding_times: Callable[[float], list[float]],
+        holding_times: Callable[[float, int], list[float]],
     ) -> None:
         """Put the parts together; `frames` are primary and, if there is one, secondary.
 
-        `feed_sec` is how long after its close a candle is known; `holding_times(until)` are the
-        seconds that the newest cycles completed by then were open.
+        `feed_sec` is how long after its close a candle is known; `holding_times(until,
+        limit)` are the seconds that the newest cycles completed by then were open.
         """
         self.frames = frames
         self.trainer, self.store = trainer, store
@@ -164,25 +169,25 @@ class RegimeModels:
         self._holding_times = holding_times
         self._pending: dict[float, _Pending] = {}
         self._trained: dict[str, Model] = {}
-        self._labels = store.labels(frames[0].settings.interval_sec)
+        self._labels = Labelled(store, frames[0].settings.interval_sec)
         self._evidence: tuple[tuple[Evidence, ...], float] = ((), HORIZON_SEC)
         self._evidence_hour = -1.0
 
     # ---- the port -----------------------------------------------------------------------------
 
-    def begin(self, state: BotState) -> None:
+    def begin(self, state: BotState, now: float) -> None:
         """Take up where the last run left off: its models, what they have read, their trainings."""
         regimes = state.regimes
         for frame in self.frames:
-            frame.pipeline.load(state.now - self._feed_sec)
+            frame.pipeline.load(now - self._feed_sec)
             if regimes.heard_at is not None:
                 frame.seen = frame.newest(regimes.heard_at - self._feed_sec)
         for training in regimes.trainings:
-            frame = self._frame(training.interval_sec)
-            if frame is None:
+            own = self._frame(training.interval_sec)
+            if own is None:
                 continue
             if training.model is not None:
-                self._serve(frame, training.model)
+                self._serve(own, training.model)
             if training.requested_at is not None:
                 self.train(
                     RequestTraining(
@@ -261,16 +266,14 @@ class RegimeModels:
             for number, frame in enumerate(self.frames)
             for candle in frame.unread(until)
         ]
-        labelled: list[tuple[float, float, int]] = []
+        labelled: list[LabelRow] = []
         for close_time, number, candle in sorted(unread):
             frame = self.frames[-number]
             frame.read(candle)
-            label = self._label(close_time) if frame is first else None
-            if label is not None:
-                labelled.append((candle[0], candle[1], label))
+            if frame is first:
+                labelled.append((candle[0], candle[1], self._label(close_time)))
         if labelled:
-            self._labels.append(labelled)
-            self._labels.prune(now - LABELS_SEC)
+            self._labels.append(labelled, now)
 
     def _label(self, at: float) -> int | None:
         """Return the label that the policy gave a candle when it closed; None if it is no evidence.
@@ -291,13 +294,12 @@ class RegimeModels:
         hour = now // HOUR_SEC * HOUR_SEC
         if hour != self._evidence_hour:
             self._evidence_hour = hour
-            times = self._holding_times(hour)[:CYCLES_MAX]
+            times = self._holding_times(hour, CYCLES_MAX)
             is_known = len(times) >= CYCLES_MIN
             horizon = float(np.median(times)) if is_known else HORIZON_SEC
             at, closes, labels = self._labels.arrays(until=hour)
-            interval = self.frames[0].settings.interval_sec
-            bars = max(1, round(horizon / interval))
-            self._evidence = (evidence(at, closes, labels, bars, interval), bars * interval)
+            horizon = max(horizon, self.frames[0].settings.interval_sec)
+            self._evidence = (evidence(at, closes, labels, horizon_sec=horizon), horizon)
         return self._evidence
 
     # ---- models -------------------------------------------------------------------------------
@@ -326,3 +328,60 @@ class RegimeModels:
             self._trained[model.ref.id] = model
             return ModelTrained(time=to, model=model.ref)
         return TrainingFailed(time=to, interval_sec=done.interval_sec, reason=str(error)[:300])
+
+
+def open_models(
+    settings: Settings,
+    source: CandleSource,
+    *,
+    instrument: Instrument,
+    run: str,
+    is_real_time: bool,
+    feed_sec: float,
+    holding_times: Callable[[float, int], list[float]],
+) -> RegimeModels:
+    """Return the models of a run on this market, not yet begun. Raises StoreError.
+
+    A market that can tell its whole past again needs no candles on disk; its labels are those of
+    the `run`.
+    """
+    params, hmm = settings.params, settings.hmm
+    market = instrument.pair if is_real_time else f"{source.name}, run {run}"
+    store = SqliteCandles(candles_db(settings.state_db), pair=market)
+    chosen = [(primary_interval(source), hmm.training_candles, params.hmm_min_train_samples)]
+    second = secondary_interval(source)
+    if params.hmm_multi_timeframe_enabled and second is not None:
+        least = params.hmm_secondary_min_train_samples
+        chosen.append((second, hmm.secondary_training_candles, least))
+    frames = tuple(
+        Frame(
+            FrameSettings(
+                interval_sec=interval,
+                target=target,
+                min_candles=least,
+                starts=hmm.starts,
+                seed=settings.seed,
+                label_z=hmm.label_z,
+                gain=hmm.bias_gain,
+                decay_halflife=hmm.deep_decay_halflife if hmm.deep_decay_enabled else None,
+            ),
+            CandlePipeline(
+                source,
+                interval=interval,
+                target=target,
+                minimum=least,
+                store=store if is_real_time else None,
+            ),
+            ModelFiles(settings.state_db, interval),
+        )
+        for interval, target, least in chosen
+    )
+    return RegimeModels(
+        frames,
+        Trainer(),
+        store,
+        params,
+        is_real_time=is_real_time,
+        feed_sec=feed_sec,
+        holding_times=holding_times,
+    )

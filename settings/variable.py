@@ -42,7 +42,7 @@ class Variable(Record, frozen=True, kw_only=True):
     def is_simulation(self) -> bool:
         """Tell whether it has no effect where orders are sent."""
         simulated = ("PAPER_", "REPLAY_", "SYNTHETIC_")
-        return self.name.startswith(simulated) or self.name == "SEED"
+        return self.name.startswith(simulated) or self.name in ("SEED", "MODEL_LATENCY_SEC")
 
     def allowed(self) -> str:
         """Return what is allowed, in plain words."""

@@ -21,6 +21,7 @@ VERSION = 1
 APPLICATION_ID = 0x43414E44  # tells this kind of file from others
 LABEL_DAYS = 400
 DAY_SEC = 86_400.0
+LabelRow = tuple[float, float, int | None]
 WAL_BYTES_KEPT = 8 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE candles (
@@ -29,7 +30,8 @@ CREATE TABLE candles (
     PRIMARY KEY (pair, interval, time)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE labels (
-    pair TEXT NOT NULL, interval REAL NOT NULL, time REAL NOT NULL, label INTEGER,
+    pair TEXT NOT NULL, interval REAL NOT NULL, time REAL NOT NULL, close REAL NOT NULL,
+    label INTEGER,
     PRIMARY KEY (pair, interval, time)
 ) STRICT, WITHOUT ROWID;
 """
@@ -110,17 +112,19 @@ class SqliteCandles:
 
     # ---- labels ---------------------------------------------------------------------------------
 
-    def append_labels(self, interval: float, labels: Iterable[tuple[float, int | None]]) -> None:
-        """Store (open time, label) of candles, all or none; a time's first label stays.
+    def append_labels(self, interval: float, labels: Iterable[LabelRow]) -> None:
+        """Store (open time, close, label) of candles, all or none; a time's first label stays.
 
         None: the policy had none. What a model said at the time is evidence; it is not rewritten.
         """
-        query = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)"
+        query = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)"
         self._write(query, ((self._pair, interval, *label) for label in labels))
 
-    def labels(self, interval: float) -> list[tuple[float, int | None]]:
-        """Return (open time, label) of all candles that have been labelled, oldest first."""
-        query = "SELECT time, label FROM labels WHERE pair = ? AND interval = ? ORDER BY time"
+    def labels(self, interval: float) -> list[LabelRow]:
+        """Return (open time, close, label) of all candles that were read, oldest first."""
+        query = (
+            "SELECT time, close, label FROM labels WHERE pair = ? AND interval = ? ORDER BY time"
+        )
         with self._told("labels cannot be read") as db:
             return db.execute(query, (self._pair, interval)).fetchall()
 

@@ -170,6 +170,14 @@ class SqliteStore:
             count += 1
         return {"base": base, "quote": quote, "fees": fees, "count": Decimal(count)}
 
+    def holding_times(self, until: float, limit: int) -> list[float]:
+        """Return for how many seconds the newest cycles closed by `until` were open."""
+        query = (
+            "SELECT holding_sec FROM exit_outcomes JOIN cycles ON cycles.id = cycle_id "
+            "WHERE exit_time <= ? ORDER BY exit_time DESC, cycles.id DESC LIMIT ?"
+        )
+        return [x for (x,) in self._rows(query, (until, limit))]
+
     def execution_ids(self) -> Iterator[str]:
         """Yield the exchange's ids of all executions."""
         for (execution_id,) in self._rows("SELECT execution_id FROM executions"):

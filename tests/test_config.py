@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import config
 from core.domain import FeeRates, Instrument
-from core.params import Params, PausePolicy, RiskBasis
+from core.params import Params, PausePolicy, RegimeSource, RiskBasis
 from core.ports import ConfigError
+from core.record import replace
 from engine.live import venue_problems
 from settings.table import DEMO_KEY, DEMO_SECRET
 
@@ -57,7 +58,7 @@ def test_defaults_are_valid_and_safe() -> None:
 
 def test_defaults_are_those_of_the_parameters() -> None:
     """The table and the record of the decisions do not drift apart."""
-    assert config.load({}, NOWHERE).params == Params()
+    assert config.load({}, NOWHERE).params == replace(Params(), hmm_enabled=True)
     assert config.BY_NAME["PAIR"].default == Instrument().pair
 
 
@@ -149,6 +150,22 @@ def test_every_variable_sets_one_field_of_its_own() -> None:
         ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "@me"}, "the chat's number"),
         ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "0"}, "the chat's number"),
         ({"ORDER_SIZE_USD": "500"}, "MAX_ORDER_USD=200: must not be below ORDER_SIZE_USD 500"),
+        ({"HMM_TRAINING_CANDLES": "400"}, "HMM_MIN_TRAIN_SAMPLES=500: must not be above HMM_TR"),
+        (
+            {"HMM_SECONDARY_MIN_TRAIN_SAMPLES": "1441"},
+            "must not be above HMM_SECONDARY_TRAINING_CANDLES 1440: nothing would ever be trained",
+        ),
+        (
+            {"REGIME_TIER1_CONFIDENCE": "0.5"},
+            "REGIME_TIER1_CONFIDENCE=0.5: must not reach REGIME_TIER2_CONFIDENCE, which is 0.5",
+        ),
+        ({"REGIME_TIER2_BIAS": "0.1"}, "REGIME_TIER1_BIAS=0.1: must not reach REGIME_TIER2_BIAS"),
+        ({"REGIME_HYSTERESIS": "0.2"}, "must not reach REGIME_TIER1_CONFIDENCE, which is 0.2"),
+        (
+            {"REGIME_DIRECTIONAL_ENABLED": "true", "MARKET_DATA": "kraken"},
+            "REGIME_DIRECTIONAL_ENABLED=true: there is no regime to act on; set HMM_ENABLED=true",
+        ),
+        ({"REGIME_MANUAL_OVERRIDE": "UP"}, "must be one of BULLISH, BEARISH"),
     ],
 )
 def test_bad_values_say_what_is_wrong_and_allowed(env: dict[str, str], expected: str) -> None:
@@ -203,6 +220,34 @@ def test_words_and_units_reach_the_parameters() -> None:
     assert made.params.slot_aliases == ("ada", "bob")
     assert isinstance(made.params.imbalance_alert_min, float)
     assert config.load({"DAILY_LOSS_LIMIT_USD": "25"}, NOWHERE).params.daily_loss_limit_usd == 25
+
+
+def test_the_models_run_by_themselves_on_the_synthetic_market_only() -> None:
+    """What is unset follows the market; a set value holds everywhere."""
+    for env, expected in (
+        ({}, True),
+        ({"HMM_ENABLED": "false"}, False),
+        ({"MARKET_DATA": "kraken"}, False),
+        ({"MARKET_DATA": "kraken", "HMM_ENABLED": "true"}, True),
+        ({**LIVE, **KEYS}, False),
+    ):
+        assert config.load(env, NOWHERE).params.hmm_enabled is expected, env
+
+
+def test_regime_settings_reach_decisions_and_models() -> None:
+    """Decisions take theirs from the parameters, models from a record of their own."""
+    env = {
+        "REGIME_MANUAL_OVERRIDE": "bearish", "HMM_MULTI_TIMEFRAME_SOURCE": "primary",
+        "HMM_TRAINING_CANDLES": "720", "HMM_DEEP_DECAY_ENABLED": "true", "HMM_ENABLED": "false",
+        "REGIME_DIRECTIONAL_ENABLED": "true",
+    }  # fmt: skip
+    made = config.load(env, NOWHERE)
+    assert made.params.regime_manual_override == 0
+    assert made.params.hmm_multi_timeframe_source is RegimeSource.PRIMARY
+    assert made.hmm == config.HmmSettings(
+        training_candles=720, secondary_training_candles=1440, starts=3, label_z=2.0,
+        bias_gain=1.0, deep_decay_enabled=True, deep_decay_halflife=1440,
+    )  # fmt: skip
 
 
 def test_a_replay_has_a_speed_of_its_own(tmp_path: Path) -> None:
@@ -423,7 +468,7 @@ def test_the_example_file_is_a_valid_env_file(tmp_path: Path) -> None:
     """Uncommented as it stands, it is the default configuration."""
     text = re.sub(r"(?m)^#(?=[A-Z])", "", config.generate_env_example())
     made = config.load({}, file_of(tmp_path, text))
-    assert made.params == Params()
+    assert made.params == config.load({}, NOWHERE).params
     assert "#PORT=8080" in config.generate_env_example()
 
 

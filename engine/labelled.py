@@ -1,0 +1,67 @@
+"""What the policy made of each candle when it closed: the rows that evidence is gathered from.
+
+In growing arrays, and on disk so that a restart knows them; a time's first label stays.
+"""
+
+import logging
+
+import numpy as np
+
+from core.ports import StoreError
+from regime.evidence import UNLABELLED
+from regime.features import Floats
+from store.candles import LabelRow, SqliteCandles
+
+log = logging.getLogger("models")
+
+PRUNE_SEC = 86_400.0
+KEPT_SEC = 400 * 86_400.0
+_CAPACITY_MIN = 4096
+
+
+class Labelled:
+    """Open time, close and label of the primary candles that a model has read, oldest first."""
+
+    def __init__(self, store: SqliteCandles, interval_sec: float) -> None:
+        self._store, self._interval = store, interval_sec
+        self._table = np.empty((3, _CAPACITY_MIN))
+        self._first = self._end = 0
+        self._pruned_at = -np.inf
+        try:
+            self._put(store.labels(interval_sec))
+        except StoreError as error:
+            log.warning("what followed the labels is not known any more: %s", error)
+
+    def append(self, rows: list[LabelRow], now: float) -> None:
+        """Add rows newer than all before; what the disk does not take is known till the end."""
+        newest = self._table[0, self._end - 1] if self._end > self._first else -np.inf
+        new = [x for x in rows if x[0] > newest]
+        self._put(new)
+        try:
+            self._store.append_labels(self._interval, new)
+            if now - self._pruned_at >= PRUNE_SEC:
+                self._pruned_at = now
+                self._store.prune_labels(now)
+        except StoreError as error:
+            log.warning("labels are not kept: %s", error)
+        times = self._table[0, self._first : self._end]
+        self._first += int(np.searchsorted(times, now - KEPT_SEC))
+
+    def arrays(self, until: float) -> tuple[Floats, Floats, "np.typing.NDArray[np.int64]"]:
+        """Return close times, closes and labels of the candles closed by `until`."""
+        times = self._table[0, self._first : self._end] + self._interval
+        end = self._first + int(np.searchsorted(times, until, side="right"))
+        table = self._table[:, self._first : end]
+        return times[: end - self._first], table[1], table[2].astype(np.int64)
+
+    def _put(self, rows: list[LabelRow]) -> None:
+        if not rows:
+            return
+        new = np.array([(t, c, UNLABELLED if x is None else x) for t, c, x in rows]).T
+        count = self._end - self._first
+        if self._end + len(rows) > self._table.shape[1]:
+            table = np.empty((3, max(_CAPACITY_MIN, 2 * (count + len(rows)))))
+            table[:, :count] = self._table[:, self._first : self._end]
+            self._table, self._first, self._end = table, 0, count
+        self._table[:, self._end : self._end + len(rows)] = new
+        self._end += len(rows)
