@@ -100,6 +100,7 @@ class Settings(Record, frozen=True, kw_only=True):
     market_data: str
     replay_file: Path | None
     replay_symbol: str | None
+    replay_from: float | None  # seconds since the epoch
     speed: float | None  # None: as fast as possible
     stale_price_max_age_sec: float | None  # None: see stale_after
     paper_start_quote: Decimal

@@ -87,7 +87,9 @@ def open_source(settings: config.Settings, clock: LiveClock | None = None) -> So
     if settings.market_data == "kraken":
         return _open_feed(settings, clock)
     if settings.market_data == "replay" and settings.replay_file is not None:
-        return ReplaySource(settings.replay_file, symbol=settings.replay_symbol)
+        return ReplaySource(
+            settings.replay_file, symbol=settings.replay_symbol, start=settings.replay_from
+        )
     return SyntheticSource(settings.seed, instrument=Instrument())
 
 

@@ -52,6 +52,8 @@ VARIABLES: tuple[Variable, ...] = (
        ".csv.gz or .parquet"),
     _v(_MARKET, "REPLAY_SYMBOL", "text", "", "replay_symbol", "which symbol, where the file holds "
        "several"),
+    _v(_MARKET, "REPLAY_FROM", "time", "", "replay_from", "where in the file the market begins; "
+       "what is before it is history for the models; unset: at the file's start"),
     _v(_MARKET, "REPLAY_SPEED", "float", "60", "replay_speed", "times real time",
        low="0.01", high="1000000", word="max"),
     _v(_MARKET, "SYNTHETIC_SPEED", "float", "600", "synthetic_speed", "times real time",

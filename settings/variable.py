@@ -4,6 +4,7 @@ Nothing here reads the environment or a file of settings: see `config.py`, which
 """
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ TOKEN_LENGTH_MIN = 32
 TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII
+)
+TIME_MIN, TIME_MAX = 1_230_768_000.0, 4_102_444_800.0  # 2009 and 2100 begin, UTC
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 
 
@@ -22,7 +27,7 @@ class Variable(Record, frozen=True, kw_only=True):
     """One environment variable; `target` is the field it sets, `params.` a decision."""
 
     name: str
-    kind: str  # decimal, integer, float, seconds, flag, choice, text, path, secret, url, list, …
+    kind: str  # decimal, integer, float, seconds, flag, choice, text, time, path, secret, url, …
     default: str
     meaning: str
     section: str
@@ -56,6 +61,8 @@ class Variable(Record, frozen=True, kw_only=True):
             "choice": "one of " + ", ".join(self.choices),
             "list": "distinct names of at most 64 characters, separated by commas",
             "path": "the name of a file",
+            "time": "a date, or date and time, as 2024-08-01 or 2024-08-01 12:30 (UTC unless it "
+            "says otherwise), or seconds since 1970, from 2009 to 2100",
             "url": "an address https://…, or http://… of this machine",
             "secret_url": "an address https://…, or http://… of this machine",
             "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
@@ -81,6 +88,8 @@ def value_of(variable: Variable, text: str, folder: Path) -> Any:
             if text.lower() not in known:
                 raise ValueError(f"must be {variable.allowed()}")
             return known[text.lower()]
+        case "time":
+            return _time(variable, text)
         case "list":
             return _names(variable, text)
         case "secret":
@@ -101,6 +110,24 @@ def _number(variable: Variable, text: str) -> Any:
     if variable.kind == "integer":
         return int(number)
     return number if variable.kind == "decimal" else float(number)
+
+
+def _time(variable: Variable, text: str) -> float:
+    """Return seconds since the epoch."""
+    problem = ValueError(f"must be {variable.allowed()}")
+    try:
+        if _TIME.fullmatch(text):
+            told = datetime.fromisoformat(text)
+            seconds = (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+        elif len(text) <= 40 and _NUMBER.fullmatch(text):
+            seconds = float(text)
+        else:
+            raise problem
+    except ValueError:
+        raise problem from None
+    if not TIME_MIN <= seconds < TIME_MAX:
+        raise problem
+    return seconds
 
 
 def _names(variable: Variable, text: str) -> tuple[str, ...]:

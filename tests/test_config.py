@@ -97,6 +97,12 @@ def test_every_variable_sets_one_field_of_its_own() -> None:
         ({"MARKET_DATA": "moon"}, "one of synthetic, replay"),
         ({"MARKET_DATA": "replay"}, "REPLAY_FILE: MARKET_DATA=replay needs a file"),
         ({"MARKET_DATA": "replay", "REPLAY_FILE": "/nonexistent.csv"}, "there is no such file"),
+        ({"REPLAY_FROM": "yesterday"}, "a date, or date and time, as 2024-08-01"),
+        ({"REPLAY_FROM": "2024-13-01"}, "a date, or date and time"),
+        ({"REPLAY_FROM": "20240801"}, "or seconds since 1970, from 2009 to 2100"),
+        ({"REPLAY_FROM": "2024-08-01 25:00"}, "a date, or date and time"),
+        ({"REPLAY_FROM": "1999-01-01"}, "from 2009 to 2100"),
+        ({"REPLAY_FROM": "1" * 39}, "from 2009 to 2100"),
         ({"REPLAY_SPEED": "fast"}, "a number from 0.01 to 1000000, or max"),
         ({"REPLAY_SPEED": "0"}, "or max"),
         ({"DAILY_LOSS_LIMIT_USD": "0"}, "or off"),
@@ -257,6 +263,17 @@ def test_a_replay_has_a_speed_of_its_own(tmp_path: Path) -> None:
     env = {"MARKET_DATA": "replay", "REPLAY_FILE": str(path), "REPLAY_SYMBOL": "XDGUSD"}
     made = config.load(env, NOWHERE)
     assert (made.speed, made.replay_file, made.replay_symbol) == (60.0, path, "XDGUSD")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-08-01", "2024-08-01 00:00", "2024-08-01T00:00:00Z", "2024-08-01T02:00+02:00",
+     "1722470400", "1722470400.0"],
+)  # fmt: skip
+def test_a_time_is_a_date_in_utc_or_seconds(text: str) -> None:
+    """A time zone may be named; unset is None."""
+    assert config.load({"REPLAY_FROM": text}, NOWHERE).replay_from == 1_722_470_400.0
+    assert config.load({}, NOWHERE).replay_from is None
 
 
 def test_prices_grow_stale_with_the_interval_of_the_market() -> None:

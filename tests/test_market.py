@@ -9,13 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import config
 from core.domain import Instrument
 from core.market import Book, Candle, Trade, available_at
-from core.ports import MarketError
+from core.ports import MarketError, StoreError
+from engine.wiring import open_parts, open_source
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
 from tests.helpers import market_file, write_candles
 
+NOWHERE = Path("/nonexistent/.env")
 T = 1_700_000_040  # a full minute
 HEAD = "time,open,high,low,close,volume,trades\n"
 GOOD = f"{T},1,2,0.5,1.5,10,3\n{T + 60},1.5,2,1,1.2,5,\n"
@@ -238,6 +241,91 @@ def test_a_day_of_trades_reads_whole() -> None:
     """266,395 trades, in order."""
     source = ReplaySource(market_file("trades/coinbase_dogeusd_trades_20251010.csv.gz"))
     assert source.total() == 266_395
+
+
+# ---- beginning in the midst of a file -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [T + 100, T + 100.5, T + 120])
+def test_a_replay_may_begin_in_the_midst_of_its_file(tmp_path: Path, start: float) -> None:
+    """At the first row from the start on; its price is the first, what was before is history."""
+    path = tmp_path / "c.csv"
+    write_candles(path, bars=50, seed=2)
+    first = ReplaySource(path)
+    begin = first.start_time()
+    source = ReplaySource(path, start=begin + start - T)
+    assert source.start_time() == begin + 120
+    assert list(source.read(0)) == list(first.read(2))
+    assert list(source.read(3)) == list(first.read(5))
+    assert source.total() == 48
+    assert source.first_price() == next(iter(first.read(2))).open  # type: ignore[union-attr]
+    history = list(source.candles(60.0, 0.0, source.start_time()))
+    assert history == list(first.read(0))[:2]
+    assert "from 2023-11-14 22:1" in source.name
+
+
+def test_the_setting_reaches_the_market(tmp_path: Path) -> None:
+    """REPLAY_FROM is where it begins, and a run of another start has other books."""
+    path = tmp_path / "c.csv"
+    write_candles(path, bars=50, seed=2)
+    env = {"MARKET_DATA": "replay", "REPLAY_FILE": str(path), "STATE_DB": str(tmp_path / "x.db")}
+    open_parts(config.load(env, NOWHERE)).close()
+    later = config.load({**env, "REPLAY_FROM": "2023-11-14T22:20Z"}, NOWHERE)
+    assert open_source(later).start_time() == 1_700_000_400
+    with pytest.raises(StoreError, match="from 2023-11-14 22:20:00 UTC"):
+        open_parts(later)
+
+
+def test_prints_may_begin_in_the_midst_too(tmp_path: Path) -> None:
+    """Those before are told as candles only."""
+    path = tmp_path / "t.csv"
+    path.write_text("time,price,volume\n" + "".join(f"{T + n},{n + 1},1\n" for n in range(300)))
+    source = ReplaySource(path, start=T + 200)
+    assert [x.time for x in source.read(0)] == [T + n for n in range(200, 300)]
+    assert source.first_price() == 201
+    assert [x.time for x in source.candles(60.0, 0.0, T + 200)] == [T, T + 60, T + 120]
+
+
+def test_a_gap_before_the_beginning_is_not_filled(tmp_path: Path) -> None:
+    """The market begins with a real row."""
+    path = tmp_path / "c.csv"
+    path.write_text(HEAD + GOOD + f"{T + 300},1,1,1,1,5,\n{T + 360},1,1,1,1,5,\n")
+    source = ReplaySource(path, start=T + 70)
+    assert [x.time for x in source.read(0)] == [T + 300, T + 360]
+    assert source.filled_count == 0
+
+
+@pytest.mark.parametrize("start", [T - 1, T + 241, T + 10**8])
+def test_a_start_outside_the_file_is_refused_with_what_is_allowed(
+    tmp_path: Path, start: float
+) -> None:
+    """From its first row to its last but one."""
+    path = tmp_path / "c.csv"
+    path.write_text(HEAD + "".join(f"{T + 60 * n},1,1,1,1,1,1\n" for n in range(6)))
+    with pytest.raises(MarketError, match=r"c\.csv has no start at 20") as caught:
+        ReplaySource(path, start=start)
+    assert "from 2023-11-14 22:14:00 UTC to 2023-11-14 22:18:00 UTC" in str(caught.value)
+    assert ReplaySource(path, start=T + 240).total() == 2
+
+
+def test_what_is_before_the_start_is_checked_too(tmp_path: Path) -> None:
+    """It trains models: a bad line there is refused as anywhere."""
+    path = tmp_path / "c.csv"
+    path.write_text(HEAD + GOOD + f"{T + 120},x,1,1,1,1,\n{T + 180},1,1,1,1,1,\n" * 2)
+    with pytest.raises(MarketError, match="line 4: open 'x'"):
+        ReplaySource(path, start=T + 180)
+
+
+def test_runs_of_another_start_are_told_apart(tmp_path: Path) -> None:
+    """By the fingerprint; the file's own start is the same as none."""
+    path = tmp_path / "c.csv"
+    write_candles(path, bars=50, seed=2)
+    begin = ReplaySource(path).start_time()
+    starts = (None, begin, begin + 60, begin + 90, begin + 120)
+    made = [ReplaySource(path, start=x) for x in starts]
+    assert made[0].fingerprint == made[1].fingerprint
+    assert made[3].fingerprint == made[4].fingerprint  # both begin with the same row
+    assert len({x.fingerprint for x in made}) == len({x.name for x in made}) == 3
 
 
 def test_synthetic_market_is_the_same_for_a_seed_and_goes_on_anywhere() -> None:
