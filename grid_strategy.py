@@ -20,6 +20,7 @@ from core.domain import (
 from core.params import Params
 from core.record import Record, replace
 from core.state import BotState, Exiting, Leg, Market, RiskLevel, SlotState
+from regime_policy import distance_factor
 
 # Left free beside what a buy needs: covers what rounding adds to 1,000 partial executions.
 ROUNDING_ROOM = Decimal("0.00001")
@@ -92,11 +93,13 @@ def backoff(loss_streak: int, params: Params) -> Decimal:
 def entry_distance_pct(state: BotState, slot: SlotState, leg: Leg, params: Params) -> Decimal:
     """Return the distance of the leg's entry from the market, in percent, at most DISTANCE_MAX.
 
-    A distance set for the slot stands alone; else the stagger of its place is added.
+    A distance set for the slot stands alone; else the stagger of its place is added. Losses widen
+    it, and so does a trend against the leg.
     """
     own = [o.value for o in state.overrides if o.name == "entry_pct" and o.slot_id == slot.slot_id]
     base = effective(params, state, None).entry_pct + slot.place * params.slot_stagger_pct
     distance = (own[-1] if own else base) * backoff(leg.loss_streak, params)
+    distance *= distance_factor(state.regimes, leg.trade_id, params)
     return min(distance, DISTANCE_MAX)
 
 

@@ -13,6 +13,7 @@ from core.params import Params, RiskBasis
 from core.record import Record
 from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, Mode, RiskLevel, SlotState
 from grid_strategy import break_even_pct, effective
+from regime_policy import suppressed_side
 
 LEVELS = (
     (RiskLevel.EMERGENCY, Decimal("0.20")),
@@ -90,6 +91,7 @@ WITHDRAWING = frozenset(
         VetoReason.CLOSING,
         VetoReason.LOCK,
         VetoReason.RISK_LEVEL,
+        VetoReason.SUPPRESSED,
         VetoReason.BELOW_BREAK_EVEN,
     }
 )
@@ -156,6 +158,7 @@ def entry_allowed(state: BotState, slot: SlotState, leg: Leg, params: Params) ->
         standing_veto(state, slot, leg)
         or _market_veto(state, params)
         or _leg_veto(state, slot, leg, params)
+        or suppression_veto(state, leg, params)
         or break_even_veto(state, slot, params)
     )
     return Veto(reason=reason) if reason else Allow()
@@ -176,6 +179,12 @@ def standing_veto(state: BotState, slot: SlotState, leg: Leg) -> VetoReason | No
     if state.risk.level is RiskLevel.EMERGENCY and adds_exposure:
         return VetoReason.RISK_LEVEL
     return None
+
+
+def suppression_veto(state: BotState, leg: Leg, params: Params) -> VetoReason | None:
+    """Return SUPPRESSED while the regime withholds the entries of this side, or None."""
+    is_withheld = suppressed_side(state.regimes, params) is leg.trade_id
+    return VetoReason.SUPPRESSED if is_withheld else None
 
 
 def break_even_veto(state: BotState, slot: SlotState, params: Params) -> VetoReason | None:

@@ -14,8 +14,8 @@ from core.actions import Action, RequestReconcile
 from core.domain import HUNDRED, ZERO, OrderStatus
 from core.params import Params
 from core.record import replace
-from core.state import BotState, LockName, Market, PolicyRegime
-from grid import watch
+from core.state import BotState, LockName, Market
+from grid import regimes, watch
 from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
 from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
@@ -191,10 +191,11 @@ def _facts(
         case e.TradingHalted():
             watch.halt(r, event.reason)
         case e.RegimeEstimated():
-            regime = PolicyRegime(regime=event.primary.regime, time=event.time)
-            r.update(regime=regime, regime_before=r.state.regime)
-        case e.ModelTrained() | e.TrainingFailed():
-            pass
+            regimes.hear(r, event)
+        case e.ModelTrained():
+            regimes.trained(r, event)
+        case e.TrainingFailed():
+            regimes.training_failed(r, event)
         case _:
             assert_never(event)
     if not isinstance(event, _UNHURRIED):
@@ -209,6 +210,7 @@ def _started(r: Reduction, event: e.Started) -> None:
         or event.instrument != r.state.instrument
         or event.fees != r.state.fees
     )
+    is_other = is_changed or event.code_version != r.state.code_version
     old_limit = daily_loss_limit(r.state, r.params)
     r.params = event.params
     watch.daily_limit_changed(r, old_limit)
@@ -224,6 +226,8 @@ def _started(r: Reduction, event: e.Started) -> None:
         r.update(mode_since=event.time, entry_tokens_at=event.time)
         for _ in range(r.params.slot_count):
             new_slot(r)
+    if is_other:
+        regimes.begin(r)
     if is_changed:
         r.update(pass_due=r.now)
     for slot in r.state.slots:
@@ -279,6 +283,7 @@ def _is_jump(old: object, new: object, params: Params) -> bool:
 
 def _timer(r: Reduction) -> None:
     watch.watch(r)
+    regimes.tend(r)
     cancel_ghosts(r)
     upkeep(r)
     entry_pass(r)

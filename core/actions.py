@@ -43,6 +43,11 @@ class BookCycleAction(Record, frozen=True, kw_only=True, tag="book_cycle"):
     record: CycleRecord
     orphaned_at: float | None = None
     resolution: str = "exit"  # exit, recovery, partial, pair_off
+    # What the policy said at the booking; None where it said nothing.
+    regime_confidence: float | None = None
+    regime_bias_signal: float | None = None
+    against_trend: bool | None = None
+    regime_tier: int | None = None
 
 
 class RecordExecution(Record, frozen=True, kw_only=True, tag="execution"):

@@ -145,6 +145,10 @@ class AuditPnl(Record, frozen=True, kw_only=True, tag="audit_pnl", tag_field="ac
     quote_difference: Decimal | None = None
 
 
+class RetrainHmm(Record, frozen=True, kw_only=True, tag="retrain_hmm", tag_field="action"):
+    """Train the regime models anew on the candles at hand."""
+
+
 Command = (
     Pause
     | Resume
@@ -165,6 +169,7 @@ Command = (
     | CancelStaleRecoveries
     | ResetOverride
     | AuditPnl
+    | RetrainHmm
 )
 
 _VARIANTS: dict[str, type[Record]] = {

@@ -25,6 +25,7 @@ from core.domain import (
     TradeId,
 )
 from core.record import Record
+from core.tiers import Regimes
 
 STATE_VERSION = 1
 
@@ -270,7 +271,7 @@ class Health(Record, frozen=True, kw_only=True, gc=False):
 
 
 class PolicyRegime(Record, frozen=True, kw_only=True, gc=False):
-    """The regime estimate that policy uses, with its time; `regime` None when unknown."""
+    """What positions are tagged with, and since when; `regime` None when unknown."""
 
     regime: int | None
     time: float
@@ -322,6 +323,7 @@ class BotState(Record, frozen=True, kw_only=True):
     health: Health = Health()
     regime: PolicyRegime | None = None
     regime_before: PolicyRegime | None = None  # the estimate before it: reports may come late
+    regimes: Regimes = Regimes()
     overrides: tuple[Override, ...] = ()
     entry_tokens: float = 0.0
     entry_tokens_at: float = 0.0

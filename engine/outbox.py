@@ -60,6 +60,9 @@ ROUTES = {
     "pair_off": Route.DIGEST,
     "slot_removed": Route.DIGEST,
     "below_minimum": Route.DIGEST,
+    "model": Route.DIGEST,
+    "regime_tier": Route.DIGEST,
+    "suppression": Route.DIGEST,
     "fill": Route.SILENT,
 }
 FAST_KINDS = ("start", "stop", "halt", "lock", "reply")  # all that is told of a market in a hurry

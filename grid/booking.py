@@ -12,6 +12,7 @@ from core.domain import ONE, ZERO, CycleRecord, Position, Residual, TradeId
 from core.record import replace
 from core.state import AntiChase, Idle, Leg, LegTotals
 from grid.reduction import Duty, Found, Reduction
+from grid.regimes import with_policy
 
 
 def book_cycle(
@@ -53,11 +54,10 @@ def book_cycle(
         keep_residual(r, found, position, position.fees - entry_fee)
     _end_holding(r, found, is_loss=record.net_profit < 0)
     _count_cycle(r, found.slot_id, record)
-    r.act(
-        BookCycleAction(
-            slot_id=found.slot_id, record=record, orphaned_at=orphaned_at, resolution=resolution
-        )
+    action = BookCycleAction(
+        slot_id=found.slot_id, record=record, orphaned_at=orphaned_at, resolution=resolution
     )
+    r.act(with_policy(r, action))
 
 
 def keep_residual(r: Reduction, found: Found, position: Position, fees: Decimal) -> None:

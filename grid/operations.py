@@ -15,7 +15,7 @@ from core.events import CommandReceived, ExternalFlow
 from core.order_id import LIMITS
 from core.record import replace
 from core.state import BotState, Exiting, Idle, Leg, LockName, Mode, Override, SlotState
-from grid import watch
+from grid import regimes, watch
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -106,6 +106,8 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
             return _reset_override(r, command)
         case c.AuditPnl():
             return _audit(r, command)
+        case c.RetrainHmm():
+            return _retrain(r)
         case _:
             assert_never(command)
 
@@ -485,6 +487,13 @@ def _audit(r: Reduction, command: c.AuditPnl) -> str:
     elif any(lock.name is LockName.RECONCILIATION for lock in r.state.risk.locks):
         drift += "; the lock stays until they agree: a deposit or withdrawal is told by record_flow"
     return found + drift
+
+
+def _retrain(r: Reduction) -> str:
+    obstacle = regimes.retrain_obstacle(r)
+    if obstacle is not None:
+        raise _Refusal(obstacle)
+    return regimes.retrain(r)
 
 
 def _difference(these: str, those: str, base: Decimal, quote: Decimal) -> str:

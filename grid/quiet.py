@@ -14,6 +14,8 @@ from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
 from grid.ghosts import ghost_times
 from grid.reduction import Reduction
+from grid.regimes import ask_due
+from grid.regimes import due_times as regime_times
 from grid.upkeep import due_times, price_bounds
 from grid.watch import HOUR_SEC, imbalance
 from grid_strategy import mid
@@ -121,6 +123,7 @@ def next_due(state: BotState, params: Params) -> float:
     times.extend(due_times(Reduction(state, params)))
     times.extend(ghost_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
+    times.extend(regime_times(state, params))
     for slot in state.slots:
         ahead = replace(state, now=now + params.s2_orphan_after_sec)
         waiting = parked(ahead, slot, params)
@@ -128,8 +131,8 @@ def next_due(state: BotState, params: Params) -> float:
             times.append(waiting.since)
     # Every rule is level-triggered: what was due at the last TimerTick has been looked at then.
     due = min(at for at in times if at > seen or at > now)
-    if state.pass_due is not None:
-        due = min(due, state.pass_due)
+    for wanted in (state.pass_due, ask_due(state, params)):
+        due = due if wanted is None else min(due, wanted)
     return max(now, due)
 
 

@@ -26,6 +26,7 @@ from risk import (
     break_even_veto,
     entry_allowed,
     standing_veto,
+    suppression_veto,
 )
 
 CANCEL_REPEAT_SEC = 10.0
@@ -128,9 +129,12 @@ def _keep_entry(r: Reduction, slot: SlotState, leg: Leg, order: OrderState) -> N
     if order.status is not OrderStatus.OPEN or order.closed_executed is not None:
         return
     found = Found(slot_id=slot.slot_id, trade_id=leg.trade_id, duty=Duty.ENTRY, order=order)
-    veto = standing_veto(r.state, slot, leg) or break_even_veto(r.state, slot, r.params)
-    stays = veto is VetoReason.PAUSED and r.params.pause_policy is PausePolicy.STAY
-    if veto in WITHDRAWING and not stays:
+    suppressed = suppression_veto(r.state, leg, r.params)
+    veto = standing_veto(r.state, slot, leg) or suppressed
+    veto = veto or break_even_veto(r.state, slot, r.params)
+    if veto is VetoReason.PAUSED and r.params.pause_policy is PausePolicy.STAY:
+        veto = suppressed
+    if veto in WITHDRAWING:
         request_cancel(r, found, f"withdrawn: {veto}")
     elif order.first_execution_at is not None:
         is_old = r.now - order.first_execution_at >= r.params.partial_entry_max_sec

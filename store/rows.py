@@ -149,10 +149,12 @@ def _cycle(db: sqlite3.Connection, action: a.BookCycleAction, seq: int) -> None:
         ),
     )  # fmt: skip
     db.execute(
-        "INSERT INTO exit_outcomes VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
+        f"INSERT INTO exit_outcomes VALUES ({', '.join('?' * 12)})",
         (
             cursor.lastrowid, action.resolution, x.exit_time - x.entry_time, action.orphaned_at,
             plain(x.entry_price), plain(x.exit_price), plain(x.net_profit), x.regime_at_entry,
+            action.regime_confidence, action.regime_bias_signal, action.against_trend,
+            action.regime_tier,
         ),
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ from tests.regime_world import estimated
 from tests.world import (
     GOLDEN_INSTRUMENT,
     GOLDEN_PARAMS,
+    HMM_PARAMS,
     START,
     World,
     describe_action,
@@ -198,7 +199,7 @@ def test_regime_tag_is_that_of_the_first_execution(
     estimated_at: float, regime: int | None, expected: int | None
 ) -> None:
     """The tag travels entry → position → cycle; an estimate older than two intervals gives None."""
-    world = entered()
+    world = entered(HMM_PARAMS)
     world.step(estimated(world.now, regime))
     world.state = replace(
         world.state,
@@ -522,7 +523,7 @@ def test_tag_of_the_larger_part_stays_when_residuals_meet(
 ) -> None:
     """Two residuals of different regimes: the larger one's tag; then the position's against it."""
     small = replace(GOLDEN_INSTRUMENT, order_min=D(8))
-    world = World(GOLDEN_PARAMS, instrument=small)
+    world = World(HMM_PARAMS, instrument=small)
     for regime, volume in ((1, first), (2, second)):
         world.step(estimated(world.now, regime))
         world.enter()
@@ -565,7 +566,7 @@ def test_times_of_a_cycle_are_those_of_its_executions() -> None:
 
 def test_late_estimate_and_executions_out_of_order_do_not_change_the_tag() -> None:
     """The regime is the one at the exchange time of the earliest execution, however it is told."""
-    world = entered()
+    world = entered(HMM_PARAMS)
     world.step(estimated(world.now, 2))
     world.advance(50)
     world.step(estimated(world.now, 0))

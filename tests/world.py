@@ -10,6 +10,7 @@ from core import events as e
 from core.commands import Command
 from core.domain import FeeRates, Instrument, OrderState, Owed, RejectReason, TradeId
 from core.params import Params
+from core.record import replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, SlotState
 from grid.invariants import check_invariants
 from grid_strategy import phase
@@ -30,6 +31,7 @@ GOLDEN_PARAMS = Params(
     stale_price_max_age_sec=1e9,
     recon_interval_sec=1e9,
 )
+HMM_PARAMS = replace(GOLDEN_PARAMS, hmm_enabled=True)
 GOLDEN_FEES = FeeRates(maker=Decimal("0.0025"), taker=Decimal("0.004"))
 START = 1_700_000_000.0
 
@@ -200,9 +202,9 @@ class World:
                     self.accept(name)
 
 
-def entered() -> World:
+def entered(params: Params = GOLDEN_PARAMS) -> World:
     """Return a world with both entries resting."""
-    world = World()
+    world = World(params)
     world.enter()
     return world
 
