@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
 
@@ -48,11 +48,15 @@ from engine.wiring import (
     await_prints,
     begin,
     exchange_mode,
+    open_models,
     open_notices,
     open_run,
     open_source,
     take_up,
 )
+
+if TYPE_CHECKING:
+    from engine.models import RegimeModels
 
 EXIT_OK, EXIT_CONFIG, EXIT_REFUSED, EXIT_STORE, EXIT_IN_USE, EXIT_INTERNAL = 0, 2, 3, 4, 5, 70
 IN_USE_RUN = "; a run of another account or on paper may set STATE_DB to another file."
@@ -70,6 +74,7 @@ class Daemon:
         self.counter = Counter()
         self.publisher = Publisher(recent_events=self.counter.recent_events)
         self.parts: Parts | None = None
+        self.models: RegimeModels | None = None
         self.waiting_for: str | None = "the market to open"
         self.stopping = threading.Event()
         self.started_wall = wall_now()
@@ -121,6 +126,8 @@ class Daemon:
             self.dashboard.stop()
             if self.notices is not None:
                 self.notices.stop()
+            if self.models is not None:
+                self.models.close()
             if self.parts is not None:
                 self.parts.close()
 
@@ -150,9 +157,11 @@ class Daemon:
         for check in start_checks(params, venue, parts.source.first_price()):
             if not check.is_ok:
                 logger.warning("check failed: %s: %s", check.name, check.detail)
+        self.models = open_models(self.settings, parts)
         loop = Loop(
             runtime,
             parts.exchange,
+            models=self.models,
             pacer=Pacer(None if parts.exchange.horizon() is not None else self.settings.speed),
             prepare=lambda command: prepare(runtime, command),
         )
@@ -164,7 +173,7 @@ class Daemon:
             now=max(parts.exchange.now(), runtime.state.now),
             bot_tag=bot_tag(self.settings.bot_name, venue.instrument.pair),
         )
-        begin(parts, runtime.state)
+        begin(parts, runtime, self.models)
         logger.info("started from %s journal=%s", "disk" if is_old else "nothing", runtime.seq)
         if len(runtime.state.slots) != params.slot_count:
             logger.warning(

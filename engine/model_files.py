@@ -1,4 +1,4 @@
-"""Trained models on disk, so that a restart serves at once: one file a model, beside the database."""
+"""Trained models on disk, so that a restart serves at once: a file each, beside the database."""
 
 import os
 from pathlib import Path

@@ -14,7 +14,6 @@ import numpy as np
 
 from config import Settings
 from core.actions import RequestTraining
-from core.domain import Instrument
 from core.events import ModelTrained, RegimeEstimated, TrainingFailed
 from core.market import CandleSource
 from core.params import Params
@@ -24,6 +23,7 @@ from core.state import BotState
 from engine.labelled import Labelled
 from engine.model_files import ModelFiles
 from engine.trainer import Trainer
+from grid.regimes import outstanding_trainings
 from hmm_regime_detector import Detector, Model, TrainingRequest
 from market.candles import prepare
 from market.pipeline import (
@@ -88,7 +88,8 @@ class Frame:
 
     def serve(self, model: Model | None) -> None:
         """Let `model` read on from the newest candle that was read before."""
-        self.model, self._detector = model, self._fresh()
+        self.model = model
+        self._detector = self._fresh()
         if model is None:
             return
         since = model.ref.until - REPLAY_BARS * self.settings.interval_sec
@@ -178,24 +179,16 @@ class RegimeModels:
     def begin(self, state: BotState, now: float) -> None:
         """Take up where the last run left off: its models, what they have read, their trainings."""
         regimes = state.regimes
-        for frame in self.frames:
-            frame.pipeline.load(now - self._feed_sec)
+        for own in self.frames:
+            own.pipeline.load(now - self._feed_sec)
             if regimes.heard_at is not None:
-                frame.seen = frame.newest(regimes.heard_at - self._feed_sec)
+                own.seen = own.newest(regimes.heard_at - self._feed_sec)
         for training in regimes.trainings:
-            own = self._frame(training.interval_sec)
-            if own is None:
-                continue
-            if training.model is not None:
-                self._serve(own, training.model)
-            if training.requested_at is not None:
-                self.train(
-                    RequestTraining(
-                        interval_sec=training.interval_sec,
-                        until=training.requested_at,
-                        reason=training.reason,
-                    )
-                )
+            frame = self._frame(training.interval_sec)
+            if frame is not None and training.model is not None:
+                self._serve(frame, training.model)
+        for action in outstanding_trainings(state):
+            self.train(action)
 
     def estimate(self, now: float) -> RegimeEstimated:
         """Return what the models make of all candles known at `now`."""
@@ -334,19 +327,16 @@ def open_models(
     settings: Settings,
     source: CandleSource,
     *,
-    instrument: Instrument,
-    run: str,
+    market: str,
     is_real_time: bool,
     feed_sec: float,
     holding_times: Callable[[float, int], list[float]],
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
-    A market that can tell its whole past again needs no candles on disk; its labels are those of
-    the `run`.
+    `market` names it in the file of candles. One that can tell its whole past again needs none.
     """
     params, hmm = settings.params, settings.hmm
-    market = instrument.pair if is_real_time else f"{source.name}, run {run}"
     store = SqliteCandles(candles_db(settings.state_db), pair=market)
     chosen = [(primary_interval(source), hmm.training_candles, params.hmm_min_train_samples)]
     second = secondary_interval(source)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -44,6 +45,7 @@ from exchange.matching import MatchingConfig, preset
 from exchange.nonce import Nonces
 from exchange.paper import PaperExchange, read_books
 from exchange.queue import QueueModel
+from grid.regimes import is_estimate_outstanding
 from market.public import KrakenFeed
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
@@ -51,8 +53,12 @@ from settings.variable import path_is
 from store.history import SqliteHistory
 from store.sqlite import SqliteStore
 
+if TYPE_CHECKING:
+    from engine.models import RegimeModels
+
 Source = ReplaySource | SyntheticSource | KrakenFeed
 PUBLIC_POLL_SEC = 5.0  # with real orders prices are asked for at least so often
+FEED_SEC = 1.0  # after its close a simulated market's candle is known
 WAIT_SEC = 0.2  # between two looks at whether the market has answered
 
 
@@ -214,16 +220,42 @@ def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
         parts.exchange.woken = loop.inbox.woken.set
 
 
+def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None":
+    """Return the regime models, not yet begun; None where they are off. Raises StoreError."""
+    if not settings.params.hmm_enabled:
+        return None
+    from engine import models  # noqa: PLC0415 - numpy is not needed without
+
+    source, is_live = parts.source, isinstance(parts.source, KrakenFeed)
+    run, pair = parts.store.identity()[1]["run"], parts.exchange.describe().instrument.pair
+    return models.open_models(
+        settings,
+        source,
+        market=parts.exchange.describe().instrument.pair
+        if is_live
+        else f"{source.name}, run {run}",
+        is_real_time=is_live,
+        feed_sec=0.0 if is_live else FEED_SEC,
+        holding_times=parts.store.holding_times,
+    )
+
+
 def account_view(parts: Parts) -> AccountBlock | None:
     """Return what the status shows of a real exchange's account; None on paper."""
     exchange = parts.exchange
     return exchange.view() if isinstance(exchange, KrakenExchange) else None
 
 
-def begin(parts: Parts, state: BotState) -> None:
-    """Let a live exchange begin to read what it holds."""
+def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None:
+    """Let a live exchange begin to read what it holds, and models go on where they were."""
     if isinstance(parts.exchange, KrakenExchange):
-        parts.exchange.start(state)
+        parts.exchange.start(runtime.state)
+    if models is not None:
+        now = max(parts.exchange.now(), runtime.state.now)
+        models.begin(runtime.state, now)
+        runtime.models = models
+        if is_estimate_outstanding(runtime.state):
+            runtime.step(models.estimate(now))
 
 
 def open_parts(settings: config.Settings, source: Source | None = None) -> Parts:
