@@ -1,0 +1,96 @@
+"""Whether prices went on as the label said: the t-value that actuation waits for.
+
+Confidence says which Gaussian a candle is nearest to; only what followed says whether there is an
+edge. Nothing here may use a row that the model serving at the time was trained on: the caller marks
+such rows as unlabelled.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from core.regime import BEARISH, BULLISH, Evidence
+from regime.features import Floats
+
+ROWS_MIN = 200
+UNLABELLED = -1
+_DIRECTION = {BEARISH: -1.0, BULLISH: 1.0}
+
+Labels = npt.NDArray[np.int8]
+
+
+class _Steps(NamedTuple):
+    """What all labels share: `ends` (N,) is the row at which each row's horizon ends."""
+
+    log_close: Floats
+    returns: Floats  # (N − 1,), of the step after each row
+    ends: npt.NDArray[np.intp]
+    is_complete: npt.NDArray[np.bool_]
+
+
+def evidence(
+    times: Floats, closes: Floats, labels: npt.NDArray[np.integer], *, horizon_sec: float
+) -> tuple[Evidence, Evidence]:
+    """Return what followed bearish rows and what followed bullish rows, within `horizon_sec`.
+
+    `times` (N,) are candles' times in seconds, rising, gaps allowed; `closes` (N,) positive;
+    `labels` (N,) 0, 1, 2, or UNLABELLED for rows that do not count. A row counts once its horizon
+    is over; within a gap the price stands still. Below ROWS_MIN such rows mean and t are None.
+
+    The mean of overlapping forward returns is, row by row, a sum of one-step returns, each times
+    the number of labelled rows whose horizon it lies in:
+    Σ r(t, t + h)·x(t) = Σ r(s, s + 1)·X(s), X(s) = Σ x(s − j), 0 ≤ j < h (Hodrick, Rev. Financial
+    Studies 5, 1992, standard error 1B). X(s) is known before r(s, s + 1), so without an edge the
+    terms are uncorrelated, however much the forward returns overlap and the labels persist, and
+    t = Σ r·X / sqrt(Ω). Ω is the Newey-West sum (Econometrica 55, 1987, Bartlett weights) over the
+    terms r·X, for the short memory of returns themselves, and never less than Σ (r·X)².
+    """
+    steps = _steps(times, closes, horizon_sec)
+    return _one(steps, labels, BEARISH), _one(steps, labels, BULLISH)
+
+
+def bandwidth(count: int) -> int:
+    """Return the Bartlett lag for so many terms: 4·(n/100)^(2/9) (Newey and West, 1994)."""
+    return int(4.0 * (count / 100.0) ** (2.0 / 9.0))
+
+
+def _steps(times: Floats, closes: Floats, horizon_sec: float) -> _Steps:
+    log_close = np.log(closes)
+    until = times + (horizon_sec + 1e-6)
+    ends = np.searchsorted(times, until, side="right") - 1
+    is_complete = until <= times[-1] + 2e-6 if len(times) else np.zeros(0, dtype=np.bool_)
+    return _Steps(log_close, np.diff(log_close), ends, is_complete)
+
+
+def _one(steps: _Steps, labels: npt.NDArray[np.integer], label: int) -> Evidence:
+    rows = np.flatnonzero((labels == label) & steps.is_complete)
+    count = len(rows)
+    if count < ROWS_MIN:
+        return Evidence(label=label, rows=count, mean=None, t=None)
+    changes = np.zeros(len(labels))
+    changes[rows] += 1.0
+    changes -= np.bincount(steps.ends[rows], minlength=len(labels))
+    terms = steps.returns * np.cumsum(changes)[:-1]
+    total = float(terms.sum())
+    spread = _long_run_sum(terms)
+    return Evidence(
+        label=label,
+        rows=count,
+        mean=total / count,
+        t=_DIRECTION[label] * total / spread if spread > 0 else 0.0,
+    )
+
+
+def _long_run_sum(terms: Floats) -> float:
+    """Return the standard error of the sum of the terms: sqrt(Ω).
+
+    Bartlett weights of lag L are what overlapping windows of L + 1 terms give: the sum of their
+    squared sums, divided by L + 1.
+    """
+    own = float(terms @ terms)
+    width = bandwidth(int(np.count_nonzero(terms))) + 1
+    running = np.concatenate((np.zeros(width), np.cumsum(terms)))
+    running = np.concatenate((running, np.full(width - 1, running[-1])))
+    windows = running[width:] - running[:-width]
+    return float(np.sqrt(max(own, float(windows @ windows) / width)))
