@@ -19,12 +19,15 @@ from core.record import Record, replace
 from core.state import BotState, Exiting, Idle
 from grid.invariants import check_invariants
 from state_machine import reduce
+from tests.regime_world import BOTH_PRESENT, depth, estimate, estimated, model
 from tests.world import GOLDEN_INSTRUMENT, GOLDEN_PARAMS, World
 
 D = Decimal
 PARAMS = replace(
     GOLDEN_PARAMS, slot_count=2, slot_stagger_pct=D("0.3"), s1_orphan_after_sec=600.0,
-    s2_orphan_after_sec=900.0, loss_streak_rest_at=2, loss_rest_sec=30.0,
+    s2_orphan_after_sec=900.0, loss_streak_rest_at=2, loss_rest_sec=30.0, hmm_enabled=True,
+    regime_directional_enabled=True, regime_min_dwell_sec=30.0, regime_tier2_cooldown_sec=90.0,
+    regime_max_suppression_sec=400.0,
 )  # fmt: skip
 
 
@@ -148,12 +151,32 @@ def act(exchange: ModelExchange, kind: int, pick: int, share: int) -> None:
                 c.CancelStaleRecoveries(older_than_sec=0, confirm=True),
                 c.SoftCloseNext(max_loss_pct=D(5), confirm=True),
                 c.RemoveSlot(slot=1 + pick % 3, disposition="keep_recoveries"),
-                c.AddSlot(),
+                c.AddSlot(), c.RetrainHmm(),
             ]  # fmt: skip
             world.command(commands[pick % len(commands)])
+        case 12 | 13:
+            world.step(said(world.now, pick, share))
+        case 14:
+            if pick % 2:
+                world.step(e.ModelTrained(time=world.now, model=model(until=world.now)))
+            else:
+                world.step(e.TrainingFailed(time=world.now, interval_sec=60.0, reason="x"))
         case _:
             world.timer()
     exchange.collect()
+
+
+def said(now: float, pick: int, share: int) -> e.Event:
+    """Return what models may say: any label, sure or not, of one timeframe or two."""
+    regime = (None, 0, 1, 2)[pick % 4]
+    confidence = (0.1, 0.3, 0.48, 0.9, 0.9)[pick % 5]
+    own = depth(400 * share, modifier=(0.70, 0.85, 0.95, 1.00)[pick % 4])
+    bias = 0.0 if regime is None else (regime - 1) * confidence
+    primary = estimate(regime, confidence, bias, is_trained=pick % 3 > 0, own=own)
+    second = estimate((None, 0, 1, 2)[share % 4], 0.8, 0.6, interval_sec=900.0)
+    return e.RegimeEstimated(
+        time=now, primary=primary, secondary=second if pick % 2 else None, evidence=BOTH_PRESENT
+    )
 
 
 def answer(exchange: ModelExchange, order: OrderState) -> None:
@@ -184,7 +207,7 @@ def settle(exchange: ModelExchange) -> None:
         exchange.collect()
 
 
-steps = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 40), st.integers(1, 4)), max_size=120)
+steps = st.lists(st.tuples(st.integers(0, 14), st.integers(0, 40), st.integers(1, 4)), max_size=120)
 
 
 def check_against(exchange: ModelExchange) -> None:
@@ -292,6 +315,42 @@ def test_quiet_ticks_decide_nothing(plan: list[tuple[int, int, int]], path: list
         full, timer_actions = reduce(full, e.TimerTick(time=world.now), world.params)
         moved = [x for x in timer_actions if not isinstance(x, a.RecordEquity | a.RequestReconcile)]
         assert moved == []
+        world.state = quick
+
+
+waits = st.lists(st.sampled_from([0.5, 1.0, 7.0, 29.0, 61.0, 200.0, 299.0]), max_size=40)
+
+
+@given(steps, waits, st.sampled_from([0, 2]), st.booleans())
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_quiet_tick_passes_over_nothing_that_is_due(
+    plan: list[tuple[int, int, int]], waited: list[float], regime: int, is_heard: bool
+) -> None:
+    """Before the next due time a timer would do nothing; no tick after it is quiet."""
+    world = run_steps(plan).world
+    market = world.state.market
+    assert market is not None
+    world.step(estimated(world.now, regime))
+    world.timer(30)
+    world.step(estimated(world.now, regime))
+    for wait in waited:
+        world.advance(wait)
+        quiet = world.state.quiet
+        assert quiet is not None
+        tick = e.PriceTick(time=world.now, bid=market.bid, ask=market.ask, last=market.last)
+        quick, actions = reduce(world.state, tick, world.params)
+        if quick.quiet is not quiet:
+            world.step(tick)
+            if is_heard and any(isinstance(x, a.RequestEstimate) for x in world.timer(0)):
+                world.step(estimated(world.now, regime))
+            else:
+                world.timer(0)
+            continue
+        assert actions == ()
+        assert world.now < quiet.next_due
+        full, timer_actions = reduce(quick, e.TimerTick(time=world.now), world.params)
+        assert [x for x in timer_actions if not isinstance(x, a.RecordEquity)] == []
+        assert full.regimes == quick.regimes
         world.state = quick
 
 
