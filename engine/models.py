@@ -22,7 +22,7 @@ from core.regime import Estimate, Evidence, ModelRef
 from core.state import BotState
 from engine.labelled import Labelled
 from engine.model_files import ModelFiles
-from engine.trainer import Trainer
+from engine.trainer import InlineTrainer, Trainer
 from grid.regimes import outstanding_trainings
 from hmm_regime_detector import Detector, Model, TrainingRequest
 from market.candles import prepare
@@ -149,7 +149,7 @@ class RegimeModels:
     def __init__(
         self,
         frames: tuple[Frame, ...],
-        trainer: Trainer,
+        trainer: Trainer | InlineTrainer,
         store: SqliteCandles,
         params: Params,
         *,
@@ -331,10 +331,12 @@ def open_models(
     is_real_time: bool,
     feed_sec: float,
     holding_times: Callable[[float, int], list[float]],
+    trainer: Trainer | InlineTrainer | None = None,
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
     `market` names it in the file of candles. One that can tell its whole past again needs none.
+    `trainer` None: a worker process of their own.
     """
     params, hmm = settings.params, settings.hmm
     store = SqliteCandles(candles_db(settings.state_db), pair=market)
@@ -368,7 +370,7 @@ def open_models(
     )
     return RegimeModels(
         frames,
-        Trainer(),
+        trainer or Trainer(),
         store,
         params,
         is_real_time=is_real_time,
