@@ -50,6 +50,7 @@ class Book(Record, frozen=True, kw_only=True, tag="book"):
 Evidence = Candle | Trade | Book
 # A candle as numbers: open time, open, high, low, close, volume, trades (None: unknown).
 CandleRow = tuple[float, float, float, float, float, float, float | None]
+LabelRow = tuple[float, float, int | None]  # open time, close, label
 
 
 def available_at(evidence: Evidence) -> float:

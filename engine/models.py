@@ -15,7 +15,7 @@ import numpy as np
 from config import Settings
 from core.actions import RequestTraining
 from core.events import ModelTrained, RegimeEstimated, TrainingFailed
-from core.market import CandleSource
+from core.market import CandleSource, LabelRow
 from core.params import Params
 from core.record import Record, replace
 from core.regime import Estimate, Evidence, ModelRef
@@ -34,7 +34,7 @@ from market.pipeline import (
 )
 from regime.evidence import evidence
 from regime_policy import policy
-from store.candles import LabelRow, SqliteCandles, candles_db
+from store.candles import SqliteCandles, candles_db
 
 log = logging.getLogger("models")
 

@@ -24,6 +24,7 @@ PROGRAMS = (
     "engine/counter.py",
     "engine/live.py",
     "engine/live_books.py",
+    "engine/models.py",
     "engine/wiring.py",
     "sim/",
     "tools/",
