@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from core.actions import Action, CancelOrderAction, PlaceOrderAction, RequestReconcile
 from core.domain import FeeRates, Instrument
 from core.events import Event
-from core.market import Book, CandleRow, Trade
+from core.market import Book, Candle, CandleRow, Trade
 from core.params import Params
 from core.record import Record
 from core.state import BotState
@@ -62,6 +62,10 @@ class PublicData(Protocol):
 
     def depth(self, count: int) -> Book:
         """Return up to `count` levels a side; its time is to be set by whoever asked."""
+        ...
+
+    def candles(self, interval_sec: float, since: float) -> tuple[Candle, ...]:
+        """Return closed candles that opened after `since`, oldest first, the newest 720 at most."""
         ...
 
     def system_status(self) -> str:
