@@ -16,7 +16,7 @@ from core.actions import (
 )
 from core.domain import FeeRates, Instrument
 from core.events import Event, ModelTrained, RegimeEstimated, TrainingFailed
-from core.market import Book, CandleRow, LabelRow, Trade
+from core.market import Book, Candle, CandleRow, LabelRow, Trade
 from core.params import Params
 from core.record import Record
 from core.regime import ModelRef
@@ -69,6 +69,10 @@ class PublicData(Protocol):
 
     def depth(self, count: int) -> Book:
         """Return up to `count` levels a side; its time is to be set by whoever asked."""
+        ...
+
+    def candles(self, interval_sec: float, since: float) -> tuple[Candle, ...]:
+        """Return closed candles that opened after `since`, oldest first, the newest 720 at most."""
         ...
 
     def system_status(self) -> str:
