@@ -53,6 +53,7 @@ from engine.wiring import (
     open_notices,
     open_run,
     open_source,
+    regimes_view,
     take_up,
 )
 
@@ -257,6 +258,7 @@ class Daemon:
             waiting_for=self.waiting_for,
             read_only=self.settings.dashboard_read_only,
             account=account_view(parts),
+            regimes=regimes_view(self.models, runtime.state.now),
         )
 
     def _banner(self, venue: Venue, parts: Parts) -> str:

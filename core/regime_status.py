@@ -76,6 +76,21 @@ class TimeframeBlock(Record, frozen=True, kw_only=True):
     transmat: tuple[tuple[float, ...], ...] | None  # rows and columns in label order
 
 
+class TrainerBlock(Record, frozen=True, kw_only=True):
+    """The worker process that trains: what it has done since the daemon began."""
+
+    is_running: bool
+    submitted: int
+    trained: int
+    failed: int
+    started: int  # processes
+    died: int
+    hung: int
+    garbled: int
+    last_sec: float | None
+    last_error: str
+
+
 class HmmBlock(Record, frozen=True, kw_only=True):
     """What the primary model says, with the depth of both; `secondary` in full.
 
@@ -101,6 +116,7 @@ class HmmBlock(Record, frozen=True, kw_only=True):
     training: TrainingBlock | UnsetType | None = UNSET
     transmat: tuple[tuple[float, ...], ...] | UnsetType | None = UNSET
     secondary: TimeframeBlock | UnsetType | None = UNSET
+    trainer: TrainerBlock | UnsetType | None = UNSET
 
 
 class VoiceBlock(Record, frozen=True, kw_only=True):
@@ -216,7 +232,9 @@ class PipelineBlock(Record, frozen=True, kw_only=True):
     volume_coverage: float | UnsetType = UNSET
     is_ready: bool | UnsetType = UNSET
     is_fresh: bool | UnsetType = UNSET
-    gaps: tuple[str, ...] | UnsetType = UNSET  # the newest few, in words
+    minimum: int | UnsetType = UNSET  # fewer cannot be trained on
+    gaps: tuple[str, ...] | UnsetType = UNSET  # the newest few of the target window, in words
+    gap_count: int | UnsetType = UNSET
     filled_bars: int | UnsetType = UNSET
     sequences: int | UnsetType = UNSET
     ema_restarts: int | UnsetType = UNSET
@@ -224,3 +242,4 @@ class PipelineBlock(Record, frozen=True, kw_only=True):
     sources: dict[str, int] | UnsetType = UNSET  # rows by where they came from
     refused: int | UnsetType = UNSET
     errors: int | UnsetType = UNSET
+    trouble: str | UnsetType | None = UNSET  # the newest of them

@@ -42,6 +42,7 @@ class RegimeFacts(Record, frozen=True, kw_only=True):
     transmat_secondary: Matrix | None = None
     pipeline: s.PipelineBlock | None = None
     pipeline_secondary: s.PipelineBlock | None = None
+    trainer: s.TrainerBlock | None = None
 
 
 def _number(value: float, decimals: int = 4) -> float:
@@ -73,6 +74,7 @@ def hmm_block(state: BotState, params: Params, facts: RegimeFacts) -> s.HmmBlock
         training_depth=None,
         training_depth_secondary=None if secondary is None else secondary.training_depth,
         model=None, training=None, transmat=None, secondary=secondary,
+        trainer=_trainer(facts.trainer),
     )  # fmt: skip
     if regimes.primary is None:
         return block
@@ -293,4 +295,13 @@ def pipeline_block(block: s.PipelineBlock | None) -> s.PipelineBlock:
     """Return how candles are, its texts made harmless; off where the shell says nothing."""
     if block is None or not block.enabled or not isinstance(block.gaps, tuple):
         return block or s.PipelineBlock(enabled=False)
-    return replace(block, gaps=tuple(clean_text(x) for x in block.gaps))
+    trouble = block.trouble if isinstance(block.trouble, str) else ""
+    return replace(
+        block,
+        gaps=tuple(clean_text(x) for x in block.gaps),
+        trouble=clean_text(trouble) or None,
+    )
+
+
+def _trainer(block: s.TrainerBlock | None) -> s.TrainerBlock | None:
+    return block and replace(block, last_error=clean_text(block.last_error))
