@@ -210,6 +210,17 @@ def test_texts_of_models_are_harmless() -> None:
     assert "\u202e" not in text
 
 
+def test_regimes_take_little_of_the_status() -> None:
+    """With both timeframes and the longest history: 8 KiB of the 64 that there are for 30 slots."""
+    samples = tuple(Sample(ts=NOW - 30.0 * n, regime=BULLISH, conf=0.1234) for n in range(61))
+    facts = RegimeFacts(
+        transmat=MATRIX, transmat_secondary=MATRIX, pipeline=PIPELINE, pipeline_secondary=PIPELINE
+    )
+    made = shown(replace(sample_regimes(), history=samples), facts=facts)
+    blocks = {name: x for name, x in made.items() if name.startswith(("hmm", "regime"))}
+    assert len(json.dumps(blocks, separators=(",", ":"))) <= 8 * 1024
+
+
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 
 
