@@ -16,6 +16,7 @@ from sdnotify import SystemdNotifier  # type: ignore[import-untyped]  # no stubs
 
 import config
 from core.order_id import bot_tag
+from core.params import Params
 from core.ports import (
     ConfigError,
     MarketError,
@@ -52,6 +53,7 @@ from engine.wiring import (
     open_notices,
     open_run,
     open_source,
+    regimes_view,
     take_up,
 )
 
@@ -152,11 +154,7 @@ class Daemon:
             self.settings.params,
             stale_price_max_age_sec=self.settings.stale_after(parts.source.price_interval),
         )
-        sys.stdout.write(self._banner(venue, parts) + "\n\n")
-        sys.stdout.flush()
-        for check in start_checks(params, venue, parts.source.first_price()):
-            if not check.is_ok:
-                logger.warning("check failed: %s: %s", check.name, check.detail)
+        self._introduce(parts, venue, params)
         self.models = open_models(self.settings, parts)
         loop = Loop(
             runtime,
@@ -203,6 +201,13 @@ class Daemon:
             text = summary(runtime.state, wall_sec=monotonic() - began, cpu_sec=cpu_seconds() - cpu)
             sys.stdout.write(text + "\n")
         return EXIT_OK
+
+    def _introduce(self, parts: Parts, venue: Venue, params: Params) -> None:
+        sys.stdout.write(self._banner(venue, parts) + "\n\n")
+        sys.stdout.flush()
+        for check in start_checks(params, venue, parts.source.first_price()):
+            if not check.is_ok:
+                logger.warning("check failed: %s: %s", check.name, check.detail)
 
     def _finish(self, runtime: Runtime, parts: Parts, outcome: Literal["stopped", "ended"]) -> None:
         facts = self._facts(runtime, parts)
@@ -253,6 +258,7 @@ class Daemon:
             waiting_for=self.waiting_for,
             read_only=self.settings.dashboard_read_only,
             account=account_view(parts),
+            regimes=regimes_view(self.models, runtime.state.now),
         )
 
     def _banner(self, venue: Venue, parts: Parts) -> str:

@@ -6,7 +6,7 @@ acts on a regime: `regime_policy.py` decides what follows.
 """
 
 from core.record import replace
-from core.regime import LABELS, RANGING, Depth, Estimate
+from core.regime import LABELS, Depth, Estimate
 from regime.features import (
     FEATURES,
     WARM_UP,
@@ -140,25 +140,10 @@ class Detector:
         return True
 
     def run(self, candles: Candles) -> None:
-        """Take prepared candles, each with the gap before it as they tell it."""
-        first = True
-        rows = zip(
-            candles.time.tolist(),
-            candles.close.tolist(),
-            candles.volume.tolist(),
-            candles.restarts.tolist(),
-            strict=True,
-        )
-        left = 0
-        lengths = iter(candles.lengths)
-        for time, close, volume, is_restart in rows:
-            gap = Gap.NONE
-            if not left:
-                left = next(lengths)
-                gap = Gap.NONE if first else Gap.SEQUENCE
-            self.step(time, close, volume, Gap.RESTART if is_restart and not first else gap)
-            left -= 1
-            first = False
+        """Take many candles, prepared or not."""
+        columns = (candles.time, candles.close, candles.volume)
+        for time, close, volume in zip(*(x.tolist() for x in columns), strict=True):
+            self.step(time, close, volume)
 
     def label(self) -> int | None:
         """Return the most probable label of the newest candle, None while there is none."""
@@ -233,6 +218,3 @@ class Detector:
         row = self._features.step(close, volume, is_restart=is_restart)
         if row is not None and self._filter is not None:
             self._filter.step(row)
-
-
-SHOWN_UNTRAINED = RANGING  # what a page shows where `Estimate.regime` is None

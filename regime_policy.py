@@ -71,7 +71,7 @@ def _both(
     """Return agreement, label, confidence and bias of two timeframes that both have a label."""
     fast, slow = labels
     if fast == slow:
-        w1, w15 = _weights(params)
+        w1, w15 = weights(params)
         bias = w1 * primary.bias + w15 * secondary.bias
         return "full", slow, max(primary.confidence, secondary.confidence), bias
     if slow == RANGING:
@@ -82,7 +82,8 @@ def _both(
     return "conflict", RANGING, 0.0, 0.0
 
 
-def _weights(params: Params) -> tuple[float, float]:
+def weights(params: Params) -> tuple[float, float]:
+    """Return what the biases of the two timeframes weigh where both agree; they add up to 1."""
     w1, w15 = params.consensus_1m_weight, params.consensus_15m_weight
     if w1 + w15 <= 0:
         w1, w15 = DEFAULT_WEIGHTS

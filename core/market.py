@@ -50,6 +50,7 @@ class Book(Record, frozen=True, kw_only=True, tag="book"):
 Evidence = Candle | Trade | Book
 # A candle as numbers: open time, open, high, low, close, volume, trades (None: unknown).
 CandleRow = tuple[float, float, float, float, float, float, float | None]
+LabelRow = tuple[float, float, int | None]  # open time, close, label
 
 
 def available_at(evidence: Evidence) -> float:
@@ -118,8 +119,16 @@ class CandleSource(Protocol):
     """A market that can tell its closed candles, those before its start too where it has them."""
 
     candle_interval: float  # the shortest it can tell, seconds: 60, or the recording's if longer
-    candle_errors: int  # requests that have failed so far
-    candle_trouble: str | None  # why the last one failed; None: it did not
+
+    @property
+    def candle_errors(self) -> int:
+        """Return how many requests have failed so far."""
+        ...
+
+    @property
+    def candle_trouble(self) -> str | None:
+        """Return why the last request failed; None: it did not."""
+        ...
 
     def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
         """Yield candles with an open time from `since` on that had closed by `until`, in order.

@@ -16,7 +16,7 @@ from core.actions import (
 )
 from core.domain import FeeRates, Instrument
 from core.events import Event, ModelTrained, RegimeEstimated, TrainingFailed
-from core.market import Book, CandleRow, Trade
+from core.market import Book, Candle, CandleRow, LabelRow, Trade
 from core.params import Params
 from core.record import Record
 from core.regime import ModelRef
@@ -69,6 +69,10 @@ class PublicData(Protocol):
 
     def depth(self, count: int) -> Book:
         """Return up to `count` levels a side; its time is to be set by whoever asked."""
+        ...
+
+    def candles(self, interval_sec: float, since: float) -> tuple[Candle, ...]:
+        """Return closed candles that opened after `since`, oldest first, the newest 720 at most."""
         ...
 
     def system_status(self) -> str:
@@ -337,6 +341,22 @@ class CandleStore(Protocol):
 
     def prune(self, interval: float, before: float) -> None:
         """Delete candles that opened before a time."""
+        ...
+
+
+class LabelStore(Protocol):
+    """What the policy made of each candle, on disk. Raises StoreError."""
+
+    def labels(self, interval: float) -> list[LabelRow]:
+        """Return the labels of all candles that were read, oldest first."""
+        ...
+
+    def append_labels(self, interval: float, labels: Iterable[LabelRow]) -> None:
+        """Store labels, all or none; a time's first label stays."""
+        ...
+
+    def prune_labels(self, now: float) -> None:
+        """Delete labels that are too old to be evidence at `now`."""
         ...
 
 

@@ -5,6 +5,7 @@ times are seconds since the epoch, UTC, in bot time unless a name says wall; wha
 never NaN. Types only: `engine/status_view.py` fills them, `static/dashboard.html` shows them.
 """
 
+from core import regime_status
 from core.record import Record
 
 SCHEMA_VERSION = 1
@@ -387,6 +388,11 @@ class Status(Record, frozen=True, kw_only=True):
     settings: SettingsBlock
     overrides: tuple[OverrideBlock, ...]
     recent_events: tuple[EventBlock, ...]
-    hmm_regime: Disabled = Disabled()
+    hmm_regime: regime_status.HmmBlock
+    hmm_consensus: regime_status.ConsensusBlock
+    hmm_data_pipeline: regime_status.PipelineBlock
+    hmm_data_pipeline_secondary: regime_status.PipelineBlock
+    regime_history_30m: tuple[regime_status.SampleBlock, ...]
+    regime_directional: regime_status.DirectionalBlock
     kelly: Disabled = Disabled()
     ai_regime_advisor: Disabled = Disabled()

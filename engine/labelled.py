@@ -7,10 +7,10 @@ import logging
 
 import numpy as np
 
-from core.ports import StoreError
+from core.market import LabelRow
+from core.ports import LabelStore, StoreError
 from regime.evidence import UNLABELLED
 from regime.features import Floats
-from store.candles import LabelRow, SqliteCandles
 
 log = logging.getLogger("models")
 
@@ -22,7 +22,7 @@ _CAPACITY_MIN = 4096
 class Labelled:
     """Open time, close and label of the primary candles that a model has read, oldest first."""
 
-    def __init__(self, store: SqliteCandles, interval_sec: float) -> None:
+    def __init__(self, store: LabelStore, interval_sec: float) -> None:
         self._store, self._interval = store, interval_sec
         self._table = np.empty((3, _CAPACITY_MIN))
         self._first = self._end = 0

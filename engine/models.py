@@ -15,16 +15,18 @@ import numpy as np
 from config import Settings
 from core.actions import RequestTraining
 from core.events import ModelTrained, RegimeEstimated, TrainingFailed
-from core.market import CandleSource
+from core.market import CandleSource, LabelRow
 from core.params import Params
 from core.record import Record, replace
 from core.regime import Estimate, Evidence, ModelRef
+from core.regime_status import PipelineBlock, TrainerBlock
 from core.state import BotState
 from engine.labelled import Labelled
 from engine.model_files import ModelFiles
+from engine.regime_view import Matrix, RegimeFacts
 from engine.trainer import InlineTrainer, Trainer
 from grid.regimes import outstanding_trainings
-from hmm_regime_detector import Detector, Model, TrainingRequest
+from hmm_regime_detector import Detector, Model, TrainingRequest, transmat_by_label
 from market.candles import prepare
 from market.pipeline import (
     CandlePipeline,
@@ -34,7 +36,7 @@ from market.pipeline import (
 )
 from regime.evidence import evidence
 from regime_policy import policy
-from store.candles import LabelRow, SqliteCandles, candles_db
+from store.candles import SqliteCandles, candles_db
 
 log = logging.getLogger("models")
 
@@ -72,6 +74,7 @@ class Frame:
     ) -> None:
         self.settings, self.pipeline, self.files = settings, pipeline, files
         self.model: Model | None = None
+        self.matrix: Matrix | None = None
         self.trouble = ""  # why the model that should serve does not
         self.seen = 0.0  # the open time of the newest candle read, or left unread without a model
         self._detector = self._fresh()
@@ -89,6 +92,8 @@ class Frame:
     def serve(self, model: Model | None) -> None:
         """Let `model` read on from the newest candle that was read before."""
         self.model = model
+        found = transmat_by_label(model)
+        self.matrix = None if found is None else tuple(tuple(row) for row in found)
         self._detector = self._fresh()
         if model is None:
             return
@@ -249,6 +254,19 @@ class RegimeModels:
         self.trainer.close()
         self.store.close()
 
+    def view(self, now: float) -> RegimeFacts:
+        """Return what the status page shows of models, candles and the worker."""
+        first, second = (*self.frames, None)[:2]
+        if first is None:
+            raise AssertionError("there is always a primary timeframe")
+        return RegimeFacts(
+            transmat=first.matrix,
+            transmat_secondary=None if second is None else second.matrix,
+            pipeline=_pipeline(first, now),
+            pipeline_secondary=_pipeline(second, now),
+            trainer=TrainerBlock.from_dict(self.trainer.counters().to_dict()),
+        )
+
     # ---- reading candles ----------------------------------------------------------------------
 
     def _read(self, now: float, until: float) -> None:
@@ -321,6 +339,12 @@ class RegimeModels:
             self._trained[model.ref.id] = model
             return ModelTrained(time=to, model=model.ref)
         return TrainingFailed(time=to, interval_sec=done.interval_sec, reason=str(error)[:300])
+
+
+def _pipeline(frame: Frame | None, now: float) -> PipelineBlock | None:
+    if frame is None:
+        return None
+    return PipelineBlock.from_dict(frame.pipeline.health(now).to_dict())
 
 
 def open_models(

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from core.record import Record, replace
 from engine.outbox import ChannelHealth, Message, Outbox, Outcome, shortened
-from engine.status_view import clean_text
+from engine.plain_text import clean_text
 
 log = logging.getLogger("notify")
 

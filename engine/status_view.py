@@ -4,7 +4,6 @@ Numbers are rounded here for reading; the lines of the equity change are not, so
 exactly. Nothing here decides, reads a clock or waits. The contract is `core/status.py`.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
@@ -15,6 +14,8 @@ from core.domain import HUNDRED, ONE, ZERO, OrderState, Owed, Position, TradeId
 from core.params import Params
 from core.record import Record, plain, replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, Mode, RiskLevel, SlotState
+from engine import regime_view
+from engine.plain_text import clean_text
 from grid.invariants import check_invariants, liveness
 from grid.watch import beyond_rounding
 from grid_strategy import (
@@ -39,14 +40,12 @@ from risk import (
 )
 
 EVENTS_MAX = 24
-TEXT_MAX = 500
 _RESTING = (VetoReason.COOLDOWN, VetoReason.CLOSING, VetoReason.SUPPRESSED)
 _WAYS_OUT = {  # of vetoes that time does not lift
     VetoReason.BELOW_MINIMUM: "raise the order size (set_order_size)",
     VetoReason.BELOW_BREAK_EVEN: "raise the profit target (set_profit_pct)",
 }
 _NEUTRAL = ("off", "0 layers", "funded", "level LOW, × 1")
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _CLEARS = {
     LockName.API_ERRORS: "resume, once the exchange answers again",
@@ -80,6 +79,7 @@ class Facts(Record, frozen=True, kw_only=True):
     is_real_time: bool = False  # the market's time is the wall's
     recent_events: tuple[Mapping[str, Any], ...] = ()
     account: s.AccountBlock | None = None
+    regimes: regime_view.RegimeFacts = regime_view.RegimeFacts()
 
 
 def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
@@ -109,6 +109,12 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         settings=_settings(state, own),
         overrides=tuple(_overrides(state, params)),
         recent_events=tuple(_event(event) for event in facts.recent_events[:EVENTS_MAX]),
+        hmm_regime=regime_view.hmm_block(state, params, facts.regimes),
+        hmm_consensus=regime_view.consensus_block(state, params),
+        hmm_data_pipeline=regime_view.pipeline_block(facts.regimes.pipeline),
+        hmm_data_pipeline_secondary=regime_view.pipeline_block(facts.regimes.pipeline_secondary),
+        regime_history_30m=regime_view.history_block(state),
+        regime_directional=regime_view.directional_block(state, params),
     )
 
 
@@ -133,17 +139,6 @@ def _maybe(value: Decimal | None, decimals: int) -> str | None:
 
 def _share_pct(part: Decimal, whole: Decimal, decimals: int = 3) -> str | None:
     return _text(part * HUNDRED / whole, decimals) if whole > 0 else None
-
-
-def clean_text(value: object) -> str:
-    """Return `value` as harmless text: no control or direction marks, at most TEXT_MAX long."""
-    text = str(value)[: 2 * TEXT_MAX].encode("utf-8", "replace").decode()
-    kept = "".join(
-        " " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
-        for char in text
-        if char not in _BIDI
-    )
-    return kept if len(kept) <= TEXT_MAX else kept[: TEXT_MAX - 1] + "…"
 
 
 def _event(event: Mapping[str, Any]) -> s.EventBlock:

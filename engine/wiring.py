@@ -35,6 +35,7 @@ from engine.live_books import live_books
 from engine.loop import Loop
 from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook
+from engine.regime_view import RegimeFacts
 from engine.report import ReportClock, status_text
 from engine.runtime import Runtime
 from engine.telegram import Listener, Telegram
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 Source = ReplaySource | SyntheticSource | KrakenFeed
 PUBLIC_POLL_SEC = 5.0  # with real orders prices are asked for at least so often
+CANDLE_INTERVALS = (60.0, 900.0)  # that Kraken is asked for
 FEED_SEC = 1.0  # after its close a simulated market's candle is known
 WAIT_SEC = 0.2  # between two looks at whether the market has answered
 
@@ -118,6 +120,7 @@ def _open_feed(settings: config.Settings, clock: LiveClock | None) -> KrakenFeed
         poll_sec=min(settings.poll_sec, PUBLIC_POLL_SEC) if is_live else settings.poll_sec,
         wall=wall_now if clock is None else clock.now,
         monotonic=monotonic,
+        candle_intervals=CANDLE_INTERVALS if settings.params.hmm_enabled else (),
     )
 
 
@@ -231,9 +234,7 @@ def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None
     return models.open_models(
         settings,
         source,
-        market=parts.exchange.describe().instrument.pair
-        if is_live
-        else f"{source.name}, run {run}",
+        market=pair if is_live else f"{source.name}, run {run}",
         is_real_time=is_live,
         feed_sec=0.0 if is_live else FEED_SEC,
         holding_times=parts.store.holding_times,
@@ -244,6 +245,11 @@ def account_view(parts: Parts) -> AccountBlock | None:
     """Return what the status shows of a real exchange's account; None on paper."""
     exchange = parts.exchange
     return exchange.view() if isinstance(exchange, KrakenExchange) else None
+
+
+def regimes_view(models: "RegimeModels | None", now: float) -> RegimeFacts:
+    """Return what the status shows of models, candles and trainings."""
+    return RegimeFacts() if models is None else models.view(now)
 
 
 def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None:

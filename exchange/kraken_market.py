@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from core.domain import Instrument
-from core.market import Book, Trade
+from core.market import Book, Candle, Trade
 from core.ports import Unavailable
 from exchange import kraken_public as wire
 from exchange.kraken_errors import judge_answer
@@ -58,6 +58,21 @@ class KrakenMarket:
             return wire.depth(result, self._names, 0.0)
         except WireError as error:
             raise Unavailable(str(error)) from None
+
+    def candles(self, interval_sec: float, since: float) -> tuple[Candle, ...]:
+        """Return committed candles that opened after `since`, the newest 720 at most.
+
+        The one still forming is left out. `interval_sec` is one of Kraken's, from 60 on. Raises
+        Unavailable.
+        """
+        minutes = int(interval_sec // 60)
+        params = {"pair": self._symbol(), "interval": minutes, "since": int(since)}
+        result = self._ask("OHLC", params)
+        try:
+            found = wire.candles(result, self._names, interval_sec)
+        except WireError as error:
+            raise Unavailable(str(error)) from None
+        return tuple(x for x in found if x.time > since)
 
     def system_status(self) -> str:
         """Return the exchange's status. Raises Unavailable."""

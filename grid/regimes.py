@@ -33,7 +33,7 @@ from regime_policy import (
 )
 
 HISTORY_SEC = 1_800.0
-HISTORY_MAX = 200
+HISTORY_MAX = 61  # an evaluation each 30 s, the fastest there is
 STALE_INTERVALS = 2  # so many evaluations without a word, and nothing is known any more
 RETRY_SEC, RETRY_MAX_SEC = 300.0, 3_600.0
 PATIENCE_SEC = 3_600.0  # a training without any answer has failed

@@ -319,7 +319,7 @@ class Window:
 
     def _at(self, time: float) -> int:
         """Return how many candles opened before `time`."""
-        return int(np.searchsorted(self._table[0, self._first : self._end], time))
+        return int(self._table[0, self._first : self._end].searchsorted(time))
 
     def rows(
         self, since: float | None = None, until: float | None = None, *, newest: int | None = None
@@ -332,7 +332,7 @@ class Window:
         end = self._end
         if until is not None:
             times = self._table[0, self._first : self._end]
-            end = self._first + int(np.searchsorted(times, until - self.interval, side="right"))
+            end = self._first + int(times.searchsorted(until - self.interval, side="right"))
         if newest is not None:
             first = max(first, end - newest)
         return Rows(*self._table[: len(Rows._fields), first : max(first, end)].copy())

@@ -14,6 +14,7 @@ from market.candles import Rows, Window, empty, rows_of
 
 MINUTE = 60.0
 MINUTES_KEPT = 65_536
+NOTED = 64  # minutes that somebody else has made lately
 
 
 class Walk(Protocol):
@@ -48,6 +49,7 @@ class Minutes:
         self._start = source.start_time()
         self._oldest = -history
         self._rng = random.Random()
+        self._noted: dict[int, tuple[CandleRow, tuple[int, float]]] = {}
         self._begin(0)
 
     def _begin(self, minute: int) -> None:
@@ -56,6 +58,12 @@ class Minutes:
         self._first = self._next = minute
         self._at = 0  # the walk stands before this minute
         self._regime, self._price = 1, float(str(self._source.first_price()))
+
+    def note(self, minute: int, row: CandleRow, after: tuple[int, float]) -> None:
+        """Take a minute that was made elsewhere, with the regime and price after it."""
+        self._noted[minute] = row, after
+        if len(self._noted) > NOTED:
+            del self._noted[next(iter(self._noted))]
 
     def rows(self, since: float, until: float) -> Rows:
         """Return the candles that opened from `since` on and closed by `until`, which is finite."""
@@ -82,10 +90,18 @@ class Minutes:
         rows: list[CandleRow] = []
         while self._at < end:
             before, minute = self._price, self._at
-            after = self._source.walk(self._rng, minute, self._regime, before)
+            noted = self._noted.get(minute)
+            after = (
+                noted[1] if noted else self._source.walk(self._rng, minute, self._regime, before)
+            )
             self._regime, self._price = after
             if minute >= self._next:
-                rows.append(self._source.row(self._rng, minute, (before, self._price)))
+                row = (
+                    noted[0]
+                    if noted
+                    else self._source.row(self._rng, minute, (before, self._price))
+                )
+                rows.append(row)
             self._at += 1
         self._window.add_rows(rows_of(rows))
         self._next = max(self._next, end)

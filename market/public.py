@@ -10,14 +10,16 @@ Look next at `exchange/paper.py`, which lives on it, and `engine/loop.py`, which
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 
 from core.domain import Instrument
 from core.events import HealthChanged, InstrumentUpdated
-from core.market import UNREACHABLE, Book, Trade
+from core.market import UNREACHABLE, Book, Candle, Trade
 from core.ports import PublicData, StartRefused, Unavailable
 from core.record import Record, replace
+from market.public_candles import ASK_SEC, PublicCandles
 
 log = logging.getLogger("market")
 
@@ -44,6 +46,7 @@ class Task(Record, frozen=True, kw_only=True):
     name: str
     every_sec: float
     run: Callable[[], None]
+    is_patient: bool = False  # one such at a time, then prices again
 
 
 class ServerClock:
@@ -106,10 +109,12 @@ class KrakenFeed:
 
     `poll_sec` is how often prices are asked for, `wall` the machine's clock, compared with the
     exchange's, `monotonic` one that never goes back. Once started it looks at the market, again and
-    again until it is answered; then it waits for `resume`, and polls.
+    again until it is answered; then it waits for `resume`, and polls. Candles of
+    `candle_intervals` (60 and 900 s) are asked for too, when prices are not: none by default.
     """
 
     fingerprint = ""
+    candle_interval = 60.0
 
     def __init__(
         self,
@@ -120,6 +125,7 @@ class KrakenFeed:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         settle_sec: float = SETTLE_SEC,
+        candle_intervals: Sequence[float] = (),
     ) -> None:
         self.name = name
         self.price_interval = poll_sec
@@ -129,11 +135,21 @@ class KrakenFeed:
         self._wall, self._monotonic = wall, monotonic
         self._settle_sec = settle_sec
         self._clock = ServerClock(monotonic)
+        self._public_candles = PublicCandles(data, candle_intervals)
         self.schedule = (  # what else fails must not keep prices from being asked for: they first
             Task(name="market", every_sec=poll_sec, run=self.poll),
             Task(name="status", every_sec=STATUS_SEC, run=self.ask_status),
             Task(name="time", every_sec=TIME_SEC, run=self.ask_time),
             Task(name="pair", every_sec=PAIR_SEC, run=self.ask_pair),
+            *(
+                Task(
+                    name=_candles(x),
+                    every_sec=ASK_SEC[x],
+                    run=partial(self.ask_candles, x),
+                    is_patient=True,
+                )
+                for x in candle_intervals
+            ),
         )
         self._due = {task.name: 0.0 for task in self.schedule}
         self._paused_until = 0.0
@@ -251,6 +267,22 @@ class KrakenFeed:
             news, self._news = tuple(self._news), []
         return news
 
+    # ---- the CandleSource protocol --------------------------------------------------------------
+
+    @property
+    def candle_errors(self) -> int:
+        """Return how many requests for candles have failed."""
+        return self._public_candles.errors
+
+    @property
+    def candle_trouble(self) -> str | None:
+        """Return why the last one failed, None: it did not."""
+        return self._public_candles.trouble
+
+    def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
+        """Yield the candles that have come so far; never waits."""
+        return self._public_candles.candles(interval, since, until)
+
     # ---- the thread ---------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -288,8 +320,8 @@ class KrakenFeed:
 
     def _begin(self) -> None:
         self._complete_at = self._monotonic()
-        for task in self.schedule:  # `look` has asked for all but the prints
-            if task.run != self.poll:
+        for task in self.schedule:  # `look` has asked for all but prints and candles
+            if task.run != self.poll and not task.is_patient:
                 self._due[task.name] = self._complete_at + task.every_sec
 
     def step(self) -> float:
@@ -306,6 +338,8 @@ class KrakenFeed:
             except Unavailable as error:
                 self._due[task.name] = now
                 self._failed(task.name, error)
+                break
+            if task.is_patient:
                 break
         next_due = max(min(self._due.values()), self._paused_until)
         return max(0.0, next_due - self._monotonic())
@@ -348,6 +382,22 @@ class KrakenFeed:
                 self._news.append(InstrumentUpdated(time=self._clock.now(), instrument=instrument))
         self._instrument = instrument
         self._tell_health()
+
+    def ask_candles(self, interval: float) -> None:
+        """Read candles, or try again later: prices do not wait for them, nor count their errors.
+
+        Only a silence that the exchange asks for is kept by all.
+        """
+        name = _candles(interval)
+        try:
+            wait = self._public_candles.ask(interval, self._clock.now())
+        except Unavailable as error:
+            wait = max(self._public_candles.pause(interval), error.pause_sec)
+            now = self._monotonic()
+            if error.pause_sec:
+                self._paused_until = max(self._paused_until, now + error.pause_sec)
+            log.info("%s failed, next in %.0f s: %s", name, wait, error)
+        self._due[name] = self._monotonic() + wait
 
     def poll(self) -> None:
         """Read book and prints; release them when both are whole. Raises Unavailable."""
@@ -423,3 +473,7 @@ class KrakenFeed:
         with self._lock:
             self._told = health
             self._news.append(health)
+
+
+def _candles(interval: float) -> str:
+    return f"candles of {interval / 60:g} min"

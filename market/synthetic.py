@@ -83,7 +83,10 @@ class SyntheticSource:
             if left >= size:
                 left -= size
             else:
-                yield from self._minute(rng, minute, (price, end), count)[left:]
+                items = self._minute(rng, minute, (price, end), count)
+                if self._minutes is not None:  # made once is enough
+                    self._minutes.note(minute, self._row(minute, items), (regime, end))
+                yield from items[left:]
                 left = 0
             price, minute = end, minute + 1
 
@@ -132,7 +135,10 @@ class SyntheticSource:
 
     def row(self, rng: random.Random, minute: int, ends: tuple[float, float]) -> CandleRow:
         """Return the candle of a minute's trades, as numbers; `rng` as `walk` has left it."""
-        evidence = self._minute(rng, minute, ends, rng.randint(*TRADES), has_books=False)
+        count = rng.randint(*TRADES)
+        return self._row(minute, self._minute(rng, minute, ends, count, has_books=False))
+
+    def _row(self, minute: int, evidence: list[Evidence]) -> CandleRow:
         trades = [x for x in evidence if isinstance(x, Trade)]
         prices = [float(x.price) for x in trades]
         volume = float(sum(x.volume for x in trades))

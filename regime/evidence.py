@@ -15,18 +15,18 @@ from regime.features import Floats
 
 ROWS_MIN = 200
 UNLABELLED = -1
+_ROUNDING_SEC = 1e-6
 _DIRECTION = {BEARISH: -1.0, BULLISH: 1.0}
-
-Labels = npt.NDArray[np.int8]
 
 
 class _Steps(NamedTuple):
-    """What all labels share: `ends` (N,) is the row at which each row's horizon ends."""
+    """What all labels share."""
 
-    log_close: Floats
+    times: Floats
     returns: Floats  # (N − 1,), of the step after each row
-    ends: npt.NDArray[np.intp]
-    is_complete: npt.NDArray[np.bool_]
+    complete: int  # rows whose horizon is over: the first ones
+    horizon_sec: float
+    bars: int | None  # in a horizon, where candles come without gaps
 
 
 def evidence(
@@ -46,7 +46,7 @@ def evidence(
     t = Σ r·X / sqrt(Ω). Ω is the Newey-West sum (Econometrica 55, 1987, Bartlett weights) over the
     terms r·X, for the short memory of returns themselves, and never less than Σ (r·X)².
     """
-    steps = _steps(times, closes, horizon_sec)
+    steps = _steps(times, closes, labels, horizon_sec)
     return _one(steps, labels, BEARISH), _one(steps, labels, BULLISH)
 
 
@@ -55,23 +55,34 @@ def bandwidth(count: int) -> int:
     return int(4.0 * (count / 100.0) ** (2.0 / 9.0))
 
 
-def _steps(times: Floats, closes: Floats, horizon_sec: float) -> _Steps:
-    log_close = np.log(closes)
-    until = times + (horizon_sec + 1e-6)
-    ends = np.searchsorted(times, until, side="right") - 1
-    is_complete = until <= times[-1] + 2e-6 if len(times) else np.zeros(0, dtype=np.bool_)
-    return _Steps(log_close, np.diff(log_close), ends, is_complete)
+def _steps(
+    times: Floats, closes: Floats, labels: npt.NDArray[np.integer], horizon_sec: float
+) -> _Steps:
+    count = len(times)
+    if not count == len(closes) == len(labels):
+        raise ValueError(f"{count} times, {len(closes)} closes, {len(labels)} labels")
+    if not (np.isfinite(closes).all() and (closes > 0).all()):
+        raise ValueError("closes are not finite and positive")
+    horizon_sec += _ROUNDING_SEC
+    if count < 2:
+        return _Steps(times, np.zeros(0), 0, horizon_sec, None)
+    apart = np.diff(times)
+    is_regular = apart.min() == apart.max() > 0
+    return _Steps(
+        times,
+        np.diff(np.log(closes)),
+        int(np.searchsorted(times, times[-1] - horizon_sec + 2 * _ROUNDING_SEC, side="right")),
+        horizon_sec,
+        int(horizon_sec / float(apart[0])) if is_regular else None,
+    )
 
 
 def _one(steps: _Steps, labels: npt.NDArray[np.integer], label: int) -> Evidence:
-    rows = np.flatnonzero((labels == label) & steps.is_complete)
+    rows = np.flatnonzero(labels[: steps.complete] == label)
     count = len(rows)
     if count < ROWS_MIN:
         return Evidence(label=label, rows=count, mean=None, t=None)
-    changes = np.zeros(len(labels))
-    changes[rows] += 1.0
-    changes -= np.bincount(steps.ends[rows], minlength=len(labels))
-    terms = steps.returns * np.cumsum(changes)[:-1]
+    terms = steps.returns * _open_horizons(steps, rows)
     total = float(terms.sum())
     spread = _long_run_sum(terms)
     return Evidence(
@@ -80,6 +91,20 @@ def _one(steps: _Steps, labels: npt.NDArray[np.integer], label: int) -> Evidence
         mean=total / count,
         t=_DIRECTION[label] * total / spread if spread > 0 else 0.0,
     )
+
+
+def _open_horizons(steps: _Steps, rows: npt.NDArray[np.intp]) -> Floats:
+    """Return in how many of the rows' horizons each one-step return (N − 1,) lies."""
+    count = len(steps.times)
+    if steps.bars is None:
+        until = steps.times[rows] + steps.horizon_sec
+        ends = np.searchsorted(steps.times, until, side="right") - 1
+    else:
+        ends = rows + steps.bars
+    changes = np.zeros(count)
+    changes[rows] = 1.0
+    changes -= np.bincount(ends, minlength=count)
+    return np.cumsum(changes)[:-1]
 
 
 def _long_run_sum(terms: Floats) -> float:

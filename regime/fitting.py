@@ -1,21 +1,22 @@
 """Expectation and maximisation for a window of standardised rows: hmmlearn is the estimator.
 
 hmmlearn is imported here only, when a model is fitted: it takes 1.5 s and 150 MB, and belongs into
-the worker process.
+the worker process. Where numba is installed the same steps run compiled (`regime/fast.py`).
 """
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from regime import fast
 from regime.features import Floats
 from regime.model import STATES
 
 ITERATIONS = 100
 TOLERANCE = 0.01  # nats: hmmlearn's own
-VARIANCE_PRIOR = 0.01  # hmmlearn's own: what a state's squared deviations begin with
 _PERSISTENCE = 0.9
 _MIXING = 0.01
 
@@ -79,7 +80,7 @@ def fit(rows: Floats, lengths: Sequence[int], starts: Sequence[Parameters]) -> F
     problems = []
     for start in starts:
         try:
-            found = fit_hmmlearn(rows, lengths, start)
+            found = run_em(rows, lengths, start)
         except (ValueError, FloatingPointError, ArithmeticError, np.linalg.LinAlgError) as error:
             problems.append(str(error) or type(error).__name__)
             continue
@@ -88,6 +89,43 @@ def fit(rows: Floats, lengths: Sequence[int], starts: Sequence[Parameters]) -> F
     if best is None:
         raise FitError("; ".join(dict.fromkeys(problems)) or "no starts")
     return best
+
+
+def run_em(rows: Floats, lengths: Sequence[int], start: Parameters) -> Fitted:
+    """Run EM from one start, compiled where numba is; raise ValueError if it ends in no model."""
+    if has_fast():
+        try:
+            return fit_fast(rows, lengths, start)
+        except ArithmeticError:  # a row that the parameters rule out: hmmlearn counts in logarithms
+            pass
+    return fit_hmmlearn(rows, lengths, start)
+
+
+@cache
+def _compiled() -> Any:
+    return fast.compiled()
+
+
+def has_fast() -> bool:
+    """Return whether numba is installed."""
+    try:
+        _compiled()
+    except ImportError:
+        return False
+    return True
+
+
+def fit_fast(rows: Floats, lengths: Sequence[int], start: Parameters) -> Fitted:
+    """Run the compiled EM from one start; raise as `fit_hmmlearn`, ImportError without numba."""
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
+    standard = np.ascontiguousarray(rows)
+    found = _compiled()(standard, ends, *start, ITERATIONS, TOLERANCE)
+    return Fitted(
+        parameters=repaired(Parameters(*found[:4])),
+        log_likelihood=float(found[6]),
+        iterations=int(found[7]),
+        is_converged=has_converged(found[4:6]),
+    )
 
 
 def fit_hmmlearn(rows: Floats, lengths: Sequence[int], start: Parameters) -> Fitted:

@@ -208,7 +208,7 @@ VARIABLES: tuple[Variable, ...] = (
     _v(_TIERS, "REGIME_DIRECTIONAL_ENABLED", "flag", "false", "params.regime_directional_enabled",
        "tiers act on entries; false: they are computed and shown only"),
     _v(_TIERS, "REGIME_EVAL_INTERVAL_SEC", "seconds", "300", "params.regime_eval_interval_sec",
-       "how often models are asked and tiers evaluated", low="10", high="3600"),
+       "how often models are asked and tiers evaluated", low="30", high="3600"),
     _v(_TIERS, "REGIME_TIER1_CONFIDENCE", "float", "0.20", "params.regime_tier1_confidence",
        "effective confidence of tier 1, biased", low="0", high="1"),
     _v(_TIERS, "REGIME_TIER2_CONFIDENCE", "float", "0.50", "params.regime_tier2_confidence",

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from core.market import CandleRow
+from core.market import CandleRow, LabelRow
 from core.ports import StoreError
 
 log = logging.getLogger("store")
@@ -21,7 +21,6 @@ VERSION = 1
 APPLICATION_ID = 0x43414E44  # tells this kind of file from others
 LABEL_DAYS = 400
 DAY_SEC = 86_400.0
-LabelRow = tuple[float, float, int | None]
 WAL_BYTES_KEPT = 8 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE candles (

@@ -56,13 +56,13 @@ def test_pairs_and_intervals_do_not_mix(tmp_path: Path) -> None:
     one.write(60.0, [row(0)])
     other.write(60.0, [row(1)])
     one.write(900.0, [row(2)])
-    one.append_labels(60.0, [(T, 2)])
-    other.append_labels(60.0, [(T, 0)])
+    one.append_labels(60.0, [(T, 0.1, 2)])
+    other.append_labels(60.0, [(T, 0.1, 0)])
     other.prune(60.0, T + 9_999)
     assert one.read(60.0, 0.0, 1e12) == [row(0)]
     assert one.read(900.0, 0.0, 1e12) == [row(2)]
     assert other.read(60.0, 0.0, 1e12) == []
-    assert (one.labels(60.0), other.labels(60.0)) == ([(T, 2)], [(T, 0)])
+    assert (one.labels(60.0), other.labels(60.0)) == ([(T, 0.1, 2)], [(T, 0.1, 0)])
     one.close()
     other.close()
 
@@ -70,14 +70,14 @@ def test_pairs_and_intervals_do_not_mix(tmp_path: Path) -> None:
 def test_labels_are_kept_as_they_were_given(tmp_path: Path) -> None:
     """A label of a candle is not rewritten; none is one too; old ones go after 400 days."""
     store = opened(tmp_path)
-    store.append_labels(60.0, [(T + 60, None), (T, 0)])
-    store.append_labels(60.0, [(T, 2), (T + 120, 2)])
+    store.append_labels(60.0, [(T + 60, 0.1, None), (T, 0.1, 0)])
+    store.append_labels(60.0, [(T, 0.2, 2), (T + 120, 0.1, 2)])
     store.append_labels(60.0, [])
-    assert store.labels(60.0) == [(T, 0), (T + 60, None), (T + 120, 2)]
+    assert store.labels(60.0) == [(T, 0.1, 0), (T + 60, 0.1, None), (T + 120, 0.1, 2)]
     store.prune_labels(T + 400 * 86_400)
     assert len(store.labels(60.0)) == 3
     store.prune_labels(T + 400 * 86_400 + 61)
-    assert store.labels(60.0) == [(T + 120, 2)]
+    assert store.labels(60.0) == [(T + 120, 0.1, 2)]
     store.close()
 
 

@@ -386,6 +386,7 @@ def test_the_venues_own_half_year_is_told_with_its_gaps() -> None:
     assert len(quarters) == pytest.approx(184 * 96, abs=10)
 
 
+@pytest.mark.slow
 @pytest.mark.market
 def test_a_minute_file_with_two_long_gaps_has_three_sequences() -> None:
     """Binance, spring of 2021: 150 and 284 minutes are missing; averages go on over both."""
@@ -396,6 +397,7 @@ def test_a_minute_file_with_two_long_gaps_has_three_sequences() -> None:
     assert (got.sequences, got.ema_restarts, got.filled_bars) == (3, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.market
 def test_flat_bars_of_a_thin_venue_are_candles_like_any_other() -> None:
     """KuCoin's bars without trades are told, as the venue tells them."""
@@ -451,6 +453,23 @@ def test_synthetic_candles_are_the_same_wherever_the_asking_begins() -> None:
     assert [x.time for x in quarters] == [start + n * 900 for n in range(16)]
     assert list(synthetic().candles(900.0, start + 1, start + HOUR)) == quarters[1:4]
     assert list(source.candles(60.0, start, start + 59.9)) == []
+
+
+def test_synthetic_candles_are_the_same_while_the_market_is_read() -> None:
+    """What a reader has made is not made again; nor does a reader ahead or behind matter."""
+    start = synthetic().start_time()
+    whole = list(synthetic().candles(60.0, start, start + 4 * HOUR))
+    for lead in (0, 1, 30, 100, -100):
+        source, got = synthetic(), []
+        list(source.candles(60.0, start, start + 60))
+        evidence = source.read(7)
+        for n in range(48):
+            now = start + (n + 1) * 300
+            for x in evidence:
+                if x.time >= now + lead * MINUTE:
+                    break
+            got += source.candles(60.0, now - 300, now)
+        assert got == whole
 
 
 @pytest.mark.slow

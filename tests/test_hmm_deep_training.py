@@ -19,9 +19,9 @@ from regime.fitting import (
     Fitted,
     Parameters,
     fit,
-    fit_hmmlearn,
     has_converged,
     repaired,
+    run_em,
     softened,
     starting_points,
 )
@@ -156,7 +156,7 @@ def test_the_best_of_the_starts_is_taken() -> None:
     """Its likelihood is the largest of what each start alone leads to."""
     rows = standard(900, 10)
     starts = starting_points(rows, count=3, seed=0)
-    alone = [fit_hmmlearn(rows, [len(rows)], x).log_likelihood for x in starts]
+    alone = [run_em(rows, [len(rows)], x).log_likelihood for x in starts]
     assert math.isclose(fit(rows, [len(rows)], starts).log_likelihood, max(alone), abs_tol=0.011)
 
 
@@ -193,8 +193,8 @@ def test_an_estimator_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     def raising(*_: object) -> Fitted:
         raise ValueError("covariance is not positive")
 
-    good = fit_hmmlearn
-    monkeypatch.setattr(fitting, "fit_hmmlearn", raising)
+    good = run_em
+    monkeypatch.setattr(fitting, "run_em", raising)
     with pytest.raises(TrainingError, match="failed from all 3 starts: covariance is not positive"):
         train(request(walk(700, 13)))
     calls = []
@@ -205,7 +205,7 @@ def test_an_estimator_that_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> No
             raise ValueError("bad start")
         return good(rows, lengths, start)
 
-    monkeypatch.setattr(fitting, "fit_hmmlearn", once)
+    monkeypatch.setattr(fitting, "run_em", once)
     assert train(request(walk(700, 13), starts=2)).ref.starts == 2
     assert len(calls) == 2
     with pytest.raises(FitError, match="no starts"):

@@ -552,7 +552,7 @@ def test_detector_by_times_and_by_prepared_rows_agree() -> None:
     first = one.estimate(now, candles=2000, freshness_limit_sec=LIMIT)
     assert first == other.estimate(now, candles=2000, freshness_limit_sec=LIMIT)
     assert (one.filled, one.sequences, one.restarts) == (17, 3, 1)
-    assert (other.sequences, other.restarts) == (3, 1)
+    assert (other.filled, other.sequences, other.restarts) == (0, 3, 1)
 
 
 def test_detector_fed_again_is_in_the_same_state() -> None:

@@ -1,17 +1,22 @@
 """Kraken's public answers in our words, over a real socket, and what goes wrong on the way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 import pytest
 
 from core.domain import Side
+from core.market import Trade
 from core.ports import Unavailable
 from engine.clock import monotonic
 from exchange.kraken import KrakenClient
 from exchange.kraken_market import KrakenMarket
+from exchange.kraken_records import Answer
 from exchange.nonce import Nonces
+from exchange.sandbox import Sandbox
 from tests.public_server import PublicServer, serving
+from tests.sandbox_client import START, make_venue
+from tests.wire_answers import read, recorded
 
 D = Decimal
 
@@ -24,9 +29,14 @@ def server() -> Iterator[PublicServer]:
 
 
 def market(server: PublicServer, pair: str = "DOGE/USD") -> KrakenMarket:
+    """Return the adapter to a server."""
+    return market_at(server.url, pair)
+
+
+def market_at(url: str, pair: str = "DOGE/USD") -> KrakenMarket:
     """Return the adapter over a real client."""
     client = KrakenClient(
-        url=server.url, key="", secret="", nonces=Nonces(lambda: 0, 0), clock=monotonic,
+        url=url, key="", secret="", nonces=Nonces(lambda: 0, 0), clock=monotonic,
         timeout_sec=3.0,
     )  # fmt: skip
     return KrakenMarket(client, pair)
@@ -49,6 +59,53 @@ def test_it_tells_facts_book_and_prints(server: PublicServer) -> None:
     assert abs(new[0].time - at) < 1e-6
     assert data.trades(after) == ((), after)
     assert abs(data.server_time() - at) < 5
+
+
+def test_it_tells_candles_that_have_closed() -> None:
+    """From a sandbox's real answers: the newest 720, none still forming, then what is new."""
+    now = [START + 10]
+    venue = make_venue(now=START)
+    with Sandbox(venue, clock=lambda: now[0]) as sandbox:
+        data = market_at(sandbox.url)
+        first = START // 60 * 60 + 60
+        for n in range(800):
+            now[0] = first + n * 60 + 5
+            with sandbox.lock:
+                venue.feed(Trade(time=now[0], price=D("0.1") + D(n) / 10_000, volume=D(n + 1)))
+        got = data.candles(60.0, 0.0)
+        assert len(got) == 719  # the 720th is still forming
+        assert got[-1].time + 60 <= now[0] < got[-1].time + 120
+        assert [x.time for x in got] == [got[0].time + 60 * n for n in range(719)]
+        assert (got[-1].close, got[-1].volume, got[-1].trades) == (D("0.1798"), D(799), 1)
+        now[0] += 60
+        assert [x.time for x in data.candles(60.0, got[-1].time)] == [got[-1].time + 60]
+        assert data.candles(60.0, got[-1].time + 60) == ()
+        quarters = data.candles(900.0, 0.0)
+        assert [x.time % 900 for x in quarters] == [0] * len(quarters)
+        assert quarters[-1].time + 900 <= now[0] < quarters[-1].time + 1800
+        own = [x for x in got if 0 <= x.time - quarters[-2].time < 900]
+        assert quarters[-2].open == own[0].open
+        assert quarters[-2].high == max(x.high for x in own)
+
+
+@recorded
+def test_recorded_candles_are_told_without_the_one_still_forming() -> None:
+    """What the live venue answered, through the same adapter."""
+
+    class Played:
+        """Answers AssetPairs and OHLC as the venue did."""
+
+        def public(self, method: str, params: Mapping[str, object]) -> Answer:
+            """Return what is recorded."""
+            names = {"OHLC": "ohlc_btcusd_60_20260925", "AssetPairs": "assetpairs_20260925"}
+            return read(f"recorded/{names[method]}.json")
+
+    data = KrakenMarket(Played(), "BTC/USD")
+    got = data.candles(3600.0, 0.0)
+    assert [x.time for x in got] == [1790348400, 1790352000, 1790355600]
+    assert data.candles(3600.0, 1790352000.0) == got[2:]
+    with pytest.raises(Unavailable, match="not of this interval"):
+        data.candles(7200.0, 0.0)
 
 
 def test_it_can_be_asked_for_prices_first(server: PublicServer) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from core.domain import Instrument, Side
 from core.events import HealthChanged, InstrumentUpdated
-from core.market import Book, Trade, available_at
+from core.market import Book, Candle, Trade, available_at
 from core.ports import StartRefused, Unavailable
 from core.record import replace
+from market.pipeline import CandlePipeline
 from market.public import (
     GAP_MAX_SEC,
     PAGES_MAX,
@@ -47,6 +48,9 @@ class FakeData:
         self.failure: Unavailable | None = None
         self.calls: list[str] = []
         self.is_inclusive = False
+        self.bars_from = 0.0  # there are candles from here on
+        self.candle_failure: Unavailable | None = None
+        self.candle_call_sec = 0.0  # how long a call for candles takes
 
     def monotonic(self) -> float:
         """Return the seconds that have passed."""
@@ -67,6 +71,18 @@ class FakeData:
         known = self.prints[: bisect.bisect(self.prints, START + self.seconds, key=available_at)]
         page = [x for x in known if _ns(x) > since_ns - self.is_inclusive][:PAGE]
         return tuple(page), _ns(page[-1]) if page else since_ns
+
+    def candles(self, interval_sec: float, since: float) -> tuple[Candle, ...]:
+        """Return the newest 720 that have closed; each tells its minute by its price."""
+        self._asked(f"candles {interval_sec:g}")
+        self.seconds += self.candle_call_sec
+        if self.candle_failure is not None:
+            raise self.candle_failure
+        now = START + self.seconds
+        closed = int(now // interval_sec)
+        first = max(closed - 720, int(self.bars_from // interval_sec), 0)
+        bars = [bar(n * interval_sec, interval_sec) for n in range(first, closed)]
+        return tuple(x for x in bars if x.time > since)
 
     def depth(self, count: int) -> Book:
         """Return the book."""
@@ -90,21 +106,34 @@ class FakeData:
         return self.instrument, self.pair_status
 
 
+def bar(time: float, interval: float) -> Candle:
+    """Return a candle whose price tells when it opened."""
+    price = D(int(time))
+    return Candle(
+        time=time, interval=interval, open=price, high=price, low=price, close=price, volume=D(1)
+    )
+
+
 def _ns(x: Trade) -> int:
     return int(D(repr(x.time)) * 10**9)
 
 
-def feed_of(fake: FakeData, poll_sec: float = 5.0) -> KrakenFeed:
+def feed_of(fake: FakeData, candle_intervals: tuple[float, ...] = ()) -> KrakenFeed:
     """Return a feed without a thread."""
     return KrakenFeed(
-        fake, name="a fake", poll_sec=poll_sec, wall=fake.wall, monotonic=fake.monotonic,
-        settle_sec=0.0,
+        fake, name="a fake", poll_sec=5.0, wall=fake.wall, monotonic=fake.monotonic,
+        settle_sec=0.0, candle_intervals=candle_intervals,
     )  # fmt: skip
 
 
-def opened(fake: FakeData, at: float = 0.0, seen: tuple[Trade, ...] = ()) -> KrakenFeed:
+def opened(
+    fake: FakeData,
+    at: float = 0.0,
+    seen: tuple[Trade, ...] = (),
+    candle_intervals: tuple[float, ...] = (),
+) -> KrakenFeed:
     """Return a feed that has looked at the market and reads on from `at` seconds."""
-    feed = feed_of(fake)
+    feed = feed_of(fake, candle_intervals)
     feed.look()
     feed.resume(START + at, seen)
     feed._begin()
@@ -115,7 +144,8 @@ def run(fake: FakeData, feed: KrakenFeed, seconds: float) -> None:
     """Let the feed do its schedule for so long."""
     end = fake.seconds + seconds
     while fake.seconds < end:
-        fake.seconds = min(end, fake.seconds + max(0.001, feed.step()))
+        wait = feed.step()  # a slow call takes time itself
+        fake.seconds = min(end, fake.seconds + max(0.001, wait))
 
 
 def taken(feed: KrakenFeed) -> list[Trade | Book]:
@@ -250,6 +280,136 @@ def test_a_print_that_is_told_late_is_passed_on_but_not_a_very_late_one() -> Non
     run(fake, feed, 5.0)
     assert prints_of(taken(feed)) == [late]
     assert feed.refused == 1
+
+
+# ---- candles ---------------------------------------------------------------------------------
+
+BOTH = (60.0, 900.0)
+
+
+def test_candles_come_by_themselves_soon_after_they_have_closed() -> None:
+    """At first the newest 720, then each minute what is new; the reader never waits."""
+    fake = FakeData([])
+    feed = opened(fake, candle_intervals=BOTH)
+    assert list(feed.candles(60.0, 0.0, START + 9e9)) == []
+    run(fake, feed, 6.0)
+    for interval in BOTH:
+        got = list(feed.candles(interval, 0.0, START + 9e9))
+        assert len(got) == 720
+        assert got[-1].time == (START + 6) // interval * interval - interval
+    fake.calls.clear()
+    while fake.seconds < 3_600:
+        run(fake, feed, 10.0)
+        now = START + fake.seconds
+        for interval, late in ((60.0, 15.0), (900.0, 15.0)):
+            newest = list(feed.candles(interval, 0.0, now))[-1]
+            assert newest.time + interval <= now
+            assert newest.time + 2 * interval > now - late
+    assert fake.calls.count("candles 60") == pytest.approx(60, abs=2)
+    assert fake.calls.count("candles 900") == pytest.approx(12, abs=1)
+    got = list(feed.candles(60.0, START // 60 * 60, START + 3_000))
+    assert [x.time for x in got] == [START // 60 * 60 + 60 * n for n in range(len(got))]
+
+
+def test_with_candles_it_asks_a_little_more_than_0_45_times_a_second() -> None:
+    """Prices are asked for as often as without them."""
+    fake = FakeData([trade(n * 3.0) for n in range(1200)])
+    feed = opened(fake, candle_intervals=BOTH)
+    fake.calls.clear()
+    run(fake, feed, 3600.0)
+    assert len(fake.calls) / 3600 <= 0.46
+    assert fake.calls.count("depth") == fake.calls.count("trades") == pytest.approx(720, abs=3)
+
+
+def test_candles_that_fail_do_not_hold_up_prices() -> None:
+    """They are counted, the reason is shown, asked for ever less often; what came stays."""
+    fake = FakeData([trade(n * 3.0) for n in range(1200)])
+    feed = opened(fake, candle_intervals=BOTH)
+    run(fake, feed, 6.0)
+    feed.news()
+    fake.candle_failure = Unavailable("OHLC rows: they are not in order")
+    fake.calls.clear()
+    run(fake, feed, 3_594.0)
+    assert fake.calls.count("trades") == pytest.approx(718, abs=3)
+    failed = sum(1 for x in fake.calls if x.startswith("candles"))
+    assert 8 <= failed <= 16
+    assert feed.candle_errors == failed
+    assert "not in order" in str(feed.candle_trouble)
+    assert [x.consecutive_errors for x in health(feed) if x.consecutive_errors] == []
+    assert len(list(feed.candles(60.0, 0.0, 9e9))) == 720
+    fake.candle_failure = None
+    run(fake, feed, 1_000.0)
+    assert feed.candle_trouble is None
+    newest = list(feed.candles(60.0, 0.0, 9e9))[-1]
+    assert newest.time + 120 > START + fake.seconds - 15
+    times = [x.time for x in feed.candles(60.0, 0.0, 9e9)]
+    assert times == [times[0] + 60 * n for n in range(len(times))]
+
+
+def test_prices_are_asked_for_between_two_slow_calls_for_candles() -> None:
+    """However many are due, prices wait for one of them at most."""
+    fake = FakeData([])
+    fake.candle_call_sec = 6.0
+    feed = opened(fake, candle_intervals=BOTH)
+    fake.calls.clear()
+    run(fake, feed, 20.0)
+    assert fake.calls[:7] == [
+        "depth", "trades", "candles 60", "depth", "trades", "candles 900", "depth",
+    ]  # fmt: skip
+
+
+def test_a_silence_that_is_asked_for_is_kept_by_all() -> None:
+    """A rate limit on candles is one on everything; prices come first when it is over."""
+    fake = FakeData([])
+    feed = opened(fake, candle_intervals=BOTH)
+    run(fake, feed, 30.0)
+    fake.candle_failure = Unavailable("EGeneral:Too many requests", 60.0)
+    fake.calls.clear()
+    run(fake, feed, 40.0)
+    at = fake.calls.index("candles 60")
+    assert fake.calls[at + 1 :] == []
+    run(fake, feed, 60.0)
+    assert fake.calls[at + 1 : at + 3] == ["depth", "trades"]
+
+
+def test_candles_are_kept_for_a_day_of_minutes() -> None:
+    """The reader may come late; memory is bounded."""
+    fake = FakeData([])
+    feed = opened(fake, candle_intervals=(60.0,))
+    run(fake, feed, 30 * 3600.0)
+    assert len(list(feed.candles(60.0, 0.0, 9e9))) == 1440
+
+
+def test_intervals_that_are_not_asked_for_are_an_error() -> None:
+    """Of the program, not of the market."""
+    with pytest.raises(ValueError, match="300 s are not asked for"):
+        feed_of(FakeData([]), (300.0,))
+    with pytest.raises(ValueError, match="900 s are not asked for"):
+        feed_of(FakeData([]), (60.0,)).candles(900.0, 0.0, 1.0)
+
+
+def test_a_pipeline_lives_on_the_feed() -> None:
+    """A fresh disk has 720 candles with the first answer: enough to train on at once."""
+    fake = FakeData([])
+    feed = opened(fake, candle_intervals=BOTH)
+    made = CandlePipeline(feed, interval=60.0, target=720, minimum=500)
+    made.load(START)
+    assert not made.health(START).is_ready
+    run(fake, feed, 6.0)
+    assert made.sync(START + 6).time.size == 720
+    seen = made.window.count
+    while fake.seconds < 1_800:
+        run(fake, feed, 60.0)
+        seen += made.sync(START + fake.seconds).time.size
+        assert made.health(START + fake.seconds).is_fresh
+    health = made.health(START + fake.seconds)
+    assert (health.samples, health.gap_count, health.coverage) == (seen, 0, 1.0)
+    fake.candle_failure = Unavailable("gone")
+    run(fake, feed, 600.0)
+    made.sync(START + fake.seconds)
+    health = made.health(START + fake.seconds)
+    assert (health.is_fresh, health.errors > 0) == (False, True)
+    assert "gone" in str(health.trouble)
 
 
 # ---- what is wrong --------------------------------------------------------------------------

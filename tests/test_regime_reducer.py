@@ -20,10 +20,10 @@ from grid_strategy import entry_distance_pct
 from regime_policy import suppressed_side
 from store.memory import MemoryStore
 from tests.regime_world import BOTH_PRESENT, depth, estimate, estimated, model
-from tests.world import GOLDEN_FEES, GOLDEN_INSTRUMENT, HMM_PARAMS, World, entered
+from tests.world import ACTING_PARAMS, GOLDEN_FEES, GOLDEN_INSTRUMENT, HMM_PARAMS, World, entered
 
 D = Decimal
-ACTING = replace(HMM_PARAMS, regime_directional_enabled=True)
+ACTING = ACTING_PARAMS
 
 
 def of(actions: list[a.Action], kind: type) -> list:

@@ -19,11 +19,13 @@ from core.domain import OrderStatus, Owed, RejectReason, TradeId
 from core.order_id import decode
 from core.params import PausePolicy
 from core.record import replace
+from core.regime import LABELS
 from core.state import Entering, Exiting, Idle, Mode
 from grid.invariants import liveness
 from state_machine import reduce
 from tests.regime_world import estimated
 from tests.world import (
+    ACTING_PARAMS,
     GOLDEN_INSTRUMENT,
     GOLDEN_PARAMS,
     HMM_PARAMS,
@@ -63,6 +65,9 @@ def run_line(world: World, line: str) -> list[a.Action]:
             return world.close(args[0], int(args[1]) if len(args) > 1 else None)
         case "reject":
             return world.reject(args[0], RejectReason(args[1]))
+        case "say":
+            regime = None if args[0] == "nothing" else LABELS.index(args[0])
+            return world.step(estimated(world.now, regime, float(options.get("confidence", 0.9))))
         case "do":
             body = {"action": args[0], **options, **({"confirm": True} if "yes" in args else {})}
             if "slot" in body:
@@ -76,7 +81,7 @@ def run_line(world: World, line: str) -> list[a.Action]:
 
 def run_transcript(lines: list[str]) -> Iterator[str]:
     """Yield what the reducer did for each line."""
-    world = World()
+    world = World(ACTING_PARAMS)
     before: list[str] = []
     for line in lines:
         yield f"> {line}"

@@ -47,9 +47,10 @@ from core.state import (
     Stint,
 )
 from core.status import Published, Status
+from engine.plain_text import TEXT_MAX, clean_text
 from engine.publish import Publisher, publication
 from engine.report import status_text
-from engine.status_view import TEXT_MAX, Facts, build_status, clean_text
+from engine.status_view import Facts, build_status
 
 GOLDEN = Path(__file__).parent / "golden" / "status.json"
 D = Decimal

@@ -32,6 +32,7 @@ GOLDEN_PARAMS = Params(
     recon_interval_sec=1e9,
 )
 HMM_PARAMS = replace(GOLDEN_PARAMS, hmm_enabled=True)
+ACTING_PARAMS = replace(HMM_PARAMS, regime_directional_enabled=True)
 GOLDEN_FEES = FeeRates(maker=Decimal("0.0025"), taker=Decimal("0.004"))
 START = 1_700_000_000.0
 
@@ -239,6 +240,8 @@ def describe_action(action: a.Action) -> str | None:
             return f"reconcile ({reason})"
         case a.ReplyToOperator(is_accepted=ok, message=message):
             return f"{'accepted' if ok else 'refused'}: {message}"
+        case a.RequestTraining(interval_sec=interval, reason=reason):
+            return f"train {interval:g} s ({reason})"
         case a.RecordTransition(kind=kind, name=name):
             return f"transition {kind} {name}"
         case _:
