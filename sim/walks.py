@@ -80,7 +80,7 @@ def random_walk(seed: int, days: float, *, is_planted: bool) -> Walk:
     close = START_PRICE * np.exp(log_close)
     first = np.append(START_PRICE, close[:-1])
     rows = Rows(
-        time=START + MINUTE * np.arange(count),
+        time=START + MINUTE * np.arange(count, dtype=np.float64),
         open=first,
         high=np.maximum(first, close) * np.exp(wicks[0]),
         low=np.minimum(first, close) * np.exp(-wicks[1]),
