@@ -356,14 +356,15 @@ def open_models(
     feed_sec: float,
     holding_times: Callable[[float, int], list[float]],
     trainer: Trainer | InlineTrainer | None = None,
+    store: SqliteCandles | None = None,
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
     `market` names it in the file of candles. One that can tell its whole past again needs none.
-    `trainer` None: a worker process of their own.
+    `trainer` None: a worker process of their own; `store` None: the file beside the database.
     """
     params, hmm = settings.params, settings.hmm
-    store = SqliteCandles(candles_db(settings.state_db), pair=market)
+    store = store or SqliteCandles(candles_db(settings.state_db), pair=market)
     chosen = [(primary_interval(source), hmm.training_candles, params.hmm_min_train_samples)]
     second = secondary_interval(source)
     if params.hmm_multi_timeframe_enabled and second is not None:

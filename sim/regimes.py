@@ -28,6 +28,7 @@ from engine.wiring import FEED_SEC, begin_models
 from hmm_regime_detector import Model, transmat_by_label
 from regime_policy import hold
 from settings.table import VARIABLES
+from store.candles import SqliteCandles
 from store.memory import MemoryStore
 
 SECTIONS = ("Regime models", "Regime tiers")
@@ -74,7 +75,7 @@ def settings_of(changes: Mapping[str, str], folder: Path) -> config.Settings:
     foreign = [f"{x}: only settings of regimes can be set here" for x in changes if x not in NAMES]
     if foreign:
         raise ConfigError(foreign)
-    fixed = {"MARKET_DATA": "synthetic", "STATE_DB": str(folder / "study.db")}
+    fixed = {"MARKET_DATA": "synthetic", "SLOT_COUNT": "1", "STATE_DB": str(folder / "study.db")}
     return config.load({"HMM_ENABLED": "true", **changes, **fixed}, folder / ".env")
 
 
@@ -97,6 +98,7 @@ def study(
     models = open_models(
         settings, source, market="study", is_real_time=False, feed_sec=FEED_SEC,
         holding_times=store.holding_times, trainer=trainer,
+        store=SqliteCandles(":memory:", pair="study"),
     )  # fmt: skip
     try:
         runtime = Runtime(store, exchange, None)
