@@ -254,6 +254,11 @@ class RegimeModels:
         self.trainer.close()
         self.store.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no training is under way."""
+        return not self._pending
+
     def view(self, now: float) -> RegimeFacts:
         """Return what the status page shows of models, candles and the worker."""
         first, second = (*self.frames, None)[:2]
