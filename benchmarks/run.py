@@ -16,6 +16,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks import regimes
 from core import actions as a
 from core import events as e
 from core.domain import FeeRates, Instrument
@@ -145,7 +146,7 @@ def first_order(folder: Path) -> str:
     return f"{took:.2f} s (required ≤ 5)"
 
 
-def long_replay(folder: Path) -> str:
+def long_replay(folder: Path, **more: str) -> str:
     """Replay a week of 1 min candles at full speed; report throughput and memory."""
     from tests.helpers import write_candles  # noqa: PLC0415 - only this needs the tests
 
@@ -153,7 +154,7 @@ def long_replay(folder: Path) -> str:
     write_candles(folder / "week.csv", bars=bars, seed=1)
     env = _environment(folder, MARKET_DATA="replay", REPLAY_FILE=str(folder / "week.csv"),
                        REPLAY_SPEED="max", SLOT_COUNT="30", SLOT_STAGGER_PCT="0.1",
-                       LOG_LEVEL="ERROR")  # fmt: skip
+                       LOG_LEVEL="ERROR", **more)  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "bot.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -173,6 +174,11 @@ def long_replay(folder: Path) -> str:
     )
 
 
+def long_replay_regimes(folder: Path) -> str:
+    """Do the same with both models trained daily; the worker's memory is its own."""
+    return long_replay(folder, HMM_ENABLED="true")
+
+
 def main() -> None:
     """Print every budget that applies so far."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
@@ -181,6 +187,10 @@ def main() -> None:
         ("live step, 30 slots, SQLite", live_step),
         ("start to first order", first_order),
         ("a week of 1 min candles", long_replay),
+        ("the same with regimes", long_replay_regimes),
+        ("lateness of a loop with 30 slots while models are trained", regimes.loop_gaps),
+        ("training of a model", regimes.training),
+        ("a closed candle, features and filter", regimes.one_candle),
     ):
         with tempfile.TemporaryDirectory() as folder:
             print(f"{name}: {measure(Path(folder))}", flush=True)

@@ -195,15 +195,23 @@ def _verify(_args: argparse.Namespace, settings: config.Settings) -> int:
 
 
 def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
-    from store.sqlite import backup  # noqa: PLC0415 - only this command needs it
+    from engine.model_files import copy_models  # noqa: PLC0415 - only this command needs them
+    from store.candles import candles_db  # noqa: PLC0415
+    from store.sqlite import backup  # noqa: PLC0415
 
-    paper, copy = settings.paper_db(), config.paper_db(args.file)
-    pairs = {paper: copy} if paper.exists() else {}
-    backup(settings.state_db, args.file, pairs)
+    source: Path = settings.state_db
+    pairs = {
+        settings.paper_db(): config.paper_db(args.file),
+        candles_db(source): candles_db(args.file),
+    }
+    pairs = {old: new for old, new in pairs.items() if old.exists()}
+    backup(source, args.file, pairs)
     for file in (args.file, *pairs.values()):
         _out(f"{file}: {file.stat().st_size:,} bytes, integrity checked")
+    for file in copy_models(source, args.file):
+        _out(f"{file}: a trained model")
     if pairs:
-        _out("the two belong together: restore both or none")
+        _out("they belong together: restore all or none")
     return EXIT_OK
 
 

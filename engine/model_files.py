@@ -1,9 +1,21 @@
 """Trained models on disk, so that a restart serves at once: a file each, beside the database."""
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from hmm_regime_detector import Model, ModelError, decode, encode
+
+
+def copy_models(database: Path, target: Path) -> list[Path]:
+    """Copy the models beside a database to beside its copy; return the new files."""
+    made = []
+    for file in sorted(database.parent.glob(f"{database.stem}.hmm-*.json")):
+        new = target.with_name(target.stem + file.name.removeprefix(database.stem))
+        with suppress(FileNotFoundError):  # a newer model has just taken its place
+            made.append(Path(shutil.copy(file, new)))
+    return made
 
 
 class ModelFiles:

@@ -26,7 +26,13 @@ from engine.model_files import ModelFiles
 from engine.regime_view import Matrix, RegimeFacts
 from engine.trainer import InlineTrainer, Trainer
 from grid.regimes import outstanding_trainings
-from hmm_regime_detector import Detector, Model, TrainingRequest, transmat_by_label
+from hmm_regime_detector import (
+    Detector,
+    Model,
+    TrainingError,
+    TrainingRequest,
+    transmat_by_label,
+)
 from market.candles import prepare
 from market.pipeline import (
     CandlePipeline,
@@ -126,6 +132,7 @@ class Frame:
             now,
             candles=min(self.pipeline.window.count, self.settings.target),
             freshness_limit_sec=freshness_limit(self.settings.interval_sec),
+            newest_close=self.pipeline.window.last_close_time,
         )
         if self.model is None and self.trouble:
             return replace(found, why=f"{found.why}; {self.trouble}")
@@ -254,6 +261,11 @@ class RegimeModels:
         self.trainer.close()
         self.store.close()
 
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no training is under way."""
+        return not self._pending
+
     def view(self, now: float) -> RegimeFacts:
         """Return what the status page shows of models, candles and the worker."""
         first, second = (*self.frames, None)[:2]
@@ -328,7 +340,8 @@ class RegimeModels:
         frame.serve(model)
 
     def _result(self, done: _Pending, to: float) -> ModelTrained | TrainingFailed:
-        error = done.future.exception()
+        is_lost = done.future.cancelled()
+        error = TrainingError("the daemon is stopping") if is_lost else done.future.exception()
         frame = self._frame(done.interval_sec)
         if error is None and frame is not None:
             model = done.future.result()

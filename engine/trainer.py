@@ -147,6 +147,8 @@ class Trainer:
         while (job := self._next()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
+            with self._change:
+                self._is_running = True
             began = monotonic()
             try:
                 model = self._model(job.request)
@@ -172,7 +174,6 @@ class Trainer:
                     self._drop()  # a process that waits for input is gone at once
             if self._is_closed:
                 return None
-            self._is_running = True
             return self._waiting.pop(next(iter(self._waiting)))
 
     def _model(self, request: TrainingRequest) -> Model:

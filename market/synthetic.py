@@ -96,20 +96,14 @@ class SyntheticSource:
         The walk is made forwards from 1 and scaled so that its last close is the start price.
         """
         minutes = days * 1440
-        prices = [1.0]
-        regime, rng = 1, random.Random()
-        for n in range(minutes):
-            regime, end = self.walk(rng, n - minutes, regime, prices[-1])
+        prices, regime, rng = [1.0], 1, random.Random(f"{self._seed}/history")
+        for _ in range(minutes):
+            regime, end = _walk(rng, regime, prices[-1])
             prices.append(end)
         scale = float(self._start_price) / prices[-1]
         for n in range(minutes):
-            self._seed_for(rng, n - minutes)
-            rng.random()
-            yield self._candle(
-                rng,
-                self._start_time - (minutes - n) * MINUTE,
-                (prices[n] * scale, prices[n + 1] * scale),
-            )
+            at = self._start_time - (minutes - n) * MINUTE
+            yield self._candle(rng, at, (prices[n] * scale, prices[n + 1] * scale))
 
     def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
         """Yield closed candles: those of the history, then of the very trades that `read` yields.

@@ -13,7 +13,7 @@ from core.regime import BEARISH, BULLISH, RANGING
 from regime.features import Floats
 
 LAG = 63  # candles: three spans of the slower average
-_EXTRA_Z = 1.0
+_EDGE = 0.25  # errors
 
 
 def long_run_variance(values: Floats, lag: int = LAG) -> float:
@@ -31,15 +31,14 @@ def long_run_variance(values: Floats, lag: int = LAG) -> float:
     return max(0.0, total / count)
 
 
-def standard_errors(spread: Floats, rows: Floats) -> list[float]:
-    """Return the standard error of each state's mean spread: sqrt(Ω / rows of the state).
+def standard_error(spread: Floats) -> float:
+    """Return the standard error of the window's mean spread: sqrt(Ω/T), Ω its long-run variance.
 
-    `spread` (T,) is the window's raw spread and Ω its long-run variance: neighbouring spreads are
-    made of the same prices, so that the textbook's deviation/√rows would be five times too small.
-    `rows` (3,) are the expected rows of each state; less than one counts as one.
+    `spread` (T,) is raw. Neighbouring spreads are made of the same prices: the textbook's
+    deviation/√T would be five times too small, and would call most ranging states directional. An
+    error of each state's own rows (Ω over those) is stricter and lost a sixth of planted trends.
     """
-    variance = long_run_variance(spread)
-    return [sqrt(variance / max(1.0, float(x))) for x in rows]
+    return sqrt(long_run_variance(spread) / max(1, len(spread)))
 
 
 def label_of(mean: float, error: float, z: float) -> int:
@@ -53,21 +52,21 @@ def label_of(mean: float, error: float, z: float) -> int:
 
 def labels_of(
     means: Sequence[float],
-    errors: Sequence[float],
+    error: float,
     z: float,
     previous: Sequence[int | None] = (None, None, None),
 ) -> tuple[int, ...]:
-    """Return each state's label.
+    """Return each state's label from its mean spread.
 
     `previous` is the label that the nearest state of the previous model had. Where that was
-    ranging, a state becomes directional only one standard error beyond the rule, so that a mean at
-    the edge does not change its label with every retrain; no state is directional short of it.
+    ranging, a state becomes directional only a quarter of an error beyond the rule, so that a mean
+    at the edge does not change its label with every retrain; no state is directional short of it.
     """
     result = []
-    for mean, error, before in zip(means, errors, previous, strict=True):
+    for mean, before in zip(means, previous, strict=True):
         label = label_of(mean, error, z)
         if label != RANGING and before == RANGING:
-            label = label_of(mean, error, z + _EXTRA_Z)
+            label = label_of(mean, error, z + _EDGE)
         result.append(label)
     return tuple(result)
 

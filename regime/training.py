@@ -23,8 +23,8 @@ from regime.features import (
 )
 from regime.filter import Filter, LabelView, best_label
 from regime.fitting import FitError, Fitted, Parameters, fit, softened, starting_points
-from regime.labels import labels_of, nearest, standard_errors
-from regime.model import STATES, Model, Numbers, identity, stationary
+from regime.labels import labels_of, nearest, standard_error
+from regime.model import STATES, Model, Numbers, identity
 
 ROWS_MIN = 40  # after the warm-up: ten for each feature
 DAY_SEC = 86_400.0
@@ -243,14 +243,12 @@ def _labels(
     deviation: Floats,
 ) -> tuple[int, ...]:
     means = parameters.means * deviation + mean
-    shares = stationary(parameters.transmat)
-    errors = standard_errors(spread, shares * len(spread))
     before: tuple[int | None, ...] = (None,) * STATES
     previous = request.previous
     if previous is not None:
         earlier = np.asarray(previous.means) * previous.deviation + np.asarray(previous.mean)
         before = tuple(previous.labels[n] for n in nearest(means, earlier, deviation))
-    return labels_of(means[:, SPREAD].tolist(), errors, request.label_z, before)
+    return labels_of(means[:, SPREAD].tolist(), standard_error(spread), request.label_z, before)
 
 
 def _numbers(values: Floats) -> Numbers:

@@ -9,7 +9,7 @@ from core.domain import FeeRates, RejectReason
 from core.params import Params
 from core.ports import Loaded, Venue
 from core.record import replace
-from engine.books import refold, verify
+from engine.books import ExchangeBooks, conserved, refold, verify
 from engine.runtime import Runtime
 from engine.status_view import build_status
 from store.memory import MemoryStore
@@ -41,6 +41,21 @@ def test_a_journal_of_this_program_is_proved_from_its_first_event() -> None:
     folded = refold(store)
     assert (folded.count, folded.foreign, folded.differences) == (runtime.seq, 0, ())
     assert folded.state == runtime.state
+
+
+def test_books_that_are_not_open_yet_are_no_difference() -> None:
+    """Between the first event and the first balances there is nothing that could agree."""
+    runtime = Runtime(MemoryStore(epoch=7), None, None)
+    venue = Venue(instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES, base=D(5000), quote=D(500))
+    runtime.start(venue, GOLDEN_PARAMS, now=START, bot_tag=1)
+    there = ExchangeBooks(base=D(5000), quote=D(500), effects={}, untold=frozenset())
+    check = conserved(runtime.store, runtime.state, there)
+    assert check.is_ok
+    assert check.detail.endswith("our own books are not open yet")
+    lost = replace(there, effects={"t": (D(1), D(-1))})
+    assert not conserved(runtime.store, runtime.state, lost).is_ok
+    runtime.step(e.BalancesReported(time=START + 1, base=D(4000), quote=D(500)))
+    assert not conserved(runtime.store, runtime.state, there).is_ok
 
 
 def test_an_upgrade_starts_and_only_own_segments_are_judged() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -479,6 +480,23 @@ def test_generated_files_are_up_to_date() -> None:
     """`.env.example` and the documentation follow the table; run config.py --write."""
     assert (ROOT / ".env.example").read_text() == config.generate_env_example()
     assert (ROOT / "docs" / "CONFIGURATION.md").read_text() == config.generate_markdown()
+
+
+@pytest.mark.parametrize("variable", config.VARIABLES, ids=lambda v: v.name)
+def test_every_setting_is_used(variable: config.Variable) -> None:
+    """What can be set is read somewhere besides its own line and its default."""
+    name = re.compile(rf"\b{variable.target.rpartition('.')[2]}\b")
+    assert any(name.search(text) for text in _sources())
+
+
+@cache
+def _sources() -> tuple[str, ...]:
+    found = [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")]
+    return tuple(
+        x.read_text()
+        for x in found
+        if x.parent.name not in ("tests", "settings") and x.name != "params.py"
+    )
 
 
 def test_the_example_file_is_a_valid_env_file(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hmm_regime_detector import (
 )
 from regime.features import kept_lengths, missing
 from regime.filter import Filter, LabelView, best_label, bias, confidence, entropy
-from regime.labels import label_of, labels_of, long_run_variance
+from regime.labels import label_of, labels_of, long_run_variance, standard_error
 from regime.model import stationary
 from regime.training import newest
 from tests.hmm_world import (
@@ -309,11 +309,18 @@ def test_label_rule(mean: float, error: float, label: int) -> None:
 
 
 def test_labels_keep_to_the_previous_ones_at_the_edge() -> None:
-    """What was ranging becomes directional one error later; nothing is directional earlier."""
-    means, errors = [-0.0025, 0.0025, 0.0035], [0.001] * 3
-    assert labels_of(means, errors, 2.0) == (BEARISH, BULLISH, BULLISH)
-    assert labels_of(means, errors, 2.0, [RANGING] * 3) == (RANGING, RANGING, BULLISH)
-    assert labels_of([0.0015], [0.001], 2.0, [BULLISH]) == (RANGING,)
+    """What was ranging becomes directional a little later; nothing is directional earlier."""
+    means = [-0.0022, 0.0022, 0.0023]
+    assert labels_of(means, 0.001, 2.0) == (BEARISH, BULLISH, BULLISH)
+    assert labels_of(means, 0.001, 2.0, [RANGING] * 3) == (RANGING, RANGING, BULLISH)
+    assert labels_of([0.0019] * 3, 0.001, 2.0, [BULLISH] * 3) == (RANGING,) * 3
+
+
+def test_standard_error_is_that_of_neighbours_made_of_the_same_prices() -> None:
+    """On a walk five times the textbook's."""
+    matrix, mask = features(walk(20_000, 20))
+    spread = matrix[mask][:, 1]
+    assert 4.0 < standard_error(spread) / (spread.std() / math.sqrt(len(spread))) < 6.0
 
 
 def test_long_run_variance_is_honest_about_neighbours() -> None:

@@ -218,6 +218,24 @@ def test_newer_request_of_an_interval_replaces_the_one_that_waits() -> None:
         trainer.close()
 
 
+def test_request_that_its_owner_cancels_is_left_out() -> None:
+    """The next one is worked on, and nothing seems to run afterwards."""
+    trainer = Trainer()
+    try:
+        first = trainer.submit(request(walk(300, 2)))
+        unwanted = trainer.submit(replace(SMALL, interval_sec=300.0))
+        unwanted.cancel()
+        last = trainer.submit(request(walk(300, 2), interval_sec=900.0))
+        for future in (first, last):
+            with pytest.raises(TrainingError, match="too few"):
+                future.result(WAIT)
+        assert unwanted.cancelled()
+        counters = trainer.counters()
+        assert (counters.failed, counters.is_running, counters.waiting) == (2, False, 0)
+    finally:
+        trainer.close()
+
+
 def test_idle_worker_ends_and_the_next_request_starts_another() -> None:
     """Its memory is free while nothing is trained."""
     trainer = Trainer(idle_sec=0.3)
