@@ -9,6 +9,7 @@ from core.domain import Side
 from exchange import kraken_wire as wire
 from exchange.kraken_public import asset_units
 from exchange.kraken_records import WireError
+from market.candles import Window
 from tests.wire_answers import BTC, DOGE, PAIR, read, recorded
 from tests.wire_shapes import shape
 
@@ -92,16 +93,27 @@ def test_candles_still_forming_are_left_out() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        [60, "1", "2", "1.5", "2", "1", "5", 3],
-        [60, "1", "2", "1", "2.5", "1", "5", 3],
         [60, "0", "2", "0", "2", "1", "5", 3],
         [60, "1", "2", "1", "2", "1", "5"],
     ],
 )
 def test_impossible_candles_are_refused(row: list[Any]) -> None:
-    """Prices outside low and high, zero prices, missing columns."""
+    """Zero prices, missing columns."""
     with pytest.raises(WireError):
         wire.candles({"XDGUSD": [row], "last": 60}, DOGE, 60)
+
+
+def test_one_odd_candle_does_not_cost_the_others() -> None:
+    """A price outside low and high is told, and refused alone where candles are taken in."""
+    rows = [
+        [0, "1", "2", "1", "2", "1", "5", 3],
+        [60, "1", "2", "1.5", "2", "1", "5", 3],
+        [120, "1", "2", "1", "2.5", "1", "5", 3],
+        [180, "1", "2", "1", "2", "1", "5", 3],
+    ]
+    window = Window(60.0)
+    assert window.add(wire.candles({"XDGUSD": rows, "last": 180}, DOGE, 60)) == 2
+    assert (window.refused, window.last_close_time) == (2, 240.0)
 
 
 @recorded
