@@ -6,6 +6,7 @@ here is what the daemon would say and hold; nothing of its rules stands here a s
 """
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,10 @@ from store.candles import SqliteCandles
 from store.memory import MemoryStore
 
 SECTIONS = ("Regime models", "Regime tiers")
+BID, ASK = Decimal("0.1"), Decimal("0.1001")  # of the one quote; nothing depends on them
+# What has nothing to do with regimes is done as rarely as it may be.
+IDLE = {"MARKET_DATA": "synthetic", "SLOT_COUNT": "1", "RECON_INTERVAL_SEC": "86400",
+        "IMBALANCE_ALERT_MIN": "10000"}  # fmt: skip
 NAMES = tuple(v.name for v in VARIABLES if v.section in SECTIONS)
 
 
@@ -75,7 +80,7 @@ def settings_of(changes: Mapping[str, str], folder: Path) -> config.Settings:
     foreign = [f"{x}: only settings of regimes can be set here" for x in changes if x not in NAMES]
     if foreign:
         raise ConfigError(foreign)
-    fixed = {"MARKET_DATA": "synthetic", "SLOT_COUNT": "1", "STATE_DB": str(folder / "study.db")}
+    fixed = {**IDLE, "STATE_DB": str(folder / "study.db")}
     return config.load({"HMM_ENABLED": "true", **changes, **fixed}, folder / ".env")
 
 
@@ -183,12 +188,16 @@ class _Watch:
 
 
 class Nowhere:
-    """An exchange without prices and orders that lasts until a given time."""
+    """An exchange with an empty account that quotes one price at its start, and lasts until a time.
+
+    A reducer that has seen a market and owns nothing keeps all its clocks and wants no order.
+    """
 
     reads_first = True
 
     def __init__(self, start: float, until: float) -> None:
         self._now, self._until = start, until
+        self._is_silent = False
 
     def describe(self) -> Venue:
         """Return an empty account."""
@@ -217,13 +226,20 @@ class Nowhere:
         return None
 
     def next_time(self) -> float | None:
-        """Return the end, once."""
+        """Return the start, then the end."""
+        if not self._is_silent:
+            return self._now
         return self._until if self._now < self._until else None
 
     def advance(self, to: float) -> tuple[Message, ...]:
-        """Go on; nothing happens."""
+        """Go on; nothing happens after the start."""
         self._now = max(self._now, to)
-        return ()
+        if self._is_silent:
+            return ()
+        self._is_silent = True
+        balances = e.BalancesReported(time=self._now, base=ZERO, quote=ZERO)
+        price = e.PriceTick(time=self._now, bid=BID, ask=ASK, last=BID)
+        return (Message(seq=1, event=balances), Message(seq=2, event=price))
 
     def acknowledge(self, seq: int) -> None:
         """Forget nothing."""

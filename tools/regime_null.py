@@ -6,6 +6,7 @@ from one pass. Seeds are spread over worker processes; a seed's result depends o
 """
 
 import argparse
+import logging
 import queue
 import subprocess
 import sys
@@ -332,6 +333,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     """Run the walks and print what came out; return the exit code."""
+    logging.basicConfig(level=logging.ERROR)  # warnings are about trading; failures are counted
     args = arguments(argv)
     if args.worker:
         serve(sys.stdin, sys.stdout)

@@ -6,6 +6,7 @@ timeframes and the evidence gate; nothing trades. The page needs no network and 
 
 import argparse
 import html
+import logging
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -173,6 +174,7 @@ def _page(head: Mapping[str, str], found: list[Table], plot: str) -> str:
 
 def main(argv: list[str]) -> int:
     """Report on a file; return the exit code."""
+    logging.basicConfig(level=logging.ERROR)  # warnings are about trading; failures are counted
     try:
         text = made(arguments(argv))
     except (ConfigError, MarketError, _Refused, OSError) as error:
