@@ -24,7 +24,7 @@ from core.state import BotState
 from engine.labelled import Labelled
 from engine.model_files import ModelFiles
 from engine.regime_view import Matrix, RegimeFacts
-from engine.trainer import Trainer
+from engine.trainer import InlineTrainer, Trainer
 from grid.regimes import outstanding_trainings
 from hmm_regime_detector import (
     Detector,
@@ -161,7 +161,7 @@ class RegimeModels:
     def __init__(
         self,
         frames: tuple[Frame, ...],
-        trainer: Trainer,
+        trainer: Trainer | InlineTrainer,
         store: SqliteCandles,
         params: Params,
         *,
@@ -368,13 +368,16 @@ def open_models(
     is_real_time: bool,
     feed_sec: float,
     holding_times: Callable[[float, int], list[float]],
+    trainer: Trainer | InlineTrainer | None = None,
+    store: SqliteCandles | None = None,
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
     `market` names it in the file of candles. One that can tell its whole past again needs none.
+    `trainer` None: a worker process of their own; `store` None: the file beside the database.
     """
     params, hmm = settings.params, settings.hmm
-    store = SqliteCandles(candles_db(settings.state_db), pair=market)
+    store = store or SqliteCandles(candles_db(settings.state_db), pair=market)
     chosen = [(primary_interval(source), hmm.training_candles, params.hmm_min_train_samples)]
     second = secondary_interval(source)
     if params.hmm_multi_timeframe_enabled and second is not None:
@@ -405,7 +408,7 @@ def open_models(
     )
     return RegimeModels(
         frames,
-        Trainer(),
+        trainer or Trainer(),
         store,
         params,
         is_real_time=is_real_time,

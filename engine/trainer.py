@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -19,7 +20,7 @@ import msgspec
 
 from core.record import Record
 from engine.clock import monotonic
-from hmm_regime_detector import Model, TrainingError, TrainingRequest
+from hmm_regime_detector import Model, TrainingError, TrainingRequest, train
 from regime.pipe import PipeError, Refused, decode_answer, read_frame, write_frame
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,6 +243,48 @@ class Trainer:
             worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
+
+
+class InlineTrainer:
+    """Trains when it is asked, in the process that asks: where nothing waits for the loop.
+
+    The same models as the worker makes. Start such a process with the variables of `ENVIRONMENT`.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {"submitted": 0, "trained": 0, "failed": 0}
+        self._last_sec: float | None = None
+        self._last_error = ""
+
+    def submit(self, request: TrainingRequest) -> Future[Model]:
+        """Return the future model of a request, which is done; it raises TrainingError if none."""
+        future: Future[Model] = Future()
+        self._counts["submitted"] += 1
+        began = monotonic()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what matters of a model is in its record
+                model = train(request)
+        except TrainingError as error:
+            self._counts["failed"] += 1
+            self._last_error = str(error)
+            future.set_exception(error)
+        else:
+            self._counts["trained"] += 1
+            self._last_sec = monotonic() - began
+            future.set_result(model)
+        return future
+
+    def counters(self) -> TrainerCounters:
+        """Return what has been done so far."""
+        return TrainerCounters.from_dict({
+            **self._counts,
+            "last_sec": self._last_sec,
+            "last_error": self._last_error,
+        })  # fmt: skip
+
+    def close(self) -> None:
+        """End nothing: there is no worker."""
 
 
 class _Worker:

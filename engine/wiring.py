@@ -257,11 +257,15 @@ def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None
     if isinstance(parts.exchange, KrakenExchange):
         parts.exchange.start(runtime.state)
     if models is not None:
-        now = max(parts.exchange.now(), runtime.state.now)
-        models.begin(runtime.state, now)
-        runtime.models = models
-        if is_estimate_outstanding(runtime.state):
-            runtime.step(models.estimate(now))
+        begin_models(runtime, models, now=max(parts.exchange.now(), runtime.state.now))
+
+
+def begin_models(runtime: Runtime, models: "RegimeModels", *, now: float) -> None:
+    """Let models go on where they were, and answer what they were asked last."""
+    models.begin(runtime.state, now)
+    runtime.models = models
+    if is_estimate_outstanding(runtime.state):
+        runtime.step(models.estimate(now))
 
 
 def open_parts(settings: config.Settings, source: Source | None = None) -> Parts:

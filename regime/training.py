@@ -28,6 +28,7 @@ from regime.model import STATES, Model, Numbers, identity
 
 ROWS_MIN = 40  # after the warm-up: ten for each feature
 DAY_SEC = 86_400.0
+RUN_IN = 300  # candles after which a filter hardly knows where it began
 _LEVEL = 1e-12  # a feature that varies by less is constant, but for rounding
 
 
@@ -257,9 +258,15 @@ def _numbers(values: Floats) -> Numbers:
 def _changed(
     previous: Model | None, model: Model, window: Window, raw: Floats, mask: Bools
 ) -> float | None:
-    """Return the share of the last day's rows that the previous model labels differently."""
+    """Return the share of the last day's rows that the previous model labels differently.
+
+    The filters begin RUN_IN rows earlier: by then they have forgotten where they began.
+    """
     if previous is None:
         return None
+    rows = RUN_IN + int(np.count_nonzero(window.time > window.time[-1] - DAY_SEC))
+    window = newest(window, rows)
+    raw, mask = raw[-rows:], mask[-rows:]
     recent = window.time[mask] > window.time[-1] - DAY_SEC
     old, new = (
         np.asarray(row_labels(x, raw, mask, window.lengths))[recent] for x in (previous, model)

@@ -27,6 +27,7 @@ from exchange.sandbox_venue import SandboxConfig, SandboxVenue
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
 from settings.table import DEMO_KEY, DEMO_SECRET
+from sim.arguments import number, whole
 
 OPEN_ORDERS = {"starter": 60, "intermediate": 80, "pro": 225}
 GRACE_MAX_SEC = 5.0
@@ -52,26 +53,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--symbol", help="which symbol of a replayed file with several")
     add(
         "--speed",
-        type=_number(SPEED_MIN, SPEED_MAX),
+        type=number(SPEED_MIN, SPEED_MAX),
         default=60.0,
         help="how many times as lively the market is (default 60)",
     )
     add("--loop", action="store_true", help="begin the market anew at its end")
-    add("--port", type=_whole(0, 65_535), default=8090, help="0: any free one (default 8090)")
+    add("--port", type=whole(0, 65_535), default=8090, help="0: any free one (default 8090)")
     add("--db", type=Path, metavar="FILE", help="keep the account here (default: in memory)")
     add("--tier", choices=sorted(ENGINE_LIMITS), default="starter", help="rate limits of")
     add("--start-quote", type=_money, default=Decimal(500), help="USD to begin with (500)")
     add("--start-base-usd", type=_money, default=Decimal(500), help="DOGE for so many USD (500)")
     add(
         "--lag",
-        type=_number(0, HISTORY_SEC),
+        type=number(0, HISTORY_SEC),
         default=0.0,
         metavar="SEC",
         help="reads show the account as it was up to so long ago",
     )
     add(
         "--clock-offset",
-        type=_number(-OFFSET_MAX_SEC, OFFSET_MAX_SEC),
+        type=number(-OFFSET_MAX_SEC, OFFSET_MAX_SEC),
         default=0.0,
         metavar="SEC",
         help="its clock is so far ahead of this machine's (default 0)",
@@ -88,7 +89,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="A,B",
         help="of the key (default: what a trading bot needs)",
     )
-    add("--nonce-window", type=_whole(0, 2**31), default=0, help="of the key (default 0)")
+    add("--nonce-window", type=whole(0, 2**31), default=0, help="of the key (default 0)")
     return parser.parse_args(argv)  # fmt: skip
 
 
@@ -117,8 +118,8 @@ def main(argv: list[str]) -> int:
         return FAILED
     stop = sandbox.stopped
     asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
+    for caught in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(caught, lambda *_: asked.set())
     with sandbox:
         _say(greeting(args, source.name, sandbox.url))
         while not asked.is_set() and not stop.is_set():
@@ -230,28 +231,6 @@ def _market(text: str) -> tuple[str, str]:
     raise argparse.ArgumentTypeError(
         f"{text!r} must be synthetic, synthetic:SEED (0 to {SEED_MAX}) or replay:FILE"
     )
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} must be from {low:g} to {high:g}")
-        return value
-
-    return read
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit()) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {low} to {high}")
-        return int(text)
-
-    return read
 
 
 def _money(text: str) -> Decimal:

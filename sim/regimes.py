@@ -1,0 +1,236 @@
+"""What the regimes would have been: the daemon's own chain over a market, without trading.
+
+The Runtime, the Loop and the RegimeModels of the daemon run in simulated time over a market's
+candles, with a store in memory and an exchange that has neither prices nor orders. So what is seen
+here is what the daemon would say and hold; nothing of its rules stands here a second time.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import config
+from core import actions as a
+from core import events as e
+from core.domain import ZERO, FeeRates, Instrument
+from core.market import CandleSource
+from core.ports import ConfigError, Message, Venue
+from core.record import replace
+from core.regime import Evidence, ModelRef
+from core.state import BotState
+from core.tiers import Policy, Tiers
+from engine.clock import Pacer
+from engine.loop import Loop
+from engine.models import RegimeModels, open_models
+from engine.runtime import Runtime
+from engine.trainer import InlineTrainer
+from engine.wiring import FEED_SEC, begin_models
+from hmm_regime_detector import Model, transmat_by_label
+from regime_policy import hold
+from settings.table import VARIABLES
+from store.candles import SqliteCandles
+from store.memory import MemoryStore
+
+SECTIONS = ("Regime models", "Regime tiers")
+NAMES = tuple(v.name for v in VARIABLES if v.section in SECTIONS)
+
+
+class Evaluation(NamedTuple):
+    """What was said and held at one evaluation; labels are those of `core.regime`."""
+
+    time: float
+    price: float  # the close of the newest primary candle, nan without any
+    primary: int | None  # None: untrained, stale, or not there
+    secondary: int | None
+    policy: Policy
+    tiers: Tiers  # by the settings
+    ungated: Tiers  # the same without the evidence gate
+    evidence: tuple[Evidence, ...]
+    horizon_sec: float
+
+
+class Trained(NamedTuple):
+    """One training: when its model began to serve, what it is, how long it took."""
+
+    time: float
+    ref: ModelRef
+    transmat: list[list[float]]  # between labels
+    labels: tuple[int, ...]  # of the states
+    wall_sec: float
+
+
+class Study(NamedTuple):
+    """All that was seen."""
+
+    evaluations: list[Evaluation]
+    trainings: list[Trained]
+    failures: list[str]  # trainings that gave no model
+
+
+def settings_of(changes: Mapping[str, str], folder: Path) -> config.Settings:
+    """Return the daemon's settings with the models on; `changes` are those of regimes, by name.
+
+    Files go to `folder`. Raises ConfigError, also for other names.
+    """
+    foreign = [f"{x}: only settings of regimes can be set here" for x in changes if x not in NAMES]
+    if foreign:
+        raise ConfigError(foreign)
+    fixed = {"MARKET_DATA": "synthetic", "SLOT_COUNT": "1", "STATE_DB": str(folder / "study.db")}
+    return config.load({"HMM_ENABLED": "true", **changes, **fixed}, folder / ".env")
+
+
+def study(
+    settings: config.Settings,
+    source: CandleSource,
+    *,
+    start: float,
+    until: float,
+    on_evaluation: Callable[[BotState], None] = lambda _: None,
+) -> Study:
+    """Run the daemon's models over `source` from `start` to `until`, seconds; return what was seen.
+
+    What `source` tells of the time before `start` is history, as on a daemon's first start.
+    Training is done in this process; its result comes after the settings' simulated latency.
+    """
+    store = MemoryStore()
+    exchange = Nowhere(start, until)
+    trainer = InlineTrainer()
+    models = open_models(
+        settings, source, market="study", is_real_time=False, feed_sec=FEED_SEC,
+        holding_times=store.holding_times, trainer=trainer,
+        store=SqliteCandles(":memory:", pair="study"),
+    )  # fmt: skip
+    try:
+        runtime = Runtime(store, exchange, None)
+        watch = _Watch(runtime, models, trainer, on_evaluation)
+        runtime.on_step = watch.step
+        runtime.start(exchange.describe(), settings.params, now=start, bot_tag=0)
+        begin_models(runtime, models, now=start)
+        Loop(runtime, exchange, pacer=Pacer(None), models=models).run()
+    finally:
+        models.close()
+        store.close()
+    return watch.seen
+
+
+class _Watch:
+    """Notes what each step has led to; changes nothing."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        models: RegimeModels,
+        trainer: InlineTrainer,
+        on_evaluation: Callable[[BotState], None],
+    ) -> None:
+        self.seen = Study([], [], [])
+        self._runtime, self._models, self._trainer = runtime, models, trainer
+        self._on_evaluation = on_evaluation
+        self._ungated = Tiers()
+        self._wall_sec: dict[float, float] = {}
+
+    def step(self, event: e.Event, actions: tuple[a.Action, ...]) -> None:
+        """Take note of a step that is done."""
+        state = self._runtime.state
+        for action in actions:
+            if isinstance(action, a.RequestTraining):
+                self._wall_sec[action.interval_sec] = self._trainer.counters().last_sec or 0.0
+        match event:
+            case e.Started():
+                self._ungated = state.regimes.tiers
+            case e.RegimeEstimated():
+                self._evaluated(state)
+                self._on_evaluation(state)
+            case e.ModelTrained():
+                self.seen.trainings.append(self._trained(state.now, event.model))
+            case e.TrainingFailed():
+                self.seen.failures.append(event.reason)
+            case _:
+                pass
+
+    def _evaluated(self, state: BotState) -> None:
+        regimes, params = state.regimes, self._runtime.params
+        free = replace(params, regime_evidence_gate=False)
+        self._ungated = hold(self._ungated, regimes.policy, regimes.evidence, free, state.now)
+        newest = self._models.frames[0].pipeline.window.rows(newest=1)
+        primary, secondary = regimes.primary, regimes.secondary
+        self.seen.evaluations.append(
+            Evaluation(
+                time=state.now,
+                price=float(newest.close[0]) if newest.close.size else float("nan"),
+                primary=None if primary is None else primary.regime,
+                secondary=None if secondary is None else secondary.regime,
+                policy=regimes.policy,
+                tiers=regimes.tiers,
+                ungated=self._ungated,
+                evidence=regimes.evidence,
+                horizon_sec=regimes.horizon_sec,
+            )
+        )
+
+    def _trained(self, now: float, ref: ModelRef) -> Trained:
+        model: Model | None = next(
+            (x.model for x in self._models.frames if x.settings.interval_sec == ref.interval_sec),
+            None,
+        )
+        return Trained(
+            time=now,
+            ref=ref,
+            transmat=transmat_by_label(model) or [],
+            labels=model.labels if model is not None else (),
+            wall_sec=self._wall_sec.get(ref.interval_sec, 0.0),
+        )
+
+
+class Nowhere:
+    """An exchange without prices and orders that lasts until a given time."""
+
+    reads_first = True
+
+    def __init__(self, start: float, until: float) -> None:
+        self._now, self._until = start, until
+
+    def describe(self) -> Venue:
+        """Return an empty account."""
+        fees = FeeRates(maker=ZERO, taker=ZERO)
+        return Venue(instrument=Instrument(), fees=fees, base=ZERO, quote=ZERO)
+
+    def obstacle(self, action: a.PlaceOrderAction, status: str) -> str | None:  # noqa: ARG002  # its port
+        """Return why no order leaves."""
+        return "there is no exchange"
+
+    def place(self, action: a.PlaceOrderAction) -> None:
+        """Send nothing."""
+
+    def cancel(self, action: a.CancelOrderAction) -> None:
+        """Send nothing."""
+
+    def reconcile(self, action: a.RequestReconcile) -> None:
+        """Read nothing."""
+
+    def now(self) -> float:
+        """Return the instant that is reached."""
+        return self._now
+
+    def horizon(self) -> float | None:
+        """Return None: the time is simulated."""
+        return None
+
+    def next_time(self) -> float | None:
+        """Return the end, once."""
+        return self._until if self._now < self._until else None
+
+    def advance(self, to: float) -> tuple[Message, ...]:
+        """Go on; nothing happens."""
+        self._now = max(self._now, to)
+        return ()
+
+    def acknowledge(self, seq: int) -> None:
+        """Forget nothing."""
+
+    def catch_up(self, told: int, until: float) -> None:
+        """Live nothing again."""
+
+    def pending(self, after: int) -> tuple[Message, ...]:  # noqa: ARG002  # its port
+        """Return nothing."""
+        return ()

@@ -1,0 +1,189 @@
+"""What the regimes would have been on a recorded file: tables on the terminal, and one HTML page.
+
+The daemon's own chain runs over the candles (`sim/regimes.py`) with the settings' defaults, both
+timeframes and the evidence gate; nothing trades. The page needs no network and no other file.
+"""
+
+import argparse
+import html
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from core.ports import ConfigError, MarketError
+from engine.clock import monotonic
+from engine.progress import ProgressLine
+from market.pipeline import primary_interval, secondary_interval
+from market.replay import ReplaySource
+from settings.table import BY_NAME
+from settings.variable import value_of
+from sim.arguments import assignment, number
+from sim.regime_stats import series
+from sim.regime_tables import Table, day, frame, tables
+from sim.regimes import Study, settings_of, study
+from tools import regime_plot
+
+DAY_SEC = 86_400.0
+DAYS_LEAST = 0.5
+OUT = Path("regime_report.html")
+STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
+  color: #222; background: #fff; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd; }
+th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
+.wide { overflow-x: auto; } .note { color: #555; margin: 0 0 .5rem; }
+svg { width: 100%; height: auto; }
+"""
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """Return the command line; exits with 2 for one that cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.regime_report",
+        description="What the regimes would have been on a file of recorded candles or trades.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, help=".csv, .csv.gz or .parquet, as for REPLAY_FILE")
+    add("--out", type=Path, default=OUT, help=f"the page (default {OUT})")
+    add("--no-page", action="store_true", help="tables only; matplotlib is not needed then")
+    add("--days", type=number(DAYS_LEAST, 10_000), help="so many days only")
+    add("--from", dest="start", metavar="DATE", type=_date,
+        help="begin there (UTC); what is before is the candles' history")  # fmt: skip
+    add("--symbol", help="of a file with several")
+    meaning = "a setting of the regimes, such as HMM_DEEP_DECAY_ENABLED=true; may be repeated"
+    add("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE", help=meaning)
+    return parser.parse_args(argv)
+
+
+def _date(text: str) -> float:
+    try:
+        return float(value_of(BY_NAME["REPLAY_FROM"], text, Path()))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+class _Refused(Exception):
+    """The work cannot be done; the message says why."""
+
+
+def made(args: argparse.Namespace) -> str:
+    """Do the work; return the text. Raises ConfigError, MarketError, OSError, _Refused."""
+    if not args.no_page and not regime_plot.is_available():
+        raise _Refused(regime_plot.MISSING)
+    if not args.no_page and not args.out.absolute().parent.is_dir():
+        raise _Refused(f"--out {args.out}: there is no such folder")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(dict(args.set), Path(folder))
+        source = ReplaySource(args.file, symbol=args.symbol, start=args.start)
+        start, end = source.start_time(), source.end_time()
+        if args.days is not None:
+            end = min(end, start + args.days * DAY_SEC)
+        if end - start < DAYS_LEAST * DAY_SEC:
+            raise _Refused(f"{args.file} has less than {DAYS_LEAST * 24:g} h from {day(start)} on")
+        progress = ProgressLine(sys.stderr, start=start, end=end, enabled=True, counted="trainings")
+        began = monotonic()
+        seen = study(settings, source, start=start, until=end, on_evaluation=progress.step)
+        progress.end()
+    own = series(seen)
+    found = tables(seen, own, settings.params)
+    head = _head(args, source, seen, (start, end), monotonic() - began)
+    if not args.no_page:
+        args.out.write_text(_page(head, found, regime_plot.svg(own, seen, settings.params)))
+        head["page"] = str(args.out)
+    return _text(head, found)
+
+
+def _head(
+    args: argparse.Namespace,
+    source: ReplaySource,
+    seen: Study,
+    span: tuple[float, float],
+    seconds: float,
+) -> dict[str, str]:
+    """Return what the report is about, name and text."""
+    start, end = span
+    second = secondary_interval(source)
+    days = (end - start) / DAY_SEC
+    return {
+        "market": source.name,
+        "from, to (UTC)": f"{day(start)}, {day(end)}: {days:.1f} days",
+        "primary model": f"{frame(primary_interval(source))} candles",
+        "secondary model": "none" if second is None else f"{frame(second)} candles",
+        "evaluations": f"{len(seen.evaluations):,}",
+        "settings changed": ", ".join(f"{n}={v}" for n, v in args.set) or "none",
+        "took": f"{seconds:.0f} s, {seconds / days:.2f} s a day",
+    }
+
+
+# ---- text and page ------------------------------------------------------------------------------
+
+
+def _text(head: Mapping[str, str], found: list[Table]) -> str:
+    width = max(map(len, head))
+    lines = [f"{name:<{width}}  {text}" for name, text in head.items()]
+    for table in found:
+        lines += ["", table.title, f"  ({table.note})", *_rows(table)]
+    return "\n".join(lines)
+
+
+def _rows(table: Table) -> list[str]:
+    """Return a table's lines: the first column to the left, the others to the right."""
+    whole = [table.columns, *table.rows]
+    widths = [max(len(row[n]) for row in whole) for n in range(len(table.columns))]
+    return [
+        "  " + "  ".join(
+            cell.rjust(width) if n else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in whole
+    ]  # fmt: skip
+
+
+def _page(head: Mapping[str, str], found: list[Table], plot: str) -> str:
+    """Return the page: one file, nothing to load."""
+    facts = "".join(
+        f"<tr><td>{html.escape(name)}</td><td style='text-align:left'>{html.escape(text)}</td></tr>"
+        for name, text in head.items()
+    )
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"><title>Regimes</title>',
+        f"<style>{STYLE}</style></head><body>",
+        f"<h1>Regimes: {html.escape(head['market'])}</h1>",
+        f"<table>{facts}</table>",
+        "<h2>Price, regimes, tiers and evidence</h2>",
+        plot,
+    ]
+    for table in found:
+        cells = "".join(f"<th>{html.escape(x)}</th>" for x in table.columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row) + "</tr>"
+            for row in table.rows
+        )
+        parts.append(
+            f"<h2>{html.escape(table.title)}</h2><p class='note'>{html.escape(table.note)}</p>"
+            f"<div class='wide'><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
+            "</div>"
+        )
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def main(argv: list[str]) -> int:
+    """Report on a file; return the exit code."""
+    try:
+        text = made(arguments(argv))
+    except (ConfigError, MarketError, _Refused, OSError) as error:
+        print(f"regime_report: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
