@@ -26,7 +26,7 @@ from regime.fitting import (
     starting_points,
 )
 from regime.training import row_labels
-from tests.regime_world import MINUTE, recorded, request, rows_of, trained, walk
+from tests.hmm_world import MINUTE, recorded, request, rows_of, trained, walk
 
 BINANCE = "binance_dogeusdt_1m_20210402_20210615.csv.gz"
 KRAKEN = "kraken_xdgusd_5m.csv.gz"

@@ -15,7 +15,7 @@ from engine.clock import cpu_seconds
 from hmm_regime_detector import Detector, train
 from regime.evidence import ROWS_MIN, UNLABELLED, bandwidth, evidence
 from regime.features import Floats
-from tests.regime_world import MINUTE, START, request, walk
+from tests.hmm_world import MINUTE, START, request, walk
 
 T_MIN = 2.3
 DAY = 1440

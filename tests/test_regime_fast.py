@@ -16,7 +16,7 @@ from regime.fitting import (
     fit_hmmlearn,
     starting_points,
 )
-from tests.regime_world import Rows, recorded, walk
+from tests.hmm_world import Rows, recorded, walk
 
 MISSING = "numba is not installed: pip install -r requirements-fast.txt"
 BINANCE = "binance_dogeusdt_1m_20210402_20210615.csv.gz"

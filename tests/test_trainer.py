@@ -21,7 +21,7 @@ from engine.trainer import Trainer
 from hmm_regime_detector import TrainingError, train
 from regime.pipe import MARK, PipeError, Refused, decode_answer, read_frame, write_frame
 from regime.worker import NICENESS, answer
-from tests.regime_world import request, walk
+from tests.hmm_world import request, walk
 
 ROOT = Path(__file__).parent.parent
 SMALL = request(walk(700, 1), starts=1)
