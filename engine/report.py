@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
+from msgspec import UNSET
+
 from core.domain import ZERO
 from core.ports import History, StoreError
 from core.record import Record
@@ -98,7 +100,7 @@ def daily_report(status: Status, day: Day) -> str:
         lines.append(f"fees of the day: {day.fees:.4f} {quote}")
     shown = [f"  {text}" for text in day.locks[:_LOCKS_SHOWN]]
     lines += [f"locks set that day: {len(day.locks) or 'none'}", *shown]
-    return "\n".join([*lines, *_risk_lines(status)])
+    return "\n".join([*lines, *_risk_lines(status), *_regime_lines(status)])
 
 
 def status_text(status: Status) -> str:
@@ -112,7 +114,7 @@ def status_text(status: Status) -> str:
     lines += _money_lines(status)
     room, economics = status.capacity_fill_health, status.equity.economics
     lines.append(f"cycles: {economics.cycles}; open orders: {room.open_orders} of {room.limit}")
-    return "\n".join([*lines, *_risk_lines(status)])
+    return "\n".join([*lines, *_risk_lines(status), *_regime_lines(status)])
 
 
 def _money_lines(status: Status) -> list[str]:
@@ -139,6 +141,19 @@ def _risk_lines(status: Status) -> list[str]:
     risk = status.risk
     held = ", ".join(str(lock.name) for lock in risk.locks) or "none"
     return [f"drawdown: {risk.drawdown_pct} %, level {risk.level}", f"locks now: {held}"]
+
+
+def _regime_lines(status: Status) -> list[str]:
+    """Return what the models say and what follows; nothing where they are off."""
+    models, tiers = status.hmm_regime, status.regime_directional
+    if not models.enabled and tiers.shadow is UNSET:
+        return []
+    confidence = tiers.confidence if isinstance(tiers.confidence, float) else 0.0
+    acts = "in shadow, nothing acts" if tiers.shadow else "acting"
+    return [
+        f"regime: {tiers.regime}, {100 * confidence:.0f} % sure ({tiers.agreement}); tier "
+        f"{tiers.tier_effective} {acts}: {tiers.hint}"
+    ]
 
 
 class ReportClock:

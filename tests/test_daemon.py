@@ -28,9 +28,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def environment(folder: Path, **changes: str) -> dict[str, str]:
-    """Return an environment for a daemon in `folder`."""
+    """Return an environment for a daemon in `folder`, without the regime models that take time."""
     base = {"PATH": os.environ["PATH"], "PORT": "0", "STATE_DB": str(folder / "bot.db")}
-    return {**base, **changes}
+    return {**base, "HMM_ENABLED": "false", **changes}
 
 
 class Running:
@@ -370,6 +370,42 @@ def test_backup_is_a_pair_that_can_be_started_and_verified(tmp_path: Path) -> No
     assert run_bot(copy, "verify").returncode == 0
     assert run_bot(copy).returncode == 0
     assert run_bot(copy, "verify").returncode == 0
+
+
+@pytest.mark.slow
+def test_by_default_a_trained_regime_is_seen_within_a_minute(tmp_path: Path) -> None:
+    """The synthetic market's history trains both models; a restart serves them at once."""
+    env = environment(tmp_path, HMM_ENABLED="")
+
+    def regime(running: Running, seconds: float) -> dict[str, Any]:
+        deadline, block = time.monotonic() + seconds, {}
+        while time.monotonic() < deadline:
+            block = running.get("/api/status").json().get("hmm_regime", {})
+            if block.get("is_trained") and block["secondary"]["is_trained"]:
+                return dict(block)
+            time.sleep(0.2)
+        pytest.fail(f"no model: {block}")
+
+    first = Running(env)
+    try:
+        block = regime(first, 60)
+        assert block["training_depth"]["quality_tier"] == "full"
+        assert block["trainer"]["trained"] == 2
+        assert sum(block["probabilities"].values()) == pytest.approx(1, abs=0.001)
+    finally:
+        first.stop()
+    again = Running(env)
+    try:
+        served = regime(again, 30)
+        assert served["model"]["id"] == block["model"]["id"]
+        assert served["trainer"]["trained"] == 0
+    finally:
+        again.stop()
+    copy = str(tmp_path / "copy.db")
+    said = run_bot(env, "backup", copy).stdout
+    assert said.count("a trained model") == 2
+    assert "copy.candles.db" in said
+    assert run_bot({**env, "STATE_DB": copy}, "verify").returncode == 0
 
 
 @pytest.mark.slow

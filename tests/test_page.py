@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.commands import Command, Pause, SetProfitPct
+from core.commands import Command, Pause, RetrainHmm, SetProfitPct
 from core.status import Published
 from dashboard import Dashboard, Reply
 
@@ -216,6 +216,52 @@ def test_page_says_what_matters(browser: Any, daemon: Daemon) -> None:
     event = visit.page.locator("#events time").first
     assert event.get_attribute("title") == "2025-10-11 06:53:20 UTC"
     assert event.inner_text() == "Oct 11, 08:53 AM"  # local time in Berlin
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, pytest.param(1440, marks=pytest.mark.slow)])
+def test_regime_card_says_what_is_known_and_what_follows(
+    browser: Any, daemon: Daemon, width: int
+) -> None:
+    """Label, probabilities, both timeframes, training depth, tiers, evidence; a training asks."""
+    daemon.status = json.loads(GOLDEN.with_name("status_regimes.json").read_bytes())
+    visit = Visit(browser, daemon.url, width=width).ready()
+    card = visit.text("section[aria-labelledby=t-regime]")
+    for words in (
+        "bullish 83 %", "ranging 12 %", "bearish 5 %", "both timeframes agree",
+        "1,200/4,000 (30 %) \u00b7 baseline \u00b7 full in ~1 d 22 h", "1 min", "15 min",
+        "2 directional \u00b7 long bias", "sell entries", "no evidence, 140 rows",
+        "present, t +2.6",
+        "last training failed: constant prices", "candles were not told: <b>html</b>",
+    ):  # fmt: skip
+        assert words in card, (words, card)
+    assert visit.page.get_attribute("meter.baseline", "value") == "0.3"
+    assert visit.page.locator(".ribbon > span").count() == 3
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.page.click("#retrain")
+    visit.page.click("#ask-yes")
+    visit.page.wait_for_selector("#toast:not(:empty)")
+    assert daemon.submitted == [RetrainHmm()]
+    assert visit.complaints == []
+    visit.shoot(f"regime-{width}")
+    visit.close()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_regime_card_without_models(browser: Any, daemon: Daemon) -> None:
+    """Off says how to switch it on; untrained and stale say so, and show no label as known."""
+    visit = Visit(browser, daemon.url).ready()
+    assert "HMM_ENABLED=true" in visit.text("#regime")
+    assert visit.page.is_hidden("#retrain")
+    daemon.status = json.loads(GOLDEN.with_name("status_regimes.json").read_bytes())
+    stale = {"regime": None, "why": "stale: the newest candle closed 400 s ago, 180 s allowed"}
+    daemon.status["hmm_regime"] |= stale | {"secondary": None, "model": None}
+    visit.page.wait_for_selector("#regime:has-text('stale: the newest candle')")
+    assert "unknown" in visit.text("#regime-chips")
+    assert visit.complaints == []
     visit.close()
 
 

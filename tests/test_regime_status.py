@@ -13,7 +13,7 @@ from core.domain import TradeId
 from core.params import Params
 from core.record import replace
 from core.regime import BEARISH, BULLISH, RANGING, Depth, Estimate, Evidence
-from core.regime_status import PipelineBlock
+from core.regime_status import PipelineBlock, TrainerBlock
 from core.state import BotState
 from core.status import Status
 from core.tiers import Regimes, Sample, Suppression, Tiers, Training
@@ -30,7 +30,11 @@ PIPELINE = PipelineBlock(
     newest_age_sec=42.0, freshness_limit_sec=180.0, volume_coverage=0.98, is_ready=True,
     is_fresh=True, gaps=("2025-10-10 04:10 to 04:31: 21 bars are missing",), filled_bars=3,
     sequences=2, ema_restarts=0, last_sync=NOW - 30.0, sources={"store": 480, "kraken": 720},
-    refused=0, errors=0,
+    minimum=500, gap_count=1, refused=0, errors=1, trouble="candles were not told: <b>html</b>",
+)  # fmt: skip
+TRAINER = TrainerBlock(
+    is_running=True, submitted=3, trained=2, failed=1, started=2, died=1, hung=0, garbled=0,
+    last_sec=0.31, last_error="the worker died (signal 9)",
 )  # fmt: skip
 MATRIX = ((0.95, 0.04, 0.01), (0.03, 0.94, 0.03), (0.01, 0.05, 0.94))
 
@@ -98,7 +102,7 @@ def shown(
 
 def test_regime_status_golden() -> None:
     """The status with regimes is the golden file; WRITE_GOLDEN=1 rewrites it."""
-    facts = RegimeFacts(transmat=MATRIX, pipeline=PIPELINE)
+    facts = RegimeFacts(transmat=MATRIX, pipeline=PIPELINE, trainer=TRAINER)
     made = shown(facts=facts)
     text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     if os.environ.get("WRITE_GOLDEN"):

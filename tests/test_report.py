@@ -5,6 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.ports import StoreError
@@ -175,3 +176,14 @@ def test_the_short_status_names_what_speaks_against_trading(stale: bool) -> None
     assert (" (not fresh)" in text) is stale
     room = made.capacity_fill_health
     assert f"open orders: {room.open_orders} of {room.limit}" in text
+
+
+def test_the_report_tells_the_regime_where_there_are_models() -> None:
+    """What the models say, what follows, and that nothing acts; nothing where they are off."""
+    golden = (Path(__file__).parent / "golden" / "status_regimes.json").read_bytes()
+    shown = status_text(msgspec.json.decode(golden, type=Status))
+    (line,) = [x for x in shown.splitlines() if x.startswith("regime: ")]
+    assert "% sure" in line
+    assert "tier " in line
+    off = (Path(__file__).parent / "golden" / "status.json").read_bytes()
+    assert "regime" not in status_text(msgspec.json.decode(off, type=Status))
