@@ -19,7 +19,7 @@ from hmm_regime_detector import Detector, Model, TrainingRequest, train
 from market.candles import Prepared, prepare, rows_of
 from regime.fitting import Parameters, fit_hmmlearn, has_fast, run_em, starting_points
 
-SETTLE_SEC, CALM_SEC, TRAINED = 20.0, 10.0, 12  # after the start, before; and models trained
+SETTLE_SEC, CALM_SEC, TRAINED = 20.0, 10.0, 42  # after the start, before; and models trained
 SPEED = 60.0
 FEATURES = 4
 
@@ -30,11 +30,14 @@ class _Late(Pacer):
     def __init__(self, speed: float) -> None:
         super().__init__(speed)
         self.late: list[float] = []
+        self._newest = 0.0
 
     def wait_sec(self, simulated: float) -> float:
         """Return the wait, and note how late an event is that waits no more."""
         wait = super().wait_sec(simulated)
-        if wait <= 0 and self._simulated is not None and self.speed is not None:
+        is_new = simulated > self._newest  # results of trainings come at the present instant
+        if wait <= 0 and is_new and self._simulated is not None and self.speed is not None:
+            self._newest = simulated
             due = self._wall + (simulated - self._simulated) / self.speed
             self.late.append(time.monotonic() - due)
         return wait

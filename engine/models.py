@@ -46,7 +46,7 @@ from store.candles import SqliteCandles, candles_db
 
 log = logging.getLogger("models")
 
-REPLAY_BARS = 1000  # of candles before a model was trained from which its filter is rebuilt
+REPLAY_BARS = 500  # of candles before a model was trained from which its filter is rebuilt
 HORIZON_SEC, CYCLES_MIN, CYCLES_MAX = 4 * 3600.0, 30, 500
 HOUR_SEC = 3600.0
 
@@ -226,9 +226,11 @@ class RegimeModels:
         until = action.until - self._feed_sec
         frame.pipeline.sync(until)
         due = None if self._latency is None else action.until + self._latency
-        future = self.trainer.submit(frame.request(until))
+        kept: Future[Model] = Future()
+        asked = self.trainer.submit(frame.request(until))
+        asked.add_done_callback(lambda x: _keep(x, frame.files, kept))
         self._pending[action.interval_sec] = _Pending(
-            interval_sec=action.interval_sec, due=due, future=future
+            interval_sec=action.interval_sec, due=due, future=kept
         )
 
     def next_time(self) -> float | None:
@@ -340,18 +342,30 @@ class RegimeModels:
         frame.serve(model)
 
     def _result(self, done: _Pending, to: float) -> ModelTrained | TrainingFailed:
-        is_lost = done.future.cancelled()
-        error = TrainingError("the daemon is stopping") if is_lost else done.future.exception()
-        frame = self._frame(done.interval_sec)
-        if error is None and frame is not None:
-            model = done.future.result()
-            try:
-                frame.files.save(model)
-            except OSError as failed:
-                log.warning("the model %s cannot be kept: %s", model.ref.id, failed)
-            self._trained[model.ref.id] = model
-            return ModelTrained(time=to, model=model.ref)
-        return TrainingFailed(time=to, interval_sec=done.interval_sec, reason=str(error)[:300])
+        error = done.future.exception()
+        if error is not None:
+            reason = str(error)[:300]
+            return TrainingFailed(time=to, interval_sec=done.interval_sec, reason=reason)
+        model = done.future.result()
+        self._trained[model.ref.id] = model
+        return ModelTrained(time=to, model=model.ref)
+
+
+def _keep(trained: "Future[Model]", files: ModelFiles, kept: "Future[Model]") -> None:
+    """Pass a model on once it is on disk; on the trainer's thread, for a disk may be slow."""
+    if trained.cancelled():
+        kept.set_exception(TrainingError("the daemon is stopping"))
+        return
+    error = trained.exception()
+    if error is not None:
+        kept.set_exception(error)
+        return
+    model = trained.result()
+    try:
+        files.save(model)
+    except OSError as failed:
+        log.warning("the model %s cannot be kept: %s", model.ref.id, failed)
+    kept.set_result(model)
 
 
 def _pipeline(frame: Frame | None, now: float) -> PipelineBlock | None:
