@@ -169,7 +169,8 @@ def outcomes(jobs: Iterable[Job], processes: int) -> Iterator[Outcome]:
     workers = [
         subprocess.Popen(
             (sys.executable, "-m", "tools.regime_null", "--worker"),
-            cwd=ROOT, env=ENVIRONMENT | MEMORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env=ENVIRONMENT | MEMORY, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for _ in range(min(processes, count))
     ]  # fmt: skip
