@@ -78,11 +78,12 @@ def _steps(
 
 
 def _one(steps: _Steps, labels: npt.NDArray[np.integer], label: int) -> Evidence:
-    rows = np.flatnonzero(labels[: steps.complete] == label)
-    count = len(rows)
+    is_row = np.zeros(len(steps.times), dtype=np.bool_)
+    is_row[: steps.complete] = labels[: steps.complete] == label
+    count = int(np.count_nonzero(is_row))
     if count < ROWS_MIN:
         return Evidence(label=label, rows=count, mean=None, t=None)
-    terms = steps.returns * _open_horizons(steps, rows)
+    terms = steps.returns * _open_horizons(steps, is_row)
     total = float(terms.sum())
     spread = _long_run_sum(terms)
     return Evidence(
@@ -93,18 +94,19 @@ def _one(steps: _Steps, labels: npt.NDArray[np.integer], label: int) -> Evidence
     )
 
 
-def _open_horizons(steps: _Steps, rows: npt.NDArray[np.intp]) -> Floats:
+def _open_horizons(steps: _Steps, is_row: npt.NDArray[np.bool_]) -> Floats:
     """Return in how many of the rows' horizons each one-step return (N − 1,) lies."""
-    count = len(steps.times)
+    begun = np.cumsum(is_row, dtype=np.float64)
     if steps.bars is None:
+        rows = np.flatnonzero(is_row)
         until = steps.times[rows] + steps.horizon_sec
         ends = np.searchsorted(steps.times, until, side="right") - 1
-    else:
-        ends = rows + steps.bars
-    changes = np.zeros(count)
-    changes[rows] = 1.0
-    changes -= np.bincount(ends, minlength=count)
-    return np.cumsum(changes)[:-1]
+        begun -= np.cumsum(np.bincount(ends, minlength=len(begun)))
+    elif 0 < steps.bars < len(begun):
+        begun[steps.bars :] -= begun[: -steps.bars].copy()
+    elif steps.bars == 0:
+        begun[:] = 0.0
+    return begun[:-1]
 
 
 def _long_run_sum(terms: Floats) -> float:
@@ -115,7 +117,9 @@ def _long_run_sum(terms: Floats) -> float:
     """
     own = float(terms @ terms)
     width = bandwidth(int(np.count_nonzero(terms))) + 1
-    running = np.concatenate((np.zeros(width), np.cumsum(terms)))
-    running = np.concatenate((running, np.full(width - 1, running[-1])))
-    windows = running[width:] - running[:-width]
-    return float(np.sqrt(max(own, float(windows @ windows) / width)))
+    running = np.cumsum(terms)
+    width = min(width, len(terms))
+    first, last = running[:width], running[-1] - running[len(terms) - width : -1]
+    whole = running[width:] - running[:-width]
+    squares = float(first @ first) + float(whole @ whole) + float(last @ last)
+    return float(np.sqrt(max(own, squares / width)))

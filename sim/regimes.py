@@ -5,7 +5,7 @@ candles, with a store in memory and an exchange that has neither prices nor orde
 here is what the daemon would say and hold; nothing of its rules stands here a second time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,10 @@ from typing import NamedTuple
 import config
 from core import actions as a
 from core import events as e
+from core.commands import Pause
 from core.domain import ZERO, FeeRates, Instrument
-from core.market import CandleSource
-from core.ports import ConfigError, Message, Venue
+from core.market import CandleSource, LabelRow
+from core.ports import Commit, ConfigError, Loaded, Message, Venue
 from core.record import replace
 from core.regime import Evidence, ModelRef
 from core.state import BotState
@@ -29,7 +30,7 @@ from engine.wiring import FEED_SEC, begin_models
 from hmm_regime_detector import Model, transmat_by_label
 from regime_policy import hold
 from settings.table import VARIABLES
-from store.candles import SqliteCandles
+from store.candles import LABEL_DAYS, SqliteCandles
 from store.memory import MemoryStore
 
 SECTIONS = ("Regime models", "Regime tiers")
@@ -97,25 +98,46 @@ def study(
     What `source` tells of the time before `start` is history, as on a daemon's first start.
     Training is done in this process; its result comes after the settings' simulated latency.
     """
-    store = MemoryStore()
+    store = _Forgetful()
     exchange = Nowhere(start, until)
     trainer = InlineTrainer()
     models = open_models(
         settings, source, market="study", is_real_time=False, feed_sec=FEED_SEC,
         holding_times=store.holding_times, trainer=trainer,
-        store=SqliteCandles(":memory:", pair="study"),
+        store=_Unkept(":memory:", pair="study"),
     )  # fmt: skip
     try:
         runtime = Runtime(store, exchange, None)
         watch = _Watch(runtime, models, trainer, on_evaluation)
         runtime.on_step = watch.step
         runtime.start(exchange.describe(), settings.params, now=start, bot_tag=0)
+        runtime.step(e.CommandReceived(time=start, command_id="study", command=Pause()))
         begin_models(runtime, models, now=start)
         Loop(runtime, exchange, pacer=Pacer(None), models=models).run()
     finally:
         models.close()
         store.close()
     return watch.seen
+
+
+class _Forgetful(MemoryStore):
+    """A store without cycles that keeps nothing: a study is never taken up again."""
+
+    def commit(self, commit: Commit) -> None:
+        """Forget it."""
+
+    def snapshot(self, loaded: Loaded) -> None:
+        """Forget it."""
+
+
+class _Unkept(SqliteCandles):
+    """Candles and labels that are known in memory by those who wrote them."""
+
+    def append_labels(self, interval: float, labels: Iterable[LabelRow]) -> None:
+        """Forget them."""
+
+    def prune_labels(self, now: float, days: int = LABEL_DAYS) -> None:
+        """Delete nothing."""
 
 
 class _Watch:

@@ -21,6 +21,7 @@ from core.regime import BEARISH, BULLISH, RANGING
 from core.tiers import Tiers
 from engine.trainer import ENVIRONMENT, ROOT, InlineTrainer
 from hmm_regime_detector import TrainingError, train
+from settings.table import VARIABLES
 from sim import regime_stats as stats
 from sim.regimes import Study, settings_of, study
 from sim.walks import (
@@ -469,3 +470,22 @@ def test_the_report_of_five_minute_candles_says_so() -> None:
     assert "primary model     5 min candles" in done.stdout
     assert "secondary model   15 min candles" in done.stdout
     assert "Transition matrix of the 5 min models" in done.stdout
+
+
+# ---- the document -------------------------------------------------------------------------------
+
+
+def test_the_document_names_what_there_is() -> None:
+    """Every field of the status and every setting in the roll-out exists."""
+    text = (ROOT / "docs" / "HMM_DEEP_TRAINING_SPEC.md").read_text()
+    status = json.loads((ROOT / "tests" / "golden" / "status_regimes.json").read_text())
+    blocks = "hmm_regime|hmm_data_pipeline|regime_directional"
+    named = set(re.findall(rf"`?\b((?:{blocks})(?:\.[a-z_0-9]+)+)", text))
+    assert len(named) > 20
+    for path in named:
+        value = status
+        for key in path.split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+    known = {x.name for x in VARIABLES}
+    for name in re.findall(r"\b((?:HMM|REGIME|MODEL)_[A-Z_]+)\b", text):
+        assert name in known or name == "HMM_DEEP_TRAINING_SPEC", name
