@@ -19,7 +19,7 @@ from regime.features import (
 )
 from regime.filter import Filter, LabelView, best_label, bias, confidence, entropy
 from regime.model import STATES, Model, ModelError, decode, encode, transmat_by_label
-from regime.training import TrainingError, TrainingRequest, train
+from regime.training import TrainingError, TrainingRequest, recipe, train
 
 __all__ = [
     "FEATURES",
@@ -38,6 +38,7 @@ __all__ = [
     "depth",
     "encode",
     "features",
+    "recipe",
     "train",
     "transmat_by_label",
 ]
@@ -55,12 +56,14 @@ def depth(
     model_candles: int | None,
     newest_close: float | None,
     interval_sec: float,
+    now: float = 0.0,
 ) -> Depth:
     """Return the training depth of the candles at hand and of the model in use, the lesser.
 
     Full from the target, deep from max(`min_candles`, 62.5 % of it), baseline from
     max(`min_candles`, 25 %), else shallow. `model_candles` is None without a model: shallow. With
-    a candle in each interval from `newest_close` on, the target is reached at `full_at`.
+    a candle in each interval from `newest_close` on, and from `now` on where candles are missing,
+    the target is reached at `full_at`.
     """
     lesser = min(candles, model_candles or 0)
     tier, modifier = SHALLOW
@@ -75,7 +78,7 @@ def depth(
         target=target,
         tier=tier,
         modifier=modifier,
-        full_at=(newest_close or 0.0) + lacking * interval_sec if is_known else None,
+        full_at=max(now, newest_close or 0.0) + lacking * interval_sec if is_known else None,
     )
 
 
@@ -180,6 +183,7 @@ class Detector:
                 model_candles=None if model is None else model.ref.candles,
                 newest_close=at,
                 interval_sec=self.interval_sec,
+                now=now - self.interval_sec,
             ),
         )
         if blank.why or self._filter is None or self._view is None:

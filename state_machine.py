@@ -22,7 +22,7 @@ from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
 from grid.invariants import check_invariants
 from grid.operations import carry_out, new_slot
 from grid.pairing import pair_when_ready
-from grid.quiet import is_quiet, quiet_bounds
+from grid.quiet import is_quiet, quiet_aside, quiet_bounds
 from grid.reduction import Reduction
 from grid.upkeep import retry_owed, upkeep
 from grid_strategy import mid
@@ -50,13 +50,33 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     cursor = max(state.exchange_cursor, event.message)
     r = Reduction(replace(state, now=max(state.now, event.time), exchange_cursor=cursor), params)
     if _is_news(r, event):
-        _apply(r, event)
+        quiet = state.quiet if _is_aside(state, event, params) else None
+        if quiet is not None and isinstance(event, e.TimerTick):
+            regimes.tend(r)
+        else:
+            _apply(r, event)
         watch.settle_reserved(r)
         watch.track_stints(r)
         _check(r)
-        r.update(quiet=None)
-        r.update(quiet=quiet_bounds(r.state, r.params))
+        if quiet is None:
+            r.update(quiet=None)
+            r.update(quiet=quiet_bounds(r.state, r.params))
+        else:
+            r.update(quiet=quiet_aside(r.state, quiet, r.params))
     return r.state, tuple(r.actions)
+
+
+def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
+    """Tell whether the event is one of regime models that do not act.
+
+    Then it leaves everything as it would be without it: the bounds of quiet ticks, and when the
+    rules are next looked at.
+    """
+    if params.regime_directional_enabled or state.quiet is None:
+        return False
+    if isinstance(event, e.TimerTick):
+        return state.now <= event.time < state.quiet.rules_due
+    return isinstance(event, e.RegimeEstimated | e.ModelTrained | e.TrainingFailed)
 
 
 def _is_news(r: Reduction, event: e.Event) -> bool:

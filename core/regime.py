@@ -41,6 +41,7 @@ class Estimate(Record, frozen=True, kw_only=True, gc=False):
     entropy: float = 1.0  # normalised, 0 to 1
     leaving: float = 0.0  # probability that the next candle has another label
     candle_time: float | None = None  # the newest candle's close, seconds
+    is_outdated: bool = False  # the model was trained with other settings
     depth: Depth
 
 
@@ -72,3 +73,4 @@ class ModelRef(Record, frozen=True, kw_only=True):
     is_converged: bool
     starts: int
     changed_share: float | None = None  # of the last day's rows, whose label the retrain changed
+    recipe: str = ""  # of the settings it was trained with

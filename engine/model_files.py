@@ -1,5 +1,6 @@
 """Trained models on disk, so that a restart serves at once: a file each, beside the database."""
 
+import glob
 import os
 import shutil
 from contextlib import suppress
@@ -8,11 +9,15 @@ from pathlib import Path
 from hmm_regime_detector import Model, ModelError, decode, encode
 
 
+def _stem(database: Path) -> str:
+    return database.name.removesuffix(".db")
+
+
 def copy_models(database: Path, target: Path) -> list[Path]:
     """Copy the models beside a database to beside its copy; return the new files."""
     made = []
-    for file in sorted(database.parent.glob(f"{database.stem}.hmm-*.json")):
-        new = target.with_name(target.stem + file.name.removeprefix(database.stem))
+    for file in sorted(database.parent.glob(f"{glob.escape(_stem(database))}.hmm-*.json")):
+        new = target.with_name(_stem(target) + file.name.removeprefix(_stem(database)))
         with suppress(FileNotFoundError):  # a newer model has just taken its place
             made.append(Path(shutil.copy(file, new)))
     return made
@@ -23,7 +28,7 @@ class ModelFiles:
 
     def __init__(self, database: Path, interval_sec: float) -> None:
         self._folder = database.parent
-        self._stem = f"{database.stem}.hmm-{interval_sec:g}-"
+        self._stem = f"{_stem(database)}.hmm-{interval_sec:g}-"
 
     def path(self, model_id: str) -> Path:
         """Return where a model is kept."""
@@ -38,6 +43,11 @@ class ModelFiles:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def load(self, model_id: str) -> tuple[Model | None, str]:
         """Return a model, or None and what is wrong with it."""
@@ -55,6 +65,6 @@ class ModelFiles:
     def forget_others(self, model_id: str) -> None:
         """Delete the files of models that no longer serve."""
         kept = self.path(model_id)
-        for path in self._folder.glob(f"{self._stem}*"):
+        for path in self._folder.glob(f"{glob.escape(self._stem)}*"):
             if path != kept:
                 path.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from hmm_regime_detector import (
     Model,
     TrainingError,
     TrainingRequest,
+    recipe,
     transmat_by_label,
 )
 from market.candles import prepare
@@ -49,6 +50,7 @@ log = logging.getLogger("models")
 REPLAY_BARS = 500  # of candles before a model was trained from which its filter is rebuilt
 HORIZON_SEC, CYCLES_MIN, CYCLES_MAX = 4 * 3600.0, 30, 500
 HOUR_SEC = 3600.0
+SYNC_SHARE = 1.0 / 3  # of a bar: so often new candles are looked for, estimates aside
 
 
 class FrameSettings(Record, frozen=True, kw_only=True):
@@ -62,6 +64,17 @@ class FrameSettings(Record, frozen=True, kw_only=True):
     label_z: float = 2.0
     gain: float = 1.0
     decay_halflife: float | None = None
+
+    def recipe(self) -> str:
+        """Return what tells a model made with these settings from others."""
+        return recipe(
+            target=self.target,
+            min_candles=self.min_candles,
+            starts=self.starts,
+            seed=self.seed,
+            label_z=self.label_z,
+            decay_halflife=self.decay_halflife,
+        )
 
 
 class _Pending(Record, frozen=True, kw_only=True):
@@ -83,6 +96,8 @@ class Frame:
         self.matrix: Matrix | None = None
         self.trouble = ""  # why the model that should serve does not
         self.seen = 0.0  # the open time of the newest candle read, or left unread without a model
+        self.synced_at = 0.0
+        self.recipe = settings.recipe()
         self._detector = self._fresh()
 
     def _fresh(self) -> Detector:
@@ -107,6 +122,11 @@ class Frame:
         rows = self.pipeline.window.rows(since=since, until=self.seen + self.settings.interval_sec)
         for row in zip(rows.time.tolist(), rows.close.tolist(), rows.volume.tolist(), strict=True):
             self._detector.step(*row)
+
+    def sync(self, until: float, now: float) -> None:
+        """Have the candles closed by `until` at hand; nothing is read of them yet."""
+        self.pipeline.sync(until)
+        self.synced_at = now
 
     def newest(self, until: float) -> float:
         """Return the open time of the newest candle closed by `until`, 0 without any."""
@@ -136,7 +156,8 @@ class Frame:
         )
         if self.model is None and self.trouble:
             return replace(found, why=f"{found.why}; {self.trouble}")
-        return found
+        is_outdated = self.model is not None and self.model.ref.recipe != self.recipe
+        return replace(found, is_outdated=True) if is_outdated else found
 
     def request(self, until: float) -> TrainingRequest:
         """Return a request to train on the newest candles closed by `until`."""
@@ -191,7 +212,7 @@ class RegimeModels:
     def begin(self, state: BotState, now: float) -> None:
         """Take up where the last run left off: its models, what they have read, their trainings."""
         regimes = state.regimes
-        for own in self.frames:
+        for own in sorted(self.frames, key=lambda x: -x.pipeline.span_sec):  # markets like it so
             own.pipeline.load(now - self._feed_sec)
             if regimes.heard_at is not None:
                 own.seen = own.newest(regimes.heard_at - self._feed_sec)
@@ -206,9 +227,9 @@ class RegimeModels:
         """Return what the models make of all candles known at `now`."""
         until = now - self._feed_sec
         for frame in self.frames:
-            frame.pipeline.sync(until)
+            frame.sync(until, now)
         self._read(now, until)
-        found, horizon = self._known_evidence(now)
+        found, horizon = self._known_evidence(until)
         estimates = [frame.estimate(now) for frame in self.frames]
         return RegimeEstimated(
             time=now,
@@ -224,7 +245,7 @@ class RegimeModels:
         if frame is None:
             return
         until = action.until - self._feed_sec
-        frame.pipeline.sync(until)
+        frame.sync(until, action.until)
         due = None if self._latency is None else action.until + self._latency
         kept: Future[Model] = Future()
         asked = self.trainer.submit(frame.request(until))
@@ -259,8 +280,10 @@ class RegimeModels:
             frame.files.forget_others(model.id)
 
     def close(self) -> None:
-        """End the worker and release the candles' file."""
+        """End the worker, write what is not written, and release the candles' file."""
         self.trainer.close()
+        for frame in self.frames:
+            frame.pipeline.close()
         self.store.close()
 
     @property
@@ -273,6 +296,9 @@ class RegimeModels:
         first, second = (*self.frames, None)[:2]
         if first is None:
             raise AssertionError("there is always a primary timeframe")
+        for frame in self.frames:  # what is read of it waits for the next estimate
+            if now - frame.synced_at >= SYNC_SHARE * frame.settings.interval_sec:
+                frame.sync(now - self._feed_sec, now)
         return RegimeFacts(
             transmat=first.matrix,
             transmat_secondary=None if second is None else second.matrix,
@@ -314,9 +340,9 @@ class RegimeModels:
         )
         return None if said.tag is None else said.label
 
-    def _known_evidence(self, now: float) -> tuple[tuple[Evidence, ...], float]:
-        """Return the evidence as of the last full hour, and the horizon it looks ahead."""
-        hour = now // HOUR_SEC * HOUR_SEC
+    def _known_evidence(self, until: float) -> tuple[tuple[Evidence, ...], float]:
+        """Return the evidence as of the last full hour that is read, and how far it looks ahead."""
+        hour = until // HOUR_SEC * HOUR_SEC
         if hour != self._evidence_hour:
             self._evidence_hour = hour
             times = self._holding_times(hour, CYCLES_MAX)
@@ -372,6 +398,17 @@ def _pipeline(frame: Frame | None, now: float) -> PipelineBlock | None:
     if frame is None:
         return None
     return PipelineBlock.from_dict(frame.pipeline.health(now).to_dict())
+
+
+def _policy(params: Params) -> str:
+    """Return in short what makes labels of what the models say."""
+    said = "primary"
+    if params.hmm_multi_timeframe_enabled:
+        said = params.hmm_multi_timeframe_source.value
+    return (
+        f"{said} {params.consensus_1m_weight:g}/{params.consensus_15m_weight:g} dampen "
+        f"{params.consensus_dampen_factor:g} from {params.regime_tier1_confidence:g}"
+    )
 
 
 def open_models(

@@ -110,7 +110,7 @@ class Trainer:
                 self._counts["replaced"] += 1
                 older.future.cancel()
             self._waiting[request.interval_sec] = _Job(request, future)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
                 self._thread.start()
             self._change.notify_all()
@@ -153,16 +153,22 @@ class Trainer:
             try:
                 model = self._model(job.request)
             except TrainingError as error:
-                with self._change:
-                    self._counts["failed"] += 1
-                    self._last_error, self._is_running = str(error), False
-                job.future.set_exception(error)
+                self._refuse(job, error)
+            except Exception as error:  # noqa: BLE001 - boundary: the thread outlives any request
+                self._drop()
+                self._refuse(job, TrainingError(f"{type(error).__name__}: {error}"))
             else:
                 with self._change:
                     self._counts["trained"] += 1
                     self._last_sec, self._is_running = monotonic() - began, False
                 job.future.set_result(model)
         self._drop()
+
+    def _refuse(self, job: _Job, error: TrainingError) -> None:
+        with self._change:
+            self._counts["failed"] += 1
+            self._last_error, self._is_running = str(error), False
+        job.future.set_exception(error)
 
     def _next(self) -> _Job | None:
         """Wait for a request; return the oldest, or None when all is over."""

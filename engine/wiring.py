@@ -234,7 +234,7 @@ def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None
     return models.open_models(
         settings,
         source,
-        market=pair if is_live else f"{source.name}, run {run}",
+        market=f"{pair}, {source.name}" if is_live else f"{source.name}, run {run}",
         is_real_time=is_live,
         feed_sec=0.0 if is_live else FEED_SEC,
         holding_times=parts.store.holding_times,

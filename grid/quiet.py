@@ -52,9 +52,13 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         return None
     r = Reduction(state, params)
     bid = market.bid
-    due = next_due(state, params)
+    rules_due = due_of_rules(state, params)
+    due = _with_models(rules_due, state, params)
     if _wants_newer_quote(state):
-        return Quiet(price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due)
+        return Quiet(
+            price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due,
+            rules_due=rules_due,
+        )  # fmt: skip
     # Two ticks in the band are at most twice its share apart, and that is no jump.
     share = min(BAND, _risk_room(state, params), params.price_jump_max_pct / HUNDRED / 2)
     if state.pass_due is not None and state.mode is Mode.RUNNING:
@@ -72,7 +76,13 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         mid_low=low,
         mid_high=high,
         next_due=due,
+        rules_due=rules_due,
     )
+
+
+def quiet_aside(state: BotState, quiet: Quiet, params: Params) -> Quiet:
+    """Return the bounds after an event of models that do not act: only when to ask has changed."""
+    return replace(quiet, next_due=_with_models(quiet.rules_due, state, params))
 
 
 def _wants_newer_quote(state: BotState) -> bool:
@@ -111,6 +121,17 @@ def _risk_room(state: BotState, params: Params) -> Decimal:
 
 def next_due(state: BotState, params: Params) -> float:
     """Return the earliest time at which a TimerTick may do something; never in the past."""
+    return _with_models(due_of_rules(state, params), state, params)
+
+
+def _with_models(rules_due: float, state: BotState, params: Params) -> float:
+    times = [rules_due, *(at for at in regime_times(state, params) if at > state.now)]
+    wanted = ask_due(state, params)
+    return max(state.now, min(times if wanted is None else [*times, wanted]))
+
+
+def due_of_rules(state: BotState, params: Params) -> float:
+    """Return the same without what models ask for that do not act."""
     now, seen = state.now, state.timer_at
     times = [(now // HOUR_SEC + 1) * HOUR_SEC]
     asked = state.balances.requested_at
@@ -123,7 +144,8 @@ def next_due(state: BotState, params: Params) -> float:
     times.extend(due_times(Reduction(state, params)))
     times.extend(ghost_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
-    times.extend(regime_times(state, params))
+    if params.regime_directional_enabled:
+        times.extend(regime_times(state, params))
     for slot in state.slots:
         ahead = replace(state, now=now + params.s2_orphan_after_sec)
         waiting = parked(ahead, slot, params)
@@ -131,7 +153,8 @@ def next_due(state: BotState, params: Params) -> float:
             times.append(waiting.since)
     # Every rule is level-triggered: what was due at the last TimerTick has been looked at then.
     due = min(at for at in times if at > seen or at > now)
-    for wanted in (state.pass_due, ask_due(state, params)):
+    asking = ask_due(state, params) if params.regime_directional_enabled else None
+    for wanted in (state.pass_due, asking):
         due = due if wanted is None else min(due, wanted)
     return max(now, due)
 
@@ -161,7 +184,7 @@ def is_quiet(state: BotState, tick: PriceTick, params: Params) -> bool:
         and tick.last > ZERO
         and quiet.price_low < bid < quiet.price_high
         and quiet.mid_low < (bid + ask) / 2 < quiet.mid_high
-        and time < quiet.next_due
+        and time < quiet.rules_due
         and ZERO < bid < ask
         and (ask - bid) * HUNDRED <= params.max_spread_pct * bid
         and (market.ask - market.bid) * HUNDRED <= params.max_spread_pct * market.bid

@@ -36,6 +36,7 @@ HISTORY_SEC = 1_800.0
 HISTORY_MAX = 61  # an evaluation each 30 s, the fastest there is
 STALE_INTERVALS = 2  # so many evaluations without a word, and nothing is known any more
 RETRY_SEC, RETRY_MAX_SEC = 300.0, 3_600.0
+WAITING_SEC = 60.0  # while there are too few candles to train on
 PATIENCE_SEC = 3_600.0  # a training without any answer has failed
 TRAININGS_MAX = 4
 
@@ -47,12 +48,13 @@ def is_on(params: Params) -> bool:
 
 def begin(r: Reduction) -> None:
     """Begin in tier 0, and ask at once: a start, or one in other circumstances."""
+    _drop_idle_trainings(r)
     old = r.state.regimes
+    if not r.params.hmm_enabled and r.state.regime is not None:
+        _tag(r, None)
     if not is_on(r.params):
         if old != Regimes():
-            idle = tuple(replace(x, requested_at=None) for x in old.trainings)
-            r.update(regimes=Regimes(trainings=idle))
-            _tag(r, None)
+            r.update(regimes=Regimes(trainings=old.trainings))
         return
     left = r.now if old.tiers.tier == 2 else old.tiers.tier2_left_at
     r.update(
@@ -67,6 +69,20 @@ def begin(r: Reduction) -> None:
     )
     _tell_tier(r, old)
     _tell_suppression(r, old)
+
+
+def _drop_idle_trainings(r: Reduction) -> None:
+    """Expect no result of timeframes that are off now."""
+    regimes, params = r.state.regimes, r.params
+    heard = {x.interval_sec for x in (regimes.primary,) if x is not None and params.hmm_enabled}
+    if params.hmm_enabled and params.hmm_multi_timeframe_enabled and regimes.secondary is not None:
+        heard.add(regimes.secondary.interval_sec)
+    kept = tuple(
+        x if x.requested_at is None or x.interval_sec in heard else replace(x, requested_at=None)
+        for x in regimes.trainings
+    )
+    if kept != regimes.trainings:
+        r.update(regimes=replace(regimes, trainings=kept))
 
 
 def tend(r: Reduction) -> None:
@@ -120,12 +136,22 @@ def hear(r: Reduction, event: RegimeEstimated) -> None:
     r.update(regimes=replace(regimes, history=recent[-HISTORY_MAX:]))
     _tag(r, said.tag)
     _train(r)
+    first = event.primary
+    if not first.is_trained and first.depth.candles < r.params.hmm_min_train_samples:
+        due = min(r.state.regimes.estimate_due or r.now, r.now + WAITING_SEC)
+        r.update(regimes=replace(r.state.regimes, estimate_due=max(due, r.now + 1.0)))
 
 
 def _tag(r: Reduction, tag: int | None) -> None:
-    """Note what positions are tagged with from now on."""
-    regime = PolicyRegime(regime=tag, time=r.now, interval_sec=r.params.regime_eval_interval_sec)
-    r.update(regime=regime, regime_before=r.state.regime)
+    """Note what positions are tagged with from now on.
+
+    Of estimates in quick succession that say the same one is kept, so that the one before them
+    is still there for an execution that is reported late.
+    """
+    old, interval = r.state.regime, r.params.regime_eval_interval_sec
+    regime = PolicyRegime(regime=tag, time=r.now, interval_sec=interval)
+    is_same = old is not None and old.regime == tag and r.now - old.time < interval / 2
+    r.update(regime=regime, regime_before=r.state.regime_before if is_same else old)
 
 
 def evaluate(r: Reduction) -> None:
@@ -311,6 +337,8 @@ def _training_reason(
         return None
     if not estimate.is_trained:
         return "there is no model"
+    if estimate.is_outdated:
+        return "the settings have changed"
     if training.trained_at is None:
         return "the age of the model is not known"
     age = r.now - training.trained_at
@@ -334,7 +362,8 @@ def trained(r: Reduction, event: ModelTrained) -> None:
     """Note a new model, tell of it, and ask what it says."""
     model = event.model
     old = training_of(r.state.regimes, model.interval_sec)
-    asked = r.now if old.requested_at is None else old.requested_at
+    # One that was given up, or was not asked for, is as old as its candles.
+    asked = model.until if old.requested_at is None else old.requested_at
     _put(
         r,
         replace(
@@ -388,9 +417,9 @@ def retrain_obstacle(r: Reduction) -> str | None:
     heard = list(_heard(r))
     if not heard:
         return "the models have not been heard of yet; try again in a minute"
-    for training in r.state.regimes.trainings:
-        if training.requested_at is not None:
-            return f"the {_frame(training.interval_sec)} model is being trained already"
+    for estimate, _ in heard:
+        if training_of(r.state.regimes, estimate.interval_sec).requested_at is not None:
+            return f"the {_frame(estimate.interval_sec)} model is being trained already"
     if all(x.depth.candles < least for x, least in heard):
         estimate, least = heard[0]
         return f"{estimate.depth.candles:,} candles are too few to train on; {least:,} are needed"

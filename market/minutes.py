@@ -71,7 +71,9 @@ class Minutes:
         if end <= first:
             return empty()
         oldest = self._window.first_time
-        if first < (self._first if oldest is None else self._number(oldest)):
+        if oldest is None and first > self._first:
+            self._begin(first)  # of what was before only the walk is made
+        elif first < (self._first if oldest is None else self._number(oldest)):
             self._begin(first if first >= 0 else self._oldest)  # history is made as a whole
         self._make(end)
         return self._window.rows(since, until)

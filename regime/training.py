@@ -36,6 +36,20 @@ class TrainingError(Exception):
     """The request cannot lead to a model; the message says why, with counts."""
 
 
+def recipe(
+    *,
+    target: int,
+    min_candles: int,
+    starts: int,
+    seed: int,
+    label_z: float,
+    decay_halflife: float | None,
+) -> str:
+    """Return in short what a model is trained with: it tells whether the settings have changed."""
+    decay = "off" if decay_halflife is None else f"{decay_halflife:g}"
+    return f"{target} of {min_candles}, starts {starts}, seed {seed}, z {label_z:g}, decay {decay}"
+
+
 class TrainingRequest(Record, frozen=True, kw_only=True):
     """A window of closed candles and how to train on it.
 
@@ -57,6 +71,17 @@ class TrainingRequest(Record, frozen=True, kw_only=True):
     label_z: float = 2.0
     decay_halflife: float | None = None  # candles; None: every candle counts the same
     previous: Model | None = None
+
+    def recipe(self) -> str:
+        """Return in short what this model is trained with."""
+        return recipe(
+            target=self.target,
+            min_candles=self.min_candles,
+            starts=self.starts,
+            seed=self.seed,
+            label_z=self.label_z,
+            decay_halflife=self.decay_halflife,
+        )
 
     @classmethod
     def of(
@@ -163,6 +188,7 @@ def train(request: TrainingRequest) -> Model:
             iterations=fitted.iterations,
             is_converged=fitted.is_converged,
             starts=len(starts),
+            recipe=request.recipe(),
         ),
         mean=_numbers(mean),
         deviation=_numbers(deviation),

@@ -47,13 +47,14 @@ class SqliteCandles:
     """The candles and labels of one `pair` in the file `path`, or in memory for ":memory:".
 
     Other pairs may live in the same file; a market that is not the venue's own is a pair of its
-    own. `notice` says what was moved aside, if anything. Raises StoreError where no file can be
-    made at all.
+    own. Labels are those of one `policy`: with other settings they would be others. `notice` says
+    what was moved aside, if anything. Raises StoreError where no file can be made at all.
     """
 
-    def __init__(self, path: Path | str, *, pair: str) -> None:
+    def __init__(self, path: Path | str, *, pair: str, policy: str = "") -> None:
         self._path = Path(path)
         self._pair = pair
+        self._labelled = f"{pair} by {policy}"
         self.notice: str | None = None
         self._db: sqlite3.Connection | None = None
         if str(path) != ":memory:":
@@ -117,7 +118,7 @@ class SqliteCandles:
         None: the policy had none. What a model said at the time is evidence; it is not rewritten.
         """
         query = "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?, ?)"
-        self._write(query, ((self._pair, interval, *label) for label in labels))
+        self._write(query, ((self._labelled, interval, *label) for label in labels))
 
     def labels(self, interval: float) -> list[LabelRow]:
         """Return (open time, close, label) of all candles that were read, oldest first."""
@@ -125,12 +126,17 @@ class SqliteCandles:
             "SELECT time, close, label FROM labels WHERE pair = ? AND interval = ? ORDER BY time"
         )
         with self._told("labels cannot be read") as db:
-            return db.execute(query, (self._pair, interval)).fetchall()
+            return db.execute(query, (self._labelled, interval)).fetchall()
 
     def prune_labels(self, now: float, days: int = LABEL_DAYS) -> None:
         """Delete labels of candles that opened earlier than so many days before `now`."""
         query = "DELETE FROM labels WHERE pair = ? AND time < ?"
-        self._write(query, [(self._pair, now - days * DAY_SEC)])
+        self._write(query, [(self._labelled, now - days * DAY_SEC)])
+
+    def forget_others(self) -> None:
+        """Delete what belongs to other markets: runs of a simulation that are no more."""
+        self._write("DELETE FROM candles WHERE pair != ?", [(self._pair,)])
+        self._write("DELETE FROM labels WHERE pair != ?", [(self._labelled,)])
 
     def close(self) -> None:
         """Release the file; safe to call twice."""

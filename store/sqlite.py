@@ -174,7 +174,7 @@ class SqliteStore:
         """Return for how many seconds the newest cycles closed by `until` were open."""
         query = (
             "SELECT holding_sec FROM exit_outcomes JOIN cycles ON cycles.id = cycle_id "
-            "WHERE exit_time <= ? ORDER BY exit_time DESC, cycles.id DESC LIMIT ?"
+            "WHERE exit_time <= ? ORDER BY cycles.id DESC LIMIT ?"
         )
         return [x for (x,) in self._rows(query, (until, limit))]
 

@@ -41,6 +41,8 @@ class Crash(Exception):
 class Run:
     """The parts of a daemon without its page, on files that outlive it."""
 
+    models: RegimeModels
+
     def __init__(self, folder: Path, **more: str) -> None:
         folder.mkdir(exist_ok=True)
         env = SETTINGS | {"STATE_DB": str(folder / "bot.db")} | more
@@ -50,8 +52,8 @@ class Run:
         self.runtime.restore()
         take_up(self.parts, self.runtime.state, self.settings)
         models = open_models(self.settings, self.parts)
-        assert models is not None
-        self.models: RegimeModels = models
+        if models is not None:
+            self.models = models
         exchange = self.parts.exchange
         self.loop = Loop(self.runtime, exchange, models=models, pacer=Pacer(None))
         now = max(exchange.now(), self.runtime.state.now)
@@ -66,7 +68,8 @@ class Run:
 
     def close(self) -> None:
         """Release the files as the end of the process would: nothing is written any more."""
-        self.models.close()
+        if self.settings.params.hmm_enabled:
+            self.models.close()
         self.parts.close()
 
 
@@ -115,7 +118,7 @@ def test_a_run_trains_reads_and_tags(tmp_path: Path, file: Path) -> None:
         assert {x.model.interval_sec for x in trained} == {60.0}
         ages = [b.time - a.time for a, b in itertools.pairwise(trained)]
         assert max(ages) >= 36_000
-        assert all(0 < x.primary.depth.candles <= 720 for x in estimates[1:])
+        assert all(0 <= x.primary.depth.candles <= 720 for x in estimates)
         assert estimates[-1].primary.regime in (0, 1, 2)
         assert estimates[-1].secondary is not None
         assert estimates[-1].secondary.why.startswith("untrained: 9")
@@ -130,9 +133,13 @@ def test_a_run_trains_reads_and_tags(tmp_path: Path, file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_crashes_goes_on_to_the_same_end(tmp_path: Path, file: Path) -> None:
+@pytest.mark.parametrize("latency", ["30", "60"])  # 60: the models are asked on full hours
+def test_a_run_that_crashes_goes_on_to_the_same_end(
+    tmp_path: Path, file: Path, latency: str
+) -> None:
     """Whatever instant: the same estimates, models, tags, orders and cycles."""
-    with running(tmp_path / "calm", REPLAY_FILE=str(file)) as run:
+    more = {"REPLAY_FILE": str(file), "MODEL_LATENCY_SEC": latency}
+    with running(tmp_path / "calm", **more) as run:
         assert run.go_on() == "ended"
         calm = told(run)
     rng, folder = random.Random(7), tmp_path / "crashed"
@@ -146,13 +153,62 @@ def test_a_run_that_crashes_goes_on_to_the_same_end(tmp_path: Path, file: Path) 
             if not left:
                 raise Crash
 
-        with running(folder, REPLAY_FILE=str(file)) as run, suppress(Crash):
+        with running(folder, **more) as run, suppress(Crash):
             assert run.go_on(crash) == "ended"
             found = told(run)
     assert found[1] == calm[1]
     assert found[2] == calm[2]
     for name, _, _ in EXPORTS:
         assert found[0][name] == calm[0][name], name
+
+
+def trades(run: Run) -> dict[str, list[dict[str, object]]]:
+    """Return what a run has traded, without what the models have to say of it."""
+    rows = run.parts.store.export()
+    shown = {name: [dict(x) for x in rows[name]] for name in ("executions", "orders", "cycles")}
+    for row in shown["cycles"]:
+        del row["regime_at_entry"]
+    return shown
+
+
+@pytest.mark.slow
+def test_in_shadow_every_order_is_as_without_models(tmp_path: Path, file: Path) -> None:
+    """Asking, hearing and training move no order by a millisecond."""
+    with running(tmp_path / "off", REPLAY_FILE=str(file), HMM_ENABLED="false") as run:
+        assert run.go_on() == "ended"
+        calm = trades(run)
+        assert run.runtime.state.regimes.heard_at is None
+    with running(tmp_path / "on", REPLAY_FILE=str(file)) as run:
+        assert run.go_on() == "ended"
+        found = trades(run)
+        assert run.runtime.state.regimes.trainings
+    assert len(calm["orders"]) > 100
+    for name, rows in calm.items():
+        assert found[name] == rows, name
+
+
+@pytest.mark.slow
+def test_changed_settings_train_anew(tmp_path: Path, file: Path) -> None:
+    """The old model serves until the new one comes, which is soon and says why."""
+    more = {"REPLAY_FILE": str(file)}
+
+    def trained(run: Run) -> str:
+        def look(event: e.Event) -> None:
+            if isinstance(event, e.ModelTrained):
+                run.loop.stop()
+
+        assert run.go_on(look) == "stopped"
+        return str(run.runtime.state.regimes.trainings[0].reason)
+
+    with running(tmp_path / "s", **more) as run:
+        assert trained(run) == "there is no model"
+        at = run.runtime.state.now
+    with running(tmp_path / "s", **more, HMM_LABEL_Z="3", HMM_DEEP_DECAY_ENABLED="true") as run:
+        assert trained(run) == "the settings have changed"
+        assert run.runtime.state.now - at < 700
+        model = run.runtime.state.regimes.trainings[0].model
+        assert model is not None
+        assert "z 3, decay 1440" in model.recipe
 
 
 @pytest.mark.slow

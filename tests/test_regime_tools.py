@@ -108,11 +108,11 @@ def test_walks_are_what_the_report_says_of_them() -> None:
 
 
 def test_a_study_is_the_daemons_own_course_of_things() -> None:
-    """Asked every five minutes; trained once there are 500 candles, told 30 s later, then daily."""
+    """Asked each minute while there is too little, then every five; trained once, then daily."""
     found = seen()
     times = [x.time for x in found.evaluations]
     told = [x.time for x in found.trainings]
-    assert {b - a for a, b in pairwise(times) if b not in told} == {300.0}
+    assert {b - a for a, b in pairwise(times) if b not in told} == {60.0, 300.0}
     assert set(told) <= set(times), "a new model is asked at once"
     assert found.evaluations[0].primary is None
     primary = [x for x in found.trainings if x.ref.interval_sec == MINUTE]

@@ -40,6 +40,7 @@ SOCKETS = {
 CALLED = {"dotenv": "python-dotenv", "kraken": "python-kraken-sdk"}
 BOUNDARIES = {
     "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
+    "engine/trainer.py",
     "exchange/kraken_exchange.py", "regime/worker.py",
 }  # fmt: skip
 
