@@ -140,4 +140,4 @@ def _evidence(axes: Any, seen: Study, times: list[datetime], params: Params) -> 
     axes.axhline(params.regime_evidence_t, color="#222222", linewidth=0.8, linestyle="--")
     axes.axhline(0, color="#888888", linewidth=0.5)
     axes.set_ylabel("evidence, t\n(dashed: needed)")
-    axes.legend(loc="upper left", frameon=False, fontsize=8, ncols=2)
+    axes.legend(loc="lower right", frameon=False, fontsize=8, ncols=2)
