@@ -19,28 +19,23 @@ from hmm_regime_detector import Detector, Model, TrainingRequest, train
 from market.candles import Prepared, prepare, rows_of
 from regime.fitting import Parameters, fit_hmmlearn, has_fast, run_em, starting_points
 
-SETTLE_SEC, CALM_SEC, TRAINED = 20.0, 10.0, 42  # after the start, before; and models trained
-SPEED = 60.0
+SETTLE_SEC, CALM_SEC, BUSY_SEC = 10.0, 30.0, 60.0
+SPEED = 30.0  # faster than a live market: more events to look at
 FEATURES = 4
 
 
 class _Late(Pacer):
-    """Notes by how many seconds each event was processed after its time."""
+    """Tells by how many seconds an event is late; of prices, which come when they are due."""
 
     def __init__(self, speed: float) -> None:
         super().__init__(speed)
         self.late: list[float] = []
-        self._newest = 0.0
 
-    def wait_sec(self, simulated: float) -> float:
-        """Return the wait, and note how late an event is that waits no more."""
-        wait = super().wait_sec(simulated)
-        is_new = simulated > self._newest  # results of trainings come at the present instant
-        if wait <= 0 and is_new and self._simulated is not None and self.speed is not None:
-            self._newest = simulated
+    def note(self, simulated: float) -> None:
+        """Note how late an event of this simulated time has been processed."""
+        if self._simulated is not None and self.speed is not None:
             due = self._wall + (simulated - self._simulated) / self.speed
             self.late.append(time.monotonic() - due)
-        return wait
 
 
 def loop_gaps(folder: Path) -> str:
@@ -67,6 +62,8 @@ def loop_gaps(folder: Path) -> str:
     def look(event: e.Event, _: object) -> None:
         nonlocal trained
         trained += isinstance(event, e.ModelTrained)
+        if isinstance(event, e.PriceTick):
+            pacer.note(event.time)
         took = time.monotonic() - began
         if not marks[0] and took > SETTLE_SEC:
             marks[0] = len(pacer.late)
@@ -74,7 +71,7 @@ def loop_gaps(folder: Path) -> str:
             marks[1] = len(pacer.late)
         if marks[1] and models.is_idle:
             loop.inbox.put(f"r{len(pacer.late)}", RetrainHmm())
-        if trained >= TRAINED:
+        if took > SETTLE_SEC + CALM_SEC + BUSY_SEC:
             loop.stop()
 
     runtime.on_step = look
