@@ -37,7 +37,7 @@ def svg(own: Series, seen: Study, params: Params) -> str:
     from matplotlib import rc_context  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "regimes", "font.size": 9,
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "regimes", "font.size": 9,
                 "font.family": "sans-serif", "svg.id": "plot"}  # fmt: skip
     with rc_context(settings):
         figure: Any = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -88,10 +88,12 @@ def _ribbons(axes: Any, own: Series, times: list[datetime]) -> None:
 
     rows = np.array([_columns(own, own.labels[x]) for x in SOURCES])
     names = ("unknown", *LABELS)
+    numbers: Any = date2num
+    ends = numbers(times[0]), numbers(times[-1])
     axes.imshow(
         rows, aspect="auto", interpolation="nearest", vmin=-1, vmax=2,
         cmap=ListedColormap([COLOURS[x] for x in names]),
-        extent=(date2num(times[0]), date2num(times[-1]), len(SOURCES) - 0.5, -0.5),
+        extent=(*ends, len(SOURCES) - 0.5, -0.5),
     )  # fmt: skip
     axes.set_yticks(range(len(SOURCES)), SOURCES)
     axes.legend(
