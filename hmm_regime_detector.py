@@ -5,7 +5,6 @@ process (`regime/worker.py`); a `Detector` serves a trained model candle by cand
 acts on a regime: `regime_policy.py` decides what follows.
 """
 
-from core.record import replace
 from core.regime import LABELS, Depth, Estimate
 from regime.features import (
     FEATURES,
@@ -170,37 +169,39 @@ class Detector:
         """
         at = self.newest_close if newest_close is None else newest_close
         model = self.model
-        blank = Estimate(
+        deep = depth(
+            candles,
+            target=self.target,
+            min_candles=self.min_candles,
+            model_candles=None if model is None else model.ref.candles,
+            newest_close=at,
             interval_sec=self.interval_sec,
-            is_trained=model is not None,
-            regime=None,
-            why=self._obstacle(now, candles, freshness_limit_sec),
-            candle_time=self.newest_close,
-            depth=depth(
-                candles,
-                target=self.target,
-                min_candles=self.min_candles,
-                model_candles=None if model is None else model.ref.candles,
-                newest_close=at,
-                interval_sec=self.interval_sec,
-                now=now - self.interval_sec,
-            ),
+            now=now - self.interval_sec,
         )
-        if blank.why or self._filter is None or self._view is None:
-            return blank
-        posterior = self._filter.posterior
-        if posterior is None:
-            return blank
+        why = self._obstacle(now, candles, freshness_limit_sec)
+        posterior = None if self._filter is None else self._filter.posterior
+        if why or posterior is None or self._view is None:
+            return Estimate(
+                interval_sec=self.interval_sec,
+                is_trained=model is not None,
+                regime=None,
+                why=why,
+                candle_time=self.newest_close,
+                depth=deep,
+            )
         probabilities = self._view.probabilities(posterior)
         label = best_label(probabilities)
-        return replace(
-            blank,
+        return Estimate(
+            interval_sec=self.interval_sec,
+            is_trained=model is not None,
             regime=label,
             confidence=confidence(probabilities),
             bias=bias(probabilities, gain=self.gain),
             probabilities=probabilities,
             entropy=entropy(probabilities),
             leaving=self._view.leaving(posterior, label),
+            candle_time=self.newest_close,
+            depth=deep,
         )
 
     def _obstacle(self, now: float, candles: int, limit: float) -> str:

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,6 +38,15 @@ class CandleHistory(Protocol):
 
         Raises StoreError, Unavailable.
         """
+        ...
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """A market that tells the same candles as arrays too, several times faster."""
+
+    def candle_rows(self, interval: float, since: float, until: float) -> Rows:
+        """Return what `candles` yields."""
         ...
 
 
@@ -155,9 +164,17 @@ class CandlePipeline:
 
     def _take(self, since: float, until: float, *, now: float | None = None) -> None:
         """Ask the market, and go on behind the newest it told, believed or not."""
-        told = self._told(self._source.candles, since, until)
-        self.window.add(told, now=until if now is None else now, origin=MARKET)
-        closed = [x.time + self.interval for x in told if x.time + self.interval <= until]
+        at = until if now is None else now
+        source = self._source
+        if isinstance(source, RowSource):
+            rows = self._rows_told(source, since, until)
+            self.window.add_rows(rows, now=at, origin=MARKET)
+            closes = rows.time + self.interval
+            closed = closes[closes <= until].tolist()
+        else:
+            told = self._told(source.candles, since, until)
+            self.window.add(told, now=at, origin=MARKET)
+            closed = [x.time + self.interval for x in told if x.time + self.interval <= until]
         self._next = max([-math.inf if self._next is None else self._next, *closed])
 
     def _told(
@@ -171,6 +188,13 @@ class CandlePipeline:
         except (MarketError, StoreError, Unavailable) as error:
             self._failed("candles were not told", error)
             return []
+
+    def _rows_told(self, source: RowSource, since: float, until: float) -> Rows:
+        try:
+            return source.candle_rows(self.interval, since, until)
+        except (MarketError, StoreError, Unavailable) as error:
+            self._failed("candles were not told", error)
+            return empty()
 
     # ---- the store ------------------------------------------------------------------------------
 

@@ -68,15 +68,19 @@ class Recorded:
         A longer bar is made of whatever it has, as an exchange makes it. Raises ValueError where
         `interval` is no whole multiple of the recording's.
         """
+        return told(self.rows(interval, since, until), interval)
+
+    def rows(self, interval: float, since: float, until: float) -> Rows:
+        """Return the same as arrays."""
         if interval not in self._rows:
             own = self._rows[self._interval]
             made = resample(own, self._interval, interval, least=1)
             is_cut = made.time.size > 0 and own.time[0] > made.time[0]
             self._rows[interval] = Rows(*(column[1:] for column in made)) if is_cut else made
         rows = self._rows[interval]
-        first = int(rows.time.searchsorted(since))
-        end = int(rows.time.searchsorted(until - interval, side="right"))
-        return told(Rows(*(column[first:end] for column in rows)), interval)
+        first = int(np.searchsorted(rows.time, since))
+        end = int(np.searchsorted(rows.time, until - interval, side="right"))
+        return Rows(*(column[first:end] for column in rows))
 
 
 def _packed(rows: Iterable[CandleRow]) -> Rows:

@@ -25,6 +25,7 @@ from core.market import Candle, CandleRow, Evidence, Trade
 from core.ports import MarketError
 
 if TYPE_CHECKING:
+    from market.candles import Rows
     from market.recorded import Recorded
 
 CANDLE_COLUMNS = ("time", "open", "high", "low", "close", "volume")
@@ -141,6 +142,13 @@ class ReplaySource:
         Trades and shorter candles are told from 60 s on. All are read, once, when the first are
         asked for. Raises ValueError where `interval` is no whole multiple of `candle_interval`.
         """
+        return self._known().candles(interval, since, until)
+
+    def candle_rows(self, interval: float, since: float, until: float) -> "Rows":
+        """Return the same as arrays; see `market.pipeline.RowSource`."""
+        return self._known().rows(interval, since, until)
+
+    def _known(self) -> "Recorded":
         if self._recorded is None:
             from market.recorded import Recorded, joined  # noqa: PLC0415 - numpy, rarely needed
 
@@ -148,7 +156,7 @@ class ReplaySource:
             rows = self._numbers()
             rows = rows if is_whole else joined(rows, self.candle_interval)
             self._recorded = Recorded(rows, self.candle_interval)
-        return self._recorded.candles(interval, since, until)
+        return self._recorded
 
     def describe(self) -> str:
         """Return what was found, in plain words."""

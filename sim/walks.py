@@ -53,6 +53,10 @@ class WalkSource:
         """Yield closed candles; see `core.market.CandleSource`."""
         return self._recorded.candles(interval, since, until)
 
+    def candle_rows(self, interval: float, since: float, until: float) -> Rows:
+        """Return the same as arrays; see `market.pipeline.RowSource`."""
+        return self._recorded.rows(interval, since, until)
+
 
 def random_walk(seed: int, days: float, *, is_planted: bool) -> Walk:
     """Return a walk of so many days; the same seed gives the same chance with and without drift.

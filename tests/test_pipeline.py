@@ -15,6 +15,7 @@ from core.ports import MarketError, StoreError
 from market.candles import Rows, rows_of
 from market.pipeline import (
     CandlePipeline,
+    RowSource,
     no_pipeline,
     primary_interval,
     secondary_interval,
@@ -382,3 +383,35 @@ def test_the_venues_own_candles_feed_both_pipelines() -> None:
         assert health.coverage > 0.98
         assert health.refused == 0
         assert made.window.count >= 1.25 * (target + 150)
+
+
+@pytest.mark.parametrize("interval", [MINUTE, 900.0])
+def test_a_market_that_tells_arrays_tells_the_same(interval: float, tmp_path: Path) -> None:
+    """The same windows after each sync as from its candles; a failure is counted as well."""
+    path = tmp_path / "candles.csv"
+    write_candles(path, bars=4000, seed=5)
+    source = ReplaySource(path)
+    told = ListSource(list(source.candles(interval, 0.0, np.inf)))
+    assert isinstance(source, RowSource)
+    assert not isinstance(told, RowSource)
+    fast = CandlePipeline(source, interval=interval, target=500, minimum=100)
+    slow = CandlePipeline(told, interval=interval, target=500, minimum=100)
+    start = source.start_time()
+    for n in range(0, 4000 * 60, 7777):
+        rows = fast.sync(start + n), slow.sync(start + n)
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*rows, strict=True))
+        whole = fast.window.rows(), slow.window.rows()
+        assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*whole, strict=True))
+        assert fast.window.count == slow.window.count
+
+
+def test_a_recording_that_has_changed_is_an_error_and_no_end(tmp_path: Path) -> None:
+    """The file is read once candles are asked for: what fails then is counted."""
+    path = tmp_path / "candles.csv"
+    write_candles(path, bars=100, seed=5)
+    source = ReplaySource(path)
+    path.write_text("time,open,high,low,close,volume\n1700000040,a,b,c,d,e\n")
+    pipeline = CandlePipeline(source, interval=MINUTE, target=500, minimum=100)
+    assert not pipeline.sync(source.start_time() + 3600).time.size
+    assert pipeline.errors > 0
+    assert "the file has changed since it was checked" in (pipeline.trouble or "")

@@ -266,6 +266,7 @@ def test_the_report_of_the_null_test_says_what_is_required() -> None:
         (["--set", "HMM_STARTS=0"], "HMM_STARTS='0'"),
         (["--set", "MODE=live"], "MODE: only settings of regimes"),
         (["left"], "unrecognized arguments: left"),
+        (["--json", "nowhere/x.json"], "--json nowhere/x.json: there is no such folder"),
     ],
 )
 def test_the_null_test_refuses_in_words(

@@ -170,7 +170,7 @@ def outcomes(jobs: Iterable[Job], processes: int) -> Iterator[Outcome]:
         subprocess.Popen(
             (sys.executable, "-m", "tools.regime_null", "--worker"),
             cwd=ROOT, env=ENVIRONMENT | MEMORY, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE, start_new_session=True,
         )
         for _ in range(min(processes, count))
     ]  # fmt: skip
@@ -331,6 +331,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
             settings_of(dict(args.set), Path(folder))
     except ConfigError as error:
         parser.error(str(error))
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: there is no such folder")
     return args
 
 
@@ -349,22 +351,24 @@ def main(argv: list[str]) -> int:
     ]
     progress = ProgressLine(sys.stderr, start=0, end=len(jobs), enabled=True)
     found: list[Outcome] = []
+    code = 0
     try:
         for one in outcomes(jobs, args.jobs):
             found.append(one)
             progress.show(len(found), f"{len(found)} of {len(jobs)} walks")
-        progress.end()
-        if args.json is not None:
-            args.json.write_bytes(msgspec.json.format(msgspec.json.encode(_by_seed(found))))
-    except (WorkerLost, OSError) as error:
-        progress.end()
-        print(f"no result: {error}", file=sys.stderr)
+    except WorkerLost as error:
+        print(f"\nno result: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        progress.end()
-        return 130
-    print(report(_by_seed(found), args))
-    return 0
+        code = 130
+    progress.end()
+    if code:
+        print(f"interrupted: {len(found)} of {len(jobs)} walks were done", file=sys.stderr)
+    if args.json is not None:
+        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(_by_seed(found))))
+    if found:
+        print(report(_by_seed(found), args))
+    return code
 
 
 def _by_seed(found: list[Outcome]) -> list[Outcome]:

@@ -8,7 +8,7 @@ import io
 import re
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -87,11 +87,13 @@ def _ribbons(axes: Any, own: Series, times: list[datetime]) -> None:
     from matplotlib.patches import Patch  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
 
     rows = np.array([_columns(own, own.labels[x]) for x in SOURCES])
-    names, number = ("unknown", *LABELS), cast("Any", date2num)
+    names = ("unknown", *LABELS)
+    numbers: Any = date2num
+    ends = numbers(times[0]), numbers(times[-1])
     axes.imshow(
         rows, aspect="auto", interpolation="nearest", vmin=-1, vmax=2,
         cmap=ListedColormap([COLOURS[x] for x in names]),
-        extent=(*(number(x) for x in (times[0], times[-1])), len(SOURCES) - 0.5, -0.5),
+        extent=(*ends, len(SOURCES) - 0.5, -0.5),
     )  # fmt: skip
     axes.set_yticks(range(len(SOURCES)), SOURCES)
     axes.legend(
@@ -140,4 +142,4 @@ def _evidence(axes: Any, seen: Study, times: list[datetime], params: Params) -> 
     axes.axhline(params.regime_evidence_t, color="#222222", linewidth=0.8, linestyle="--")
     axes.axhline(0, color="#888888", linewidth=0.5)
     axes.set_ylabel("evidence, t\n(dashed: needed)")
-    axes.legend(loc="upper left", frameon=False, fontsize=8, ncols=2)
+    axes.legend(loc="lower right", frameon=False, fontsize=8, ncols=2)
