@@ -415,6 +415,15 @@ def test_depth_of_other_targets(candles: int, target: int, least: int, tier: str
     assert found.full_at is None
 
 
+def test_depth_is_not_promised_for_the_past() -> None:
+    """Where candles have been missing for long, the target is as far off as it was."""
+    found = depth(
+        3900, target=4000, min_candles=500, model_candles=3900, newest_close=START,
+        interval_sec=MINUTE, now=START + 86_400.0,
+    )  # fmt: skip
+    assert found.full_at == START + 86_400.0 + 100 * MINUTE
+
+
 def test_depth_follows_the_lesser_of_model_and_candles() -> None:
     """A model of yesterday's few candles is no deeper for the many of today, and vice versa."""
 

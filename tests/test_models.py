@@ -13,6 +13,7 @@ from core import events as e
 from core.commands import RetrainHmm
 from engine.clock import Pacer
 from engine.loop import Loop
+from engine.model_files import ModelFiles, copy_models
 from engine.models import RegimeModels
 from engine.runtime import Runtime
 from engine.wiring import Parts, begin, open_models, open_parts, take_up
@@ -284,3 +285,22 @@ def test_the_operator_can_ask_for_a_training(tmp_path: Path, file: Path) -> None
         reply = answers[0].result(1)
         assert reply.is_accepted, reply.message
         assert reply.message.startswith("training 1 min (4")
+
+
+def test_models_of_databases_with_like_names_are_kept_apart(tmp_path: Path) -> None:
+    """Dots and brackets in a name are part of it; one run forgets no model of another."""
+    files = [ModelFiles(tmp_path / name, 60.0) for name in ("bot.live", "bot.paper", "bot[1].db")]
+    for n, own in enumerate(files):
+        own.path(f"m{n}").write_bytes(b"x")
+    for n, own in enumerate(files):
+        own.path("old").write_bytes(b"x")
+        own.forget_others(f"m{n}")
+    assert sorted(x.name for x in tmp_path.iterdir()) == [
+        "bot.live.hmm-60-m0.json", "bot.paper.hmm-60-m1.json", "bot[1].hmm-60-m2.json",
+    ]  # fmt: skip
+    made = copy_models(tmp_path / "bot[1].db", tmp_path / "copy.db")
+    assert [x.name for x in made] == ["copy.hmm-60-m2.json"]
+    model, why = files[0].load("m0")
+    assert (model, why.startswith("the model file bot.live.hmm-60-m0.json cannot be used")) == (
+        None, True,
+    )  # fmt: skip

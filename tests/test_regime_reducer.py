@@ -43,6 +43,17 @@ def hear(world: World, regime: int | None, confidence: float = 0.9) -> list[a.Ac
     return world.step(estimated(world.now, regime, confidence))
 
 
+def start_again(world: World, params: Params) -> None:
+    """Start the same run with these parameters."""
+    world.step(
+        e.Started(
+            time=world.now, params=params, instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES,
+            bot_tag=1, store_epoch=2, code_version="test",
+        )
+    )  # fmt: skip
+    world.params = params
+
+
 def bull() -> World:
     """Return a world in tier 2, bullish, with both entries still resting, in grace."""
     world = acting()
@@ -100,13 +111,7 @@ def test_a_start_in_other_circumstances_begins_in_tier_0() -> None:
     world.timer(60)
 
     def start(params: Params) -> None:
-        world.step(
-            e.Started(
-                time=world.now, params=params, instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES,
-                bot_tag=1, store_epoch=2, code_version="test",
-            )
-        )  # fmt: skip
-        world.params = params
+        start_again(world, params)
 
     before = world.state.regimes
     assert before.suppression.side is TradeId.A
@@ -468,6 +473,70 @@ def test_retrain_hmm_is_refused_with_the_reason_or_carried_out() -> None:
     assert (reply.is_accepted, reply.message) == (
         False, "the 1 min model is being trained already",
     )  # fmt: skip
+
+
+def test_settings_that_change_are_trained_with_at_once() -> None:
+    """The shell says that the model was made with others; the old one serves meanwhile."""
+    world = trained_world()
+    outdated = serving(720, world.now)
+    outdated = replace(outdated, primary=replace(outdated.primary, is_outdated=True))
+    (asked,) = ask_training(world, outdated)
+    assert asked.reason == "the settings have changed"
+    assert world.state.regimes.policy.tag == RANGING
+
+
+def test_a_result_that_was_given_up_is_as_old_as_its_candles() -> None:
+    """After days without the daemon the late model is no fresh one."""
+    world = World(HMM_PARAMS)
+    ask_training(world, untrained(720))
+    old = world.now
+    world.advance(3 * 86_400)
+    ask_training(world, untrained(720))  # no answer for an hour: failed
+    world.step(e.ModelTrained(time=world.now, model=model(until=old, candles=720)))
+    assert world.state.regimes.trainings[0].trained_at == old
+    (asked,) = ask_training(world, serving(720, world.now))
+    assert asked.reason == "the model is 72 h old"
+
+
+def test_a_timeframe_that_is_switched_off_keeps_no_training_waiting() -> None:
+    """Its result will never come; the other one may be trained."""
+    world = trained_world()
+    second = estimate(
+        None, is_trained=False, interval_sec=900.0, own=depth(200, 1440, modifier=0.70)
+    )
+    event = replace(serving(720, world.now), secondary=second)
+    assert [x.interval_sec for x in ask_training(world, event)] == [900.0]
+    alone = replace(HMM_PARAMS, hmm_multi_timeframe_enabled=False)
+    start_again(world, alone)
+    assert outstanding_trainings(world.state) == ()
+    world.timer()
+    ask_training(world, serving(720, world.now))
+    assert world.command(c.RetrainHmm()).is_accepted
+
+
+def test_nothing_is_tagged_while_the_models_are_off() -> None:
+    """Whatever the operator's own word is, the models' last one is not theirs any more."""
+    world = World(HMM_PARAMS)
+    hear(world, BULLISH)
+    assert world.state.regime is not None
+    assert world.state.regime.regime == BULLISH
+    by_hand = replace(HMM_PARAMS, hmm_enabled=False, regime_manual_override=BEARISH)
+    start_again(world, by_hand)
+    assert world.state.regime.regime is None
+
+
+def test_estimates_in_quick_succession_leave_the_one_before_them() -> None:
+    """New models are asked at once; an execution of before is still tagged."""
+    world = World(HMM_PARAMS)
+    hear(world, BULLISH)
+    first = world.now
+    world.advance(300)
+    for _ in range(3):
+        hear(world, BULLISH)
+        world.advance(5)
+    before = world.state.regime_before
+    assert before is not None
+    assert (before.time, before.regime) == (first, BULLISH)
 
 
 # ---- booking and storing ------------------------------------------------------------------------

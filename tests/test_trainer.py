@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -159,6 +160,23 @@ def test_worker_that_cannot_be_started_is_an_error() -> None:
     try:
         with pytest.raises(TrainingError, match="cannot be started: No such file"):
             trainer.submit(SMALL).result(WAIT)
+    finally:
+        trainer.close()
+
+
+def test_the_unexpected_costs_one_request_not_the_trainer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a machine that starts no more threads: told, counted, and gone on from."""
+    trainer = Trainer()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading, "Timer", lambda *_: 1 / 0)
+            with pytest.raises(TrainingError, match="ZeroDivisionError"):
+                trainer.submit(SMALL).result(WAIT)
+        assert trainer.submit(SMALL).result(WAIT)
+        counters = trainer.counters()
+        assert (counters.failed, counters.trained, counters.is_running) == (1, 1, False)
     finally:
         trainer.close()
 
