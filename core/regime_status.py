@@ -34,6 +34,7 @@ class ModelBlock(Record, frozen=True, kw_only=True):
     is_converged: bool
     starts: int
     changed_share: float | None
+    recipe: str  # the settings it was trained with, in short
 
 
 class TrainingBlock(Record, frozen=True, kw_only=True):

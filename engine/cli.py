@@ -208,6 +208,8 @@ def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
     backup(source, args.file, pairs)
     for file in (args.file, *pairs.values()):
         _out(f"{file}: {file.stat().st_size:,} bytes, integrity checked")
+    if settings.params.hmm_enabled and not candles_db(source).exists():
+        _out(f"{candles_db(source)}: not there, and not copied; its candles are fetched again")
     for file in copy_models(source, args.file):
         _out(f"{file}: a trained model")
     if pairs:

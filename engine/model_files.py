@@ -27,6 +27,7 @@ class ModelFiles:
     """The files of one timeframe, `<stem>.hmm-<seconds>-<model id>.json` beside the database."""
 
     def __init__(self, database: Path, interval_sec: float) -> None:
+        self.trouble = ""  # why the newest model is not kept
         self._folder = database.parent
         self._stem = f"{_stem(database)}.hmm-{interval_sec:g}-"
 

@@ -299,12 +299,16 @@ class RegimeModels:
         for frame in self.frames:  # what is read of it waits for the next estimate
             if now - frame.synced_at >= SYNC_SHARE * frame.settings.interval_sec:
                 frame.sync(now - self._feed_sec, now)
+        counters = self.trainer.counters()
+        unkept = next((x.files.trouble for x in self.frames if x.files.trouble), "")
         return RegimeFacts(
             transmat=first.matrix,
             transmat_secondary=None if second is None else second.matrix,
             pipeline=_pipeline(first, now),
             pipeline_secondary=_pipeline(second, now),
-            trainer=TrainerBlock.from_dict(self.trainer.counters().to_dict()),
+            trainer=TrainerBlock.from_dict(
+                counters.to_dict() | {"last_error": unkept or counters.last_error}
+            ),
         )
 
     # ---- reading candles ----------------------------------------------------------------------
@@ -387,10 +391,12 @@ def _keep(trained: "Future[Model]", files: ModelFiles, kept: "Future[Model]") ->
         kept.set_exception(error)
         return
     model = trained.result()
+    files.trouble = ""
     try:
         files.save(model)
     except OSError as failed:
-        log.warning("the model %s cannot be kept: %s", model.ref.id, failed)
+        files.trouble = f"the model {model.ref.id} cannot be kept: {failed.strerror}"
+        log.warning("%s; a restart trains anew", files.trouble)
     kept.set_result(model)
 
 

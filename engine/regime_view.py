@@ -148,6 +148,7 @@ def _model(model: ModelRef) -> s.ModelBlock:
         is_converged=model.is_converged,
         starts=model.starts,
         changed_share=_maybe(model.changed_share),
+        recipe=clean_text(model.recipe),
     )
 
 
@@ -246,7 +247,7 @@ def directional_block(state: BotState, params: Params) -> s.DirectionalBlock:
         suppression=_suppression(state, params),
         evidence_gate=params.regime_evidence_gate,
         evidence=tuple(_evidence(x, regimes.evidence, params) for x in (0, BULLISH)),
-        evidence_horizon_sec=regimes.horizon_sec or None,
+        evidence_horizon_sec=float(round(regimes.horizon_sec)) or None,
     )
 
 

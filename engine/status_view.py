@@ -348,7 +348,7 @@ def _ledger(state: BotState) -> s.LedgerBlock:
 
 
 def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
-    a, b = (_leg(state, leg) for leg in slot.legs)
+    a, b = (_leg(state, leg, params) for leg in slot.legs)
     return s.SlotBlock(
         slot_id=slot.slot_id,
         alias=clean_text(slot.alias),
@@ -374,14 +374,14 @@ def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
     )
 
 
-def _leg(state: BotState, leg: Leg) -> s.LegBlock:
+def _leg(state: BotState, leg: Leg, params: Params) -> s.LegBlock:
     order: OrderState | None = None
     position: s.PositionBlock | None = None
     missing: s.MissingBlock | None = None
     match leg.state:
         case Idle():
             name = "idle"
-            missing = _missing_entry(leg.state)
+            missing = _missing_entry(leg.state, state, params)
         case Entering():
             name, order = "entering", leg.state.order
         case Exiting(position=held, exit=exit_):
@@ -400,11 +400,15 @@ def _leg(state: BotState, leg: Leg) -> s.LegBlock:
     )
 
 
-def _missing_entry(idle: Idle) -> s.MissingBlock:
+def _missing_entry(idle: Idle, state: BotState, params: Params) -> s.MissingBlock:
     why = "its entry is about to be placed"
     if idle.veto is not None:
         why = VETO_WORDS.get(idle.veto) or clean_text(_words(idle.veto))
-    return s.MissingBlock(why=why, veto=idle.veto, since=idle.since, until=idle.resume_at)
+    until = idle.resume_at
+    withheld_since = state.regimes.suppression.since
+    if idle.veto == VetoReason.SUPPRESSED and withheld_since is not None:
+        until = withheld_since + params.regime_max_suppression_sec
+    return s.MissingBlock(why=why, veto=idle.veto, since=idle.since, until=until)
 
 
 def _missing_exit(position: Position, exit_: OrderState | Owed) -> s.MissingBlock | None:

@@ -14,7 +14,7 @@ from core.params import Params
 from core.record import replace
 from core.regime import LABELS, Estimate
 from core.state import BotState, PolicyRegime
-from core.tiers import Regimes, Sample, Suppression, Tiers, Training
+from core.tiers import Policy, Regimes, Sample, Suppression, Tiers, Training
 from grid.reduction import Reduction
 from regime_policy import (
     DEPTHS,
@@ -67,7 +67,10 @@ def begin(r: Reduction) -> None:
             ),
         )
     )
-    _tell_tier(r, old)
+    if old.tiers.tier:
+        _record(
+            r, "regime_tier", "tier 0", f"from {_tier_name(old.tiers)}: a start begins in tier 0"
+        )
     _tell_suppression(r, old)
 
 
@@ -218,11 +221,15 @@ def _tell_tier(r: Reduction, old: Regimes) -> None:
     name = _tier_name(tiers)
     said = regimes.policy
     text = (
-        f"from {_tier_name(before)}: {said.agreement} ({said.source}), {hint(tiers)}; confidence "
+        f"from {_tier_name(before)}: {_source(said)}, {hint(tiers)}; confidence "
         f"{said.confidence:.2f}, effective {said.effective:.2f}, bias {said.bias:+.2f}, "
         f"{_evidence_text(r, said.label)}"
     )
     _record(r, "regime_tier", name, text)
+
+
+def _source(said: Policy) -> str:
+    return "by hand" if said.source == "manual" else f"{said.agreement} ({said.source})"
 
 
 def _tier_name(tiers: Tiers) -> str:

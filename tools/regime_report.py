@@ -36,7 +36,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd; }
 th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
 .wide { overflow-x: auto; } .note { color: #555; margin: 0 0 .5rem; }
-svg { width: 100%; height: auto; }
+h1 { overflow-wrap: anywhere; } svg { width: 100%; min-width: 44rem; height: auto; }
 """
 
 
@@ -154,9 +154,9 @@ def _page(head: Mapping[str, str], found: list[Table], plot: str) -> str:
         '<html lang="en"><head><meta charset="utf-8"><title>Regimes</title>',
         f"<style>{STYLE}</style></head><body>",
         f"<h1>Regimes: {html.escape(head['market'])}</h1>",
-        f"<table>{facts}</table>",
+        f"<div class='wide'><table>{facts}</table></div>",
         "<h2>Price, regimes, tiers and evidence</h2>",
-        plot,
+        f"<div class='wide'>{plot}</div>",
     ]
     for table in found:
         cells = "".join(f"<th>{html.escape(x)}</th>" for x in table.columns)
