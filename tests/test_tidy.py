@@ -12,6 +12,7 @@ import pytest
 
 from core.commands import ACTION_NAMES
 from core.state import LockName
+from engine.version import RULES
 
 ROOT = Path(__file__).parent.parent
 FUNCTION_MAX, MODULE_MAX, BOT_MAX = 60, 600, 350
@@ -146,6 +147,13 @@ def test_time_environment_chance_and_sockets_have_one_home(name: str) -> None:
         assert not found & {"socket", "requests", "urllib3", "krakenex", "http"} or name.startswith(
             "web/"
         )
+
+
+def test_every_decision_counts_for_the_version_of_the_rules() -> None:
+    """A journal is folded by the rules it was made with: all of them are in their digest."""
+    counted = {p.relative_to(ROOT).as_posix() for x in RULES for p in ROOT.glob(x)}
+    wanted = {x for x in MODULES if x.split("/")[0].removesuffix(".py") in ("core", *DECISIONS)}
+    assert wanted <= counted
 
 
 @pytest.mark.parametrize("name", [x for x in MODULES if not x.startswith("tests/")])
