@@ -72,10 +72,11 @@ def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
     Then it leaves everything as it would be without it: the bounds of quiet ticks, and when the
     rules are next looked at.
     """
-    if params.regime_directional_enabled or state.quiet is None:
+    quiet = state.quiet
+    if params.regime_directional_enabled or quiet is None:
         return False
     if isinstance(event, e.TimerTick):
-        return state.now <= event.time < state.quiet.rules_due
+        return quiet.next_due <= event.time < quiet.rules_due
     return isinstance(event, e.RegimeEstimated | e.ModelTrained | e.TrainingFailed)
 
 
