@@ -368,6 +368,7 @@ def test_the_shortest_candle_is_a_minute_or_the_recordings(
     assert all(x.time % told == 0 for x in got)
 
 
+@pytest.mark.slow
 @pytest.mark.market
 def test_the_venues_own_half_year_is_told_with_its_gaps() -> None:
     """52,578 candles and 374 gaps; one ends the sequence, the rest is filled."""

@@ -329,6 +329,7 @@ def test_an_id_that_was_used_for_another_command_is_refused(
                 assert daemon.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_replay_that_has_ended_ends_again_at_once_and_unchanged(tmp_path: Path) -> None:
     """Started on a finished run, the bot says its summary and leaves; history is the same."""
     write_candles(tmp_path / "candles.csv", bars=600, seed=5)
@@ -358,6 +359,7 @@ def replayed(folder: Path, name: str = "bot.db") -> dict[str, str]:
     return env
 
 
+@pytest.mark.slow
 def test_backup_is_a_pair_that_can_be_started_and_verified(tmp_path: Path) -> None:
     """Database and paper exchange are copied together; the copies are a run of their own."""
     env = replayed(tmp_path)

@@ -291,6 +291,7 @@ def test_softened_parameters_leave_nothing_impossible() -> None:
     np.testing.assert_allclose(found.transmat.sum(axis=1), 1.0)
 
 
+@pytest.mark.slow
 def test_labels_are_stable_over_daily_retrains() -> None:
     """On the venue's own candles a day's shift changes few labels of the last day's rows."""
     shares = []

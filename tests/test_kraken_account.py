@@ -120,6 +120,7 @@ def test_flows_between_the_start_and_the_first_report_are_not_booked_after_a_res
     assert world.wrong() == []
 
 
+@pytest.mark.slow
 def test_rounding_of_executions_is_no_difference() -> None:
     """Kraken keeps USD in four decimals: books agree, and the ledger is not asked each time."""
     weather = Weather(faults=CALM, tier="pro", poll_sec=5.0, has_ledger=True)

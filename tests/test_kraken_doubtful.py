@@ -132,6 +132,7 @@ def test_the_thread_may_begin_the_moment_it_is_told_that_the_machine_is_back() -
     assert desk.is_ready
 
 
+@pytest.mark.slow
 def test_an_exit_is_owed_while_clocks_differ() -> None:
     """A deadline by a clock that is wrong bounds nothing; the reason is told."""
     world = World(3)

@@ -269,6 +269,7 @@ def test_a_worker_that_dies_leaves_the_old_model_serving(tmp_path: Path, file: P
         assert training.model is not None
 
 
+@pytest.mark.slow
 def test_the_operator_can_ask_for_a_training(tmp_path: Path, file: Path) -> None:
     """The command is answered at once; the old model serves until the new one comes."""
     with running(tmp_path / "d", REPLAY_FILE=str(file)) as run:

@@ -508,6 +508,7 @@ def notified(world: World, folder: Path, **changes: str) -> dict[str, str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_daemon_tells_of_its_start_and_stop_and_obeys(world: World, tmp_path: Path) -> None:
     """Start and stop at both channels; /pause changes the mode; no secret in status, log, files."""
     daemon = Running(notified(world, tmp_path))

@@ -205,6 +205,7 @@ def test_the_window_and_the_store_are_bounded() -> None:
     assert 14 * 1440 <= len(kept) <= 15 * 1440
 
 
+@pytest.mark.slow
 @given(steps=st.lists(st.integers(1, 500), min_size=1, max_size=12), data=st.data())
 @settings(deadline=None, max_examples=40)
 def test_a_restart_at_any_sync_changes_nothing(steps: list[int], data: st.DataObject) -> None:
@@ -223,6 +224,7 @@ def test_a_restart_at_any_sync_changes_nothing(steps: list[int], data: st.DataOb
         assert same(kept.window.rows(), own.window.rows())
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_killed_goes_on_with_the_same_candles(tmp_path: Path) -> None:
     """A real file, a real store: both pipelines, loaded half-way, come to the same."""
     path = tmp_path / "c.csv"
@@ -369,6 +371,7 @@ def test_the_markets_own_interval_is_the_primary_if_it_is_longer(
     assert (primary_interval(source), secondary_interval(source)) == (primary, secondary)
 
 
+@pytest.mark.slow
 @pytest.mark.market
 def test_the_venues_own_candles_feed_both_pipelines() -> None:
     """5 min candles are the primary; 15 min ones are made of them."""

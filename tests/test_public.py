@@ -372,6 +372,7 @@ def test_a_silence_that_is_asked_for_is_kept_by_all() -> None:
     assert fake.calls[at + 1 : at + 3] == ["depth", "trades"]
 
 
+@pytest.mark.slow
 def test_candles_are_kept_for_a_day_of_minutes() -> None:
     """The reader may come late; memory is bounded."""
     fake = FakeData([])

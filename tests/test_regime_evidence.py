@@ -170,6 +170,7 @@ def test_half_a_million_rows_in_less_than_a_third_of_a_second() -> None:
 # ---- size and power -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bars"), [*product(("walk", "bursts"), (1, 15))])
 def test_driftless_walks_have_no_evidence(kind: str, bars: int) -> None:
     """Either label reaches 2.3 on about 2 % of evaluations, from the first days on.

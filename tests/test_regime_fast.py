@@ -43,6 +43,7 @@ def same(one: Fitted, other: Fitted) -> None:
         np.testing.assert_allclose(*parts, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_written_out_em_is_hmmlearns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler, on few rows and iterations, one of three sequences a single row."""
     monkeypatch.setattr(fitting, "ITERATIONS", 6)

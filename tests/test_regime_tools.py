@@ -224,6 +224,7 @@ def job(kind: str = "planted", seed: int = 4) -> regime_null.Job:
     return regime_null.Job(kind=kind, seed=seed, days=0.3, warm_up=0.7, changes=QUICK)
 
 
+@pytest.mark.slow
 def test_a_seed_has_one_outcome() -> None:
     """The same to the last digit, whatever was made before it."""
     first, other, again = (
@@ -354,6 +355,7 @@ def candles(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_report_has_its_tables_and_an_offline_page(
     candles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -582,6 +582,7 @@ def test_any_step_comes_back(event: e.Event, actions: tuple[a.Action, ...]) -> N
     assert codec.decode_actions(codec.encode(actions), "it") == actions
 
 
+@pytest.mark.slow
 @given(state=records(BotState))
 @ANY
 def test_any_state_comes_back(state: BotState) -> None:

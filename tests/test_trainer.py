@@ -216,6 +216,7 @@ def test_worker_that_hangs_is_killed(text: str) -> None:
         trainer.close()
 
 
+@pytest.mark.slow
 def test_newer_request_of_an_interval_replaces_the_one_that_waits() -> None:
     """One runs, one of each interval waits; what is pushed out is cancelled and counted."""
     trainer = Trainer()
@@ -254,6 +255,7 @@ def test_request_that_its_owner_cancels_is_left_out() -> None:
         trainer.close()
 
 
+@pytest.mark.slow
 def test_idle_worker_ends_and_the_next_request_starts_another() -> None:
     """Its memory is free while nothing is trained."""
     trainer = Trainer(idle_sec=0.3)

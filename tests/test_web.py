@@ -133,6 +133,7 @@ def test_heads_are_bounded_and_strict(world: World) -> None:
         assert status_of(world.raw(data.encode())) == expected, data[:60]
 
 
+@pytest.mark.slow
 def test_slow_clients_are_cut_off_at_the_deadline(world: World) -> None:
     """A stalled body, a drip of headers and a drip of body all end 5 s after they began."""
     begun = (
