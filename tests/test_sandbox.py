@@ -104,7 +104,9 @@ def test_a_connection_is_kept_and_bodies_are_bounded(sandbox: Sandbox) -> None:
     assert answer.status == 413
     answer.read()
     connection.close()
-    connection.request("POST", "/0/private/Balance", iter([b"a"]), encode_chunked=True)
+    connection.putrequest("POST", "/0/private/Balance")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()  # the answer does not wait for a body that it refuses
     assert connection.getresponse().status == 411
     connection.close()
 
