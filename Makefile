@@ -8,8 +8,8 @@ VENV := .venv
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Many tests wait for a process more than they compute: two for each core.
-PARALLEL := -n $(shell echo $$((2 * $$(nproc)))) --dist worksteal
+# Some tests wait for a process more than they compute: one more than there are cores.
+PARALLEL := -n $(shell echo $$((1 + $$(nproc)))) --dist worksteal
 MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
