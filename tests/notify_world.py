@@ -12,6 +12,7 @@ from typing import Any
 BOT_TOKEN = "123456789:AAh-0123456789_abcdefghijklmnopqrstu"
 HOOK = "/hook/T0000/zzWEBHOOKSECRETzz"
 CHAT = 4711
+UNREAD = ("the answer cannot be read", "no complete answer within 0.3 s")  # of Telegram's
 
 
 class World:

@@ -21,7 +21,7 @@ from engine import notify, outbox, telegram
 from engine.notify import Line, Notifications, Webhook
 from engine.outbox import Message
 from engine.telegram import Listener, Telegram
-from tests.notify_world import BOT_TOKEN, CHAT, HOOK, World, served
+from tests.notify_world import BOT_TOKEN, CHAT, HOOK, UNREAD, World, served
 from tests.test_daemon import Running, environment
 
 SECRETS = (BOT_TOKEN, BOT_TOKEN.split(":")[1], "zzWEBHOOKSECRETzz")
@@ -142,8 +142,7 @@ def test_what_the_body_says_counts_for_telegram_only(world: World, behaviour: st
     """A webhook's 200 is a delivery; Telegram must say that it is one, within bounds."""
     world.behaviours.extend([behaviour, behaviour])
     assert Webhook(world.hook, "grid").deliver(SAID, line(), 0.3).problem is None
-    problem = chat(world).deliver(SAID, line(), 0.3).problem
-    assert problem in ("the answer cannot be read", "no complete answer within 0.3 s")
+    assert chat(world).deliver(SAID, line(), 0.3).problem in UNREAD
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "https://127.0.0.1:{port}/", "http://[::1"])
