@@ -64,16 +64,6 @@ def secondary_interval(source: CandleSource) -> float | None:
     return SECONDARY_SEC if own < SECONDARY_SEC and SECONDARY_SEC % own == 0 else None
 
 
-def no_pipeline(interval: float, target: int, minimum: int) -> PipelineHealth:
-    """Return what is shown of a pipeline that is switched off."""
-    return PipelineHealth(
-        enabled=False, interval_sec=interval, samples=0, target=target, minimum=minimum,
-        coverage=0.0, newest_age_sec=None, freshness_limit_sec=freshness_limit(interval),
-        volume_coverage=0.0, is_ready=False, is_fresh=False, gaps=(), gap_count=0, filled_bars=0,
-        sequences=0, ema_restarts=0, last_sync=None, sources={}, refused=0, errors=0,
-    )  # fmt: skip
-
-
 def freshness_limit(interval: float) -> float:
     """Return how old, in seconds since its close, the newest candle may be to infer from it."""
     return max(FRESH_MIN_SEC, FRESH_BARS * interval)

@@ -16,7 +16,7 @@ from market.candles import Rows, rows_of
 from market.pipeline import (
     CandlePipeline,
     RowSource,
-    no_pipeline,
+    freshness_limit,
     primary_interval,
     secondary_interval,
 )
@@ -305,8 +305,7 @@ def test_old_candles_are_not_fresh_and_few_are_not_enough() -> None:
     empty = pipeline(ListSource([]))
     health = empty.health(closed)
     assert (health.newest_age_sec, health.is_fresh, health.samples) == (None, False, 0)
-    assert no_pipeline(900.0, 1_440, 200).freshness_limit_sec == 2_700
-    assert not no_pipeline(900.0, 1_440, 200).enabled
+    assert freshness_limit(900.0) == 2_700
 
 
 def test_gaps_that_are_shown_are_few() -> None:
