@@ -307,12 +307,21 @@ def _market_checks(values: _Known) -> Iterator[str]:
         yield "PAPER_START_QUOTE, PAPER_START_BASE_USD: both are 0; there is nothing to trade with"
 
 
+_OF_A_FILE = ("REPLAY_FILE", "REPLAY_SYMBOL", "REPLAY_FROM")
+
+
 def _idle(values: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
-    """Yield a warning that names what is set for simulation only where orders are sent."""
+    """Yield warnings that name what is set for another market or mode than this run's."""
+    names = [v.name for v in VARIABLES if sources[v.name] != "default"]
     if values["mode"] == "live":
-        names = [v.name for v in VARIABLES if v.is_simulation and sources[v.name] != "default"]
-        if names:
-            yield f"{', '.join(names)}: no effect with MODE=live, which is no simulation"
+        idle = [x for x in names if BY_NAME[x].is_simulation]
+        why = "MODE=live, which is no simulation"
+    else:
+        market = _market(values)
+        idle = [x for x in names if x in _OF_A_FILE and market != "replay"]
+        why = f"MARKET_DATA={market}"
+    if idle:
+        yield f"{', '.join(idle)}: no effect with {why}"
 
 
 def _fee_checks(values: _Known) -> Iterator[str]:

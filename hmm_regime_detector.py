@@ -18,7 +18,7 @@ from regime.features import (
 )
 from regime.filter import Filter, LabelView, best_label, bias, confidence, entropy
 from regime.model import STATES, Model, ModelError, decode, encode, transmat_by_label
-from regime.training import TrainingError, TrainingRequest, recipe, train
+from regime.training import Recipe, TrainingError, TrainingRequest, train
 
 __all__ = [
     "FEATURES",
@@ -31,13 +31,13 @@ __all__ = [
     "Gap",
     "Model",
     "ModelError",
+    "Recipe",
     "TrainingError",
     "TrainingRequest",
     "decode",
     "depth",
     "encode",
     "features",
-    "recipe",
     "train",
     "transmat_by_label",
 ]
@@ -146,12 +146,6 @@ class Detector:
         columns = (candles.time, candles.close, candles.volume)
         for time, close, volume in zip(*(x.tolist() for x in columns), strict=True):
             self.step(time, close, volume)
-
-    def label(self) -> int | None:
-        """Return the most probable label of the newest candle, None while there is none."""
-        if self._view is None or self._filter is None or self._filter.posterior is None:
-            return None
-        return best_label(self._view.probabilities(self._filter.posterior))
 
     def estimate(
         self,

@@ -15,7 +15,7 @@ from engine.loop import Loop
 from engine.models import open_models
 from engine.runtime import Runtime
 from engine.wiring import FEED_SEC, begin, open_parts
-from hmm_regime_detector import Detector, Model, TrainingRequest, train
+from hmm_regime_detector import Detector, Model, Recipe, TrainingRequest, train
 from market.candles import Prepared, prepare, rows_of
 from regime.fitting import Parameters, fit_hmmlearn, has_fast, run_em, starting_points
 
@@ -106,7 +106,7 @@ def walk(bars: int, seed: int) -> Prepared:
 def request(bars: int, seed: int = 1) -> TrainingRequest:
     """Return a request to train on a walk."""
     return TrainingRequest.of(
-        walk(bars, seed), interval_sec=60.0, target=bars, min_candles=500, seed=seed
+        walk(bars, seed), Recipe(target=bars, min_candles=500, seed=seed), interval_sec=60.0
     )
 
 

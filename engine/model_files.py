@@ -16,7 +16,7 @@ def _stem(database: Path) -> str:
 def copy_models(database: Path, target: Path) -> list[Path]:
     """Copy the models beside a database to beside its copy; return the new files."""
     made = []
-    for file in sorted(database.parent.glob(f"{glob.escape(_stem(database))}.hmm-*.json")):
+    for file in sorted(database.parent.glob(f"{glob.escape(_stem(database))}.hmm-*.model")):
         new = target.with_name(_stem(target) + file.name.removeprefix(_stem(database)))
         with suppress(FileNotFoundError):  # a newer model has just taken its place
             made.append(Path(shutil.copy(file, new)))
@@ -24,7 +24,7 @@ def copy_models(database: Path, target: Path) -> list[Path]:
 
 
 class ModelFiles:
-    """The files of one timeframe, `<stem>.hmm-<seconds>-<model id>.json` beside the database."""
+    """The files of one timeframe, `<stem>.hmm-<seconds>-<model id>.model` beside the database."""
 
     def __init__(self, database: Path, interval_sec: float) -> None:
         self.trouble = ""  # why the newest model is not kept
@@ -33,7 +33,7 @@ class ModelFiles:
 
     def path(self, model_id: str) -> Path:
         """Return where a model is kept."""
-        return self._folder / f"{self._stem}{model_id}.json"
+        return self._folder / f"{self._stem}{model_id}.model"
 
     def save(self, model: Model) -> None:
         """Keep a model, whole or not at all. Raises OSError."""

@@ -29,9 +29,9 @@ from grid.regimes import outstanding_trainings
 from hmm_regime_detector import (
     Detector,
     Model,
+    Recipe,
     TrainingError,
     TrainingRequest,
-    recipe,
     transmat_by_label,
 )
 from market.candles import prepare
@@ -57,24 +57,8 @@ class FrameSettings(Record, frozen=True, kw_only=True):
     """How one timeframe's model is trained and read."""
 
     interval_sec: float
-    target: int
-    min_candles: int
-    starts: int = 3
-    seed: int = 1
-    label_z: float = 2.0
+    recipe: Recipe
     gain: float = 1.0
-    decay_halflife: float | None = None
-
-    def recipe(self) -> str:
-        """Return what tells a model made with these settings from others."""
-        return recipe(
-            target=self.target,
-            min_candles=self.min_candles,
-            starts=self.starts,
-            seed=self.seed,
-            label_z=self.label_z,
-            decay_halflife=self.decay_halflife,
-        )
 
 
 class _Pending(Record, frozen=True, kw_only=True):
@@ -97,7 +81,7 @@ class Frame:
         self.trouble = ""  # why the model that should serve does not
         self.seen = 0.0  # the open time of the newest candle read, or left unread without a model
         self.synced_at = 0.0
-        self.recipe = settings.recipe()
+        self.recipe = settings.recipe.text()
         self._detector = self._fresh()
 
     def _fresh(self) -> Detector:
@@ -105,8 +89,8 @@ class Frame:
         return Detector(
             self.model,
             interval_sec=own.interval_sec,
-            target=own.target,
-            min_candles=own.min_candles,
+            target=own.recipe.target,
+            min_candles=own.recipe.min_candles,
             gain=own.gain,
         )
 
@@ -150,7 +134,7 @@ class Frame:
         """Return what the model makes of the newest candle read."""
         found = self._detector.estimate(
             now,
-            candles=min(self.pipeline.window.count, self.settings.target),
+            candles=min(self.pipeline.window.count, self.settings.recipe.target),
             freshness_limit_sec=freshness_limit(self.settings.interval_sec),
             newest_close=self.pipeline.window.last_close_time,
         )
@@ -162,16 +146,11 @@ class Frame:
     def request(self, until: float) -> TrainingRequest:
         """Return a request to train on the newest candles closed by `until`."""
         own = self.settings
-        rows = self.pipeline.window.rows(until=until, newest=own.target)
+        rows = self.pipeline.window.rows(until=until, newest=own.recipe.target)
         return TrainingRequest.of(
             prepare(rows, own.interval_sec),
+            own.recipe,
             interval_sec=own.interval_sec,
-            target=own.target,
-            min_candles=own.min_candles,
-            starts=own.starts,
-            seed=own.seed,
-            label_z=own.label_z,
-            decay_halflife=own.decay_halflife,
             previous=self.model,
         )
 
@@ -444,13 +423,15 @@ def open_models(
         Frame(
             FrameSettings(
                 interval_sec=interval,
-                target=target,
-                min_candles=least,
-                starts=hmm.starts,
-                seed=settings.seed,
-                label_z=hmm.label_z,
+                recipe=Recipe(
+                    target=target,
+                    min_candles=least,
+                    starts=hmm.starts,
+                    seed=settings.seed,
+                    label_z=hmm.label_z,
+                    decay_halflife=hmm.deep_decay_halflife if hmm.deep_decay_enabled else None,
+                ),
                 gain=hmm.bias_gain,
-                decay_halflife=hmm.deep_decay_halflife if hmm.deep_decay_enabled else None,
             ),
             CandlePipeline(
                 source,

@@ -226,6 +226,10 @@ class ReplaySource:
     def _check_symbol(self) -> None:
         at = self._at.get("symbol")
         if at is None:
+            if self.symbol is not None:
+                raise MarketError(
+                    f"{self.path} has no column symbol; leave REPLAY_SYMBOL unset for it"
+                )
             return
         symbols = sorted({cells[at].strip() for _, cells in self._lines() if len(cells) > at})
         if self.symbol is None and len(symbols) > 1:

@@ -36,26 +36,30 @@ class TrainingError(Exception):
     """The request cannot lead to a model; the message says why, with counts."""
 
 
-def recipe(
-    *,
-    target: int,
-    min_candles: int,
-    starts: int,
-    seed: int,
-    label_z: float,
-    decay_halflife: float | None,
-) -> str:
-    """Return in short what a model is trained with: it tells whether the settings have changed."""
-    decay = "off" if decay_halflife is None else f"{decay_halflife:g}"
-    return f"{target} of {min_candles}, starts {starts}, seed {seed}, z {label_z:g}, decay {decay}"
+class Recipe(Record, frozen=True, kw_only=True):
+    """How a model is trained; `target` and `min_candles` count candles before the warm-up."""
+
+    target: int  # candles at most, the newest
+    min_candles: int
+    starts: int = 3
+    seed: int = 1
+    label_z: float = 2.0  # standard errors
+    decay_halflife: float | None = None  # candles; None: every candle counts the same
+
+    def text(self) -> str:
+        """Return it in short: what tells whether the settings have changed."""
+        decay = "off" if self.decay_halflife is None else f"{self.decay_halflife:g}"
+        return (
+            f"{self.target} of {self.min_candles}, starts {self.starts}, seed {self.seed}, "
+            f"z {self.label_z:g}, decay {decay}"
+        )
 
 
 class TrainingRequest(Record, frozen=True, kw_only=True):
     """A window of closed candles and how to train on it.
 
     `time`, `close`, `volume` are float64 arrays (T,), `restarts` a bool array (T,), all as bytes
-    in the machine's order; `lengths` the rows of each sequence (see `features.Candles`). Only the
-    newest `target` candles are used; `target` and `min_candles` count before the warm-up.
+    in the machine's order; `lengths` the rows of each sequence (see `features.Candles`).
     """
 
     interval_sec: float
@@ -64,41 +68,20 @@ class TrainingRequest(Record, frozen=True, kw_only=True):
     volume: bytes
     restarts: bytes
     lengths: tuple[int, ...]
-    target: int
-    min_candles: int
-    starts: int = 3
-    seed: int = 0
-    label_z: float = 2.0
-    decay_halflife: float | None = None  # candles; None: every candle counts the same
+    recipe: Recipe
     previous: Model | None = None
-
-    def recipe(self) -> str:
-        """Return in short what this model is trained with."""
-        return recipe(
-            target=self.target,
-            min_candles=self.min_candles,
-            starts=self.starts,
-            seed=self.seed,
-            label_z=self.label_z,
-            decay_halflife=self.decay_halflife,
-        )
 
     @classmethod
     def of(
         cls,
         candles: Candles,
+        recipe: Recipe,
         *,
         interval_sec: float,
-        target: int,
-        min_candles: int,
-        starts: int = 3,
-        seed: int = 0,
-        label_z: float = 2.0,
-        decay_halflife: float | None = None,
         previous: Model | None = None,
     ) -> Self:
-        """Return a request for the newest `target` of these candles."""
-        window = newest(candles, target)
+        """Return a request for the newest of these candles, as many as the recipe takes."""
+        window = newest(candles, recipe.target)
         return cls(
             interval_sec=interval_sec,
             time=window.time.tobytes(),
@@ -106,12 +89,7 @@ class TrainingRequest(Record, frozen=True, kw_only=True):
             volume=window.volume.tobytes(),
             restarts=window.restarts.tobytes(),
             lengths=window.lengths,
-            target=target,
-            min_candles=min_candles,
-            starts=starts,
-            seed=seed,
-            label_z=label_z,
-            decay_halflife=decay_halflife,
+            recipe=recipe,
             previous=previous,
         )
 
@@ -164,7 +142,7 @@ def train(request: TrainingRequest) -> Model:
     deviation = np.where(deviation > _LEVEL, deviation, 1.0)
     standard = (rows - mean) / deviation
     sample = _sample(request, standard, window.time[mask], kept_lengths(mask, window.lengths))
-    starts = starting_points(sample.rows, count=request.starts, seed=request.seed)
+    starts = starting_points(sample.rows, count=request.recipe.starts, seed=request.recipe.seed)
     if request.previous is not None:
         starts.insert(0, softened(_rescaled(request.previous, mean, deviation)))
     try:
@@ -188,7 +166,7 @@ def train(request: TrainingRequest) -> Model:
             iterations=fitted.iterations,
             is_converged=fitted.is_converged,
             starts=len(starts),
-            recipe=request.recipe(),
+            recipe=request.recipe.text(),
         ),
         mean=_numbers(mean),
         deviation=_numbers(deviation),
@@ -218,8 +196,8 @@ def _window(request: TrainingRequest) -> Window:
     sizes = {len(window.time), len(window.volume), len(window.restarts), sum(window.lengths), total}
     if len(sizes) > 1:
         raise TrainingError(f"the request cannot be read: columns of {sorted(sizes)} rows")
-    if total < max(request.min_candles, WARM_UP + ROWS_MIN):
-        needed = max(request.min_candles, WARM_UP + ROWS_MIN)
+    if total < max(request.recipe.min_candles, WARM_UP + ROWS_MIN):
+        needed = max(request.recipe.min_candles, WARM_UP + ROWS_MIN)
         raise TrainingError(f"too few candles: {total} of {needed}")
     unusable = count_unusable(window.close, window.volume)
     if unusable or not np.isfinite(window.time).all():
@@ -227,16 +205,18 @@ def _window(request: TrainingRequest) -> Window:
             f"{unusable or 'some'} of {total} candles hold times, prices or volumes that are not "
             "usable numbers"
         )
-    return newest(window, request.target)
+    return newest(window, request.recipe.target)
 
 
 def _sample(
     request: TrainingRequest, rows: Floats, time: Floats, lengths: tuple[int, ...]
 ) -> decay.Sample:
-    if request.decay_halflife is None:
+    if request.recipe.decay_halflife is None:
         return decay.Sample(rows, lengths, float(len(rows)))
     ages = (time[-1] - time) / request.interval_sec
-    return decay.resample(rows, ages, lengths, halflife=request.decay_halflife, seed=request.seed)
+    return decay.resample(
+        rows, ages, lengths, halflife=request.recipe.decay_halflife, seed=request.recipe.seed
+    )
 
 
 def _rescaled(previous: Model, mean: Floats, deviation: Floats) -> Parameters:
@@ -274,7 +254,9 @@ def _labels(
     if previous is not None:
         earlier = np.asarray(previous.means) * previous.deviation + np.asarray(previous.mean)
         before = tuple(previous.labels[n] for n in nearest(means, earlier, deviation))
-    return labels_of(means[:, SPREAD].tolist(), standard_error(spread), request.label_z, before)
+    return labels_of(
+        means[:, SPREAD].tolist(), standard_error(spread), request.recipe.label_z, before
+    )
 
 
 def _numbers(values: Floats) -> Numbers:

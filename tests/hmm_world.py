@@ -9,7 +9,7 @@ import numpy as np
 
 from core.record import replace
 from core.regime import ModelRef
-from hmm_regime_detector import Model, TrainingRequest, train
+from hmm_regime_detector import Detector, Model, Recipe, TrainingRequest, train
 from regime.features import Bools, Floats
 from tests.helpers import market_file
 
@@ -87,14 +87,21 @@ def recorded(name: str, first: int, count: int) -> Rows:
 
 def request(candles: Rows, **changes: object) -> TrainingRequest:
     """Return a training request at the specification's defaults."""
-    made = TrainingRequest.of(candles, interval_sec=MINUTE, target=4000, min_candles=500)
-    return replace(made, **changes)
+    changed = {x: changes.pop(x) for x in Recipe.__struct_fields__ if x in changes}
+    recipe = replace(Recipe(target=4000, min_candles=500), **changed)
+    return replace(TrainingRequest.of(candles, recipe, interval_sec=MINUTE), **changes)
 
 
 @cache
 def trained(count: int = 2000, seed: int = 1) -> Model:
     """Return a model of a random walk; the same for all tests of a process."""
     return train(request(walk(count, seed), starts=1))
+
+
+def newest_label(detector: Detector) -> int | None:
+    """Return what a detector calls the newest candle it has taken."""
+    now = detector.newest_close or 0.0
+    return detector.estimate(now, candles=4000, freshness_limit_sec=180.0).regime
 
 
 def hand_made(**changes: object) -> Model:

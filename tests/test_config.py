@@ -557,6 +557,14 @@ def test_what_is_for_simulation_only_is_a_warning_live() -> None:
     assert config.load({"SEED": "3", "PAPER_PRESET": "optimistic"}, NOWHERE).warnings == ()
 
 
+def test_a_file_s_settings_without_the_file_are_a_warning() -> None:
+    """Who sets where a file begins, and forgets MARKET_DATA=replay, is told."""
+    env = {"REPLAY_FILE": __file__, "REPLAY_FROM": "2024-08-01"}
+    (warning,) = config.load(env, NOWHERE).warnings
+    assert warning == "REPLAY_FILE, REPLAY_FROM: no effect with MARKET_DATA=synthetic"
+    assert config.load({**env, "MARKET_DATA": "replay"}, NOWHERE).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("host", "page"),
     [

@@ -32,6 +32,7 @@ from tests.hmm_world import (
     START,
     Rows,
     hand_made,
+    newest_label,
     recorded,
     request,
     rows_of,
@@ -462,7 +463,7 @@ def test_detector_says_what_the_filter_says() -> None:
     view = LabelView(trained())
     expected = view.probabilities(tuple(by_hand(trained(), matrix[mask])[-1]))
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-9)
-    assert found.regime == best_label(found.probabilities) == detector.label()
+    assert found.regime == best_label(found.probabilities)
     assert math.isclose(found.confidence, confidence(found.probabilities))
     assert math.isclose(found.bias, bias(found.probabilities, gain=1.5))
     assert found.is_trained
@@ -502,11 +503,9 @@ def test_detector_warms_up_in_the_open() -> None:
     candles = walk(151, 15)
     short = fed(trained(), Rows(*(x[:150] for x in candles[:3]), (150,), candles.restarts[:150]))
     now = START + 151 * MINUTE
-    assert short.label() is None
-    assert short.estimate(now, candles=150, freshness_limit_sec=LIMIT).why == (
-        "warming up: 150 of 151 candles"
-    )
-    assert fed(trained(), candles).label() is not None
+    found = short.estimate(now, candles=150, freshness_limit_sec=LIMIT)
+    assert (found.regime, found.why) == (None, "warming up: 150 of 151 candles")
+    assert newest_label(fed(trained(), candles)) is not None
 
 
 @pytest.mark.parametrize(
@@ -535,11 +534,11 @@ def test_detector_refuses_candles_out_of_order() -> None:
     """An old or repeated candle is counted and changes nothing."""
     candles = walk(400, 17)
     detector = fed(trained(), candles)
-    before = detector.label(), detector.newest_close
+    before = newest_label(detector), detector.newest_close
     assert not detector.step(float(candles.time[-1]), 0.2, 1.0)
     assert not detector.step(float(candles.time[-5]), 0.2, 1.0)
     assert detector.refused == 2
-    assert (detector.label(), detector.newest_close) == before
+    assert (newest_label(detector), detector.newest_close) == before
 
 
 def test_detector_without_movement_or_volume_goes_on() -> None:

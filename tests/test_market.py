@@ -225,6 +225,9 @@ def test_several_symbols_need_a_choice(tmp_path: Path) -> None:
     with pytest.raises(MarketError, match="A, B"):
         ReplaySource(path)
     assert ReplaySource(path, symbol="A").total() == 2
+    path.write_text(f"time,price,volume\n{T},1,1\n")
+    with pytest.raises(MarketError, match="has no column symbol; leave REPLAY_SYMBOL unset"):
+        ReplaySource(path, symbol="A")
 
 
 @pytest.mark.market

@@ -226,7 +226,7 @@ def test_a_damaged_model_is_trained_anew_and_said(tmp_path: Path, file: Path) ->
 
     with running(folder, REPLAY_FILE=str(file)) as run:
         assert run.go_on(until_trained(run)) == "stopped"
-        (path,) = folder.glob("bot.hmm-60-*.json")
+        (path,) = folder.glob("bot.hmm-60-*.model")
         before = run.runtime.state.regimes.trainings[0].model
         assert before is not None
     path.write_bytes(path.read_bytes().replace(b"60", b"61", 1))
@@ -244,7 +244,7 @@ def test_a_damaged_model_is_trained_anew_and_said(tmp_path: Path, file: Path) ->
         assert not seen[0].primary.is_trained
         after = run.runtime.state.regimes.trainings[0].model
         assert after == before  # on the same candles: the very same model
-        assert len(list(folder.glob("bot.hmm-60-*.json"))) == 1
+        assert len(list(folder.glob("bot.hmm-60-*.model"))) == 1
 
 
 @pytest.mark.slow
@@ -297,11 +297,11 @@ def test_models_of_databases_with_like_names_are_kept_apart(tmp_path: Path) -> N
         own.path("old").write_bytes(b"x")
         own.forget_others(f"m{n}")
     assert sorted(x.name for x in tmp_path.iterdir()) == [
-        "bot.live.hmm-60-m0.json", "bot.paper.hmm-60-m1.json", "bot[1].hmm-60-m2.json",
+        "bot.live.hmm-60-m0.model", "bot.paper.hmm-60-m1.model", "bot[1].hmm-60-m2.model",
     ]  # fmt: skip
     made = copy_models(tmp_path / "bot[1].db", tmp_path / "copy.db")
-    assert [x.name for x in made] == ["copy.hmm-60-m2.json"]
+    assert [x.name for x in made] == ["copy.hmm-60-m2.model"]
     model, why = files[0].load("m0")
-    assert (model, why.startswith("the model file bot.live.hmm-60-m0.json cannot be used")) == (
+    assert (model, why.startswith("the model file bot.live.hmm-60-m0.model cannot be used")) == (
         None, True,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from engine.clock import cpu_seconds
 from hmm_regime_detector import Detector, train
 from regime.evidence import ROWS_MIN, UNLABELLED, bandwidth, evidence
 from regime.features import Floats
-from tests.hmm_world import MINUTE, START, request, walk
+from tests.hmm_world import MINUTE, START, newest_label, request, walk
 
 T_MIN = 2.3
 DAY = 1440
@@ -218,7 +218,7 @@ def test_detector_itself_has_no_evidence_on_walks() -> None:
         labels = np.full(len(candles.time), UNLABELLED, dtype=np.int8)
         for n, row in enumerate(zip(*(x.tolist() for x in candles[:3]), strict=True)):
             detector.step(*row)
-            label = detector.label()
+            label = newest_label(detector)
             if n >= 4000 and label is not None:
                 labels[n] = label
         for rows in range(4000 + DAY, len(labels), DAY):

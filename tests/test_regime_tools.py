@@ -152,7 +152,7 @@ def test_the_inline_trainer_makes_the_workers_models() -> None:
     asked = request(walk(700, 1), starts=1)
     assert trainer.submit(asked).result() == train(asked)
     with pytest.raises(TrainingError, match="too few candles"):
-        trainer.submit(replace(asked, min_candles=5000)).result()
+        trainer.submit(request(walk(700, 1), min_candles=5000)).result()
     counts = trainer.counters()
     assert (counts.submitted, counts.trained, counts.failed) == (2, 1, 1)
     assert "too few candles" in counts.last_error
