@@ -115,11 +115,16 @@ def _long_run_sum(terms: Floats) -> float:
     Bartlett weights of lag L are what overlapping windows of L + 1 terms give: the sum of their
     squared sums, divided by L + 1.
     """
-    own = float(terms @ terms)
+    own = _squares(terms)
     width = bandwidth(int(np.count_nonzero(terms))) + 1
     running = np.cumsum(terms)
     width = min(width, len(terms))
     first, last = running[:width], running[-1] - running[len(terms) - width : -1]
     whole = running[width:] - running[:-width]
-    squares = float(first @ first) + float(whole @ whole) + float(last @ last)
+    squares = _squares(first) + _squares(whole) + _squares(last)
     return float(np.sqrt(max(own, squares / width)))
+
+
+def _squares(values: Floats) -> float:
+    """Return Σ v², on this thread alone: those of a dot product cost 60 ms on busy cores."""
+    return float(np.einsum("i,i->", values, values))
