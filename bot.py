@@ -28,7 +28,7 @@ from core.ports import (
 )
 from core.record import replace
 from dashboard import Dashboard
-from engine import cli, log
+from engine import cli, heap, log
 from engine.clock import LiveClock, Pacer, cpu_seconds, monotonic, wall_now
 from engine.counter import Counter, prepare
 from engine.live import no_answer, venue_problems
@@ -306,6 +306,7 @@ class Daemon:
 
 def run(settings: config.Settings) -> int:
     """Run the daemon; return its exit code."""
+    heap.keep_small()
     log.configure(settings.log_level, settings.log_format, secrets=settings.secrets())
     for warning in settings.warnings:
         logger.warning("configuration: %s", warning)

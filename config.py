@@ -322,6 +322,12 @@ def _idle(values: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str
         why = f"MARKET_DATA={market}"
     if idle:
         yield f"{', '.join(idle)}: no effect with {why}"
+    is_on = _hmm_enabled(_Known(values)) or values["regime_manual_override"] is not None
+    if values["params.regime_directional_enabled"] and not is_on:
+        yield (
+            "REGIME_DIRECTIONAL_ENABLED=true: no effect, there is no regime to act on without "
+            "HMM_ENABLED=true or REGIME_MANUAL_OVERRIDE"
+        )
 
 
 def _fee_checks(values: _Known) -> Iterator[str]:
@@ -370,13 +376,6 @@ def _model_checks(values: _Known) -> Iterator[str]:
             yield (
                 f"{_named(least)}={values[least]}: must not be above {_named(target)} "
                 f"{values[target]}: nothing would ever be trained"
-            )
-    if values.has("params.regime_directional_enabled", "regime_manual_override", "hmm_enabled"):
-        is_on = _hmm_enabled(values) or values["regime_manual_override"] is not None
-        if values["params.regime_directional_enabled"] and not is_on:
-            yield (
-                "REGIME_DIRECTIONAL_ENABLED=true: there is no regime to act on; set "
-                "HMM_ENABLED=true or REGIME_MANUAL_OVERRIDE"
             )
 
 

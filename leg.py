@@ -142,7 +142,10 @@ def _entry_executed(r: Reduction, found: Found, event: FillEvent) -> None:
 
 def _regime_tag(r: Reduction, executed_at: float) -> int | None:
     for estimate in (r.state.regime, r.state.regime_before):
-        if estimate is not None and estimate.time <= executed_at:
+        if estimate is None:
+            continue
+        since = estimate.time if estimate.since is None else estimate.since
+        if since <= executed_at:
             is_fresh = executed_at - estimate.time <= 2 * estimate.interval_sec
             return estimate.regime if is_fresh else None
     return None

@@ -67,7 +67,7 @@ class TimeframeBlock(Record, frozen=True, kw_only=True):
     confidence: float
     confidence_effective: float
     bias: float
-    probabilities: Probabilities
+    probabilities: Probabilities | None  # None while there is no regime
     entropy: float
     leaving: float
     candle_time: float | None
@@ -164,6 +164,7 @@ class EvidenceBlock(Record, frozen=True, kw_only=True):
     rows: int
     mean: float | None
     t: float | None
+    needed_rows: int
     needed_t: float
 
 

@@ -276,10 +276,15 @@ class Health(Record, frozen=True, kw_only=True, gc=False):
 
 
 class PolicyRegime(Record, frozen=True, kw_only=True, gc=False):
-    """What positions are tagged with, and since when; `regime` None when unknown."""
+    """What positions are tagged with; `regime` None when unknown.
+
+    `time` is that of the newest estimate, `since` that of the first of a quick succession which
+    said the same.
+    """
 
     regime: int | None
     time: float
+    since: float | None = None  # None: `time`
     interval_sec: float = 300.0
 
 

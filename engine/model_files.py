@@ -1,12 +1,15 @@
 """Trained models on disk, so that a restart serves at once: a file each, beside the database."""
 
 import glob
+import logging
 import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from hmm_regime_detector import Model, ModelError, decode, encode
+
+log = logging.getLogger("models")
 
 
 def _stem(database: Path) -> str:
@@ -67,5 +70,9 @@ class ModelFiles:
         """Delete the files of models that no longer serve."""
         kept = self.path(model_id)
         for path in self._folder.glob(f"{glob.escape(self._stem)}*"):
-            if path != kept:
+            if path == kept:
+                continue
+            try:
                 path.unlink(missing_ok=True)
+            except OSError as error:  # it lies there unread; nothing depends on it
+                log.warning("the old model %s cannot be deleted: %s", path.name, error.strerror)

@@ -9,6 +9,8 @@ estimate is decided in `regime_policy.py`.
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from core.actions import RequestTraining
 from core.events import ModelTrained, RegimeEstimated, TrainingFailed
 from core.market import CandleSource, LabelRow
 from core.params import Params
+from core.ports import StoreError
 from core.record import Record, replace
 from core.regime import Estimate, Evidence, ModelRef
 from core.regime_status import PipelineBlock, TrainerBlock
@@ -129,6 +132,12 @@ class Frame:
         """Read one candle."""
         self._detector.step(*candle)
         self.seen = candle[0]
+
+    def knows_later_than(self, at: float) -> bool:
+        """Tell whether the model was trained on what closed at `at`, or has read later candles."""
+        if self.model is not None and self.model.ref.until >= at:
+            return True
+        return self._detector.newest_close is not None and self._detector.newest_close > at
 
     def estimate(self, now: float) -> Estimate:
         """Return what the model makes of the newest candle read."""
@@ -312,9 +321,9 @@ class RegimeModels:
     def _label(self, at: float) -> int | None:
         """Return the label that the policy gave a candle when it closed; None if it is no evidence.
 
-        That needs models that were not trained on it.
+        That needs models that were not trained on it, and have not read later candles either.
         """
-        if any(x.model is not None and x.model.ref.until >= at for x in self.frames):
+        if any(x.knows_later_than(at) for x in self.frames):
             return None
         said = policy(
             self.frames[0].estimate(at),
@@ -330,7 +339,7 @@ class RegimeModels:
             self._evidence_hour = hour
             times = self._holding_times(hour, CYCLES_MAX)
             is_known = len(times) >= CYCLES_MIN
-            horizon = float(np.median(times)) if is_known else HORIZON_SEC
+            horizon = median(times) if is_known else HORIZON_SEC
             at, closes, labels = self._labels.arrays(until=hour)
             horizon = max(horizon, self.frames[0].settings.interval_sec)
             self._evidence = (evidence(at, closes, labels, horizon_sec=horizon), horizon)
@@ -396,6 +405,15 @@ def _policy(params: Params) -> str:
     )
 
 
+def _open_store(path: Path, market: str) -> SqliteCandles:
+    """Return the file of candles; where it cannot be used, one in memory: trading goes on."""
+    try:
+        return SqliteCandles(path, pair=market)
+    except StoreError as error:
+        log.warning("candles and evidence are kept until the stop only: %s", error)
+        return SqliteCandles(":memory:", pair=market)
+
+
 def open_models(
     settings: Settings,
     source: CandleSource,
@@ -413,7 +431,7 @@ def open_models(
     `trainer` None: a worker process of their own; `store` None: the file beside the database.
     """
     params, hmm = settings.params, settings.hmm
-    store = store or SqliteCandles(candles_db(settings.state_db), pair=market)
+    store = store or _open_store(candles_db(settings.state_db), market)
     chosen = [(primary_interval(source), hmm.training_candles, params.hmm_min_train_samples)]
     second = secondary_interval(source)
     if params.hmm_multi_timeframe_enabled and second is not None:

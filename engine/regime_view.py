@@ -17,6 +17,7 @@ from core.tiers import Training
 from engine.plain_text import clean_text
 from grid.regimes import is_on, training_of
 from regime_policy import (
+    EVIDENCE_ROWS_MIN,
     consensus,
     distance_factor,
     evidence_of,
@@ -100,12 +101,14 @@ def _timeframe(state: BotState, said: Estimate, transmat: Matrix | None) -> s.Ti
         bias=_number(said.bias) if is_known else 0.0,
         probabilities=s.Probabilities(
             bearish=_number(bearish), ranging=_number(ranging), bullish=_number(bullish)
-        ),
+        )
+        if is_known
+        else None,
         entropy=_number(said.entropy),
         leaving=_number(said.leaving),
         candle_time=_maybe(said.candle_time, 3),
         training_depth=_depth(said.depth),
-        model=None if training.model is None else _model(training.model),
+        model=_model(training.model) if training.model is not None and said.is_trained else None,
         training=_training(training),
         transmat=None
         if transmat is None
@@ -289,6 +292,7 @@ def _evidence(label: int, evidence: tuple[Evidence, ...], params: Params) -> s.E
         mean=None if known is None else _maybe(known.mean, 6),
         t=None if known is None else _maybe(known.t, 2),
         needed_t=params.regime_evidence_t,
+        needed_rows=EVIDENCE_ROWS_MIN,
     )
 
 

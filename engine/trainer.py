@@ -271,10 +271,12 @@ class InlineTrainer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what matters of a model is in its record
                 model = train(request)
-        except TrainingError as error:
+        except Exception as error:  # noqa: BLE001  # worker top, as in regime/worker.py
+            known = isinstance(error, TrainingError)
+            failed = error if known else TrainingError(f"{type(error).__name__}: {error}")
             self._counts["failed"] += 1
-            self._last_error = str(error)
-            future.set_exception(error)
+            self._last_error = str(failed)
+            future.set_exception(failed)
         else:
             self._counts["trained"] += 1
             self._last_sec = monotonic() - began

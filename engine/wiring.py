@@ -264,7 +264,8 @@ def begin_models(runtime: Runtime, models: "RegimeModels", *, now: float) -> Non
     """Let models go on where they were, and answer what they were asked last."""
     models.begin(runtime.state, now)
     runtime.models = models
-    if is_estimate_outstanding(runtime.state):
+    is_lost = any(x.trouble for x in models.frames)  # a model does not serve as the state says
+    if is_lost or is_estimate_outstanding(runtime.state):
         runtime.step(models.estimate(now))
 
 

@@ -81,11 +81,17 @@ def _drop_idle_trainings(r: Reduction) -> None:
     if params.hmm_enabled and params.hmm_multi_timeframe_enabled and regimes.secondary is not None:
         heard.add(regimes.secondary.interval_sec)
     kept = tuple(
-        x if x.requested_at is None or x.interval_sec in heard else replace(x, requested_at=None)
+        x if x.requested_at is None or x.interval_sec in heard else _given_up(x)
         for x in regimes.trainings
     )
     if kept != regimes.trainings:
         r.update(regimes=replace(regimes, trainings=kept))
+
+
+def _given_up(training: Training) -> Training:
+    """Return the training as if the one under way had not been asked for."""
+    candles = 0 if training.model is None else training.model.candles
+    return replace(training, requested_at=None, candles=candles)
 
 
 def tend(r: Reduction) -> None:
@@ -121,6 +127,7 @@ def hear(r: Reduction, event: RegimeEstimated) -> None:
     if not r.params.hmm_enabled:
         r.count("estimates_ignored")
         return
+    before = r.state.regimes.heard_at
     r.update(
         regimes=replace(
             r.state.regimes,
@@ -138,7 +145,7 @@ def hear(r: Reduction, event: RegimeEstimated) -> None:
     recent = (*(x for x in regimes.history if x.ts > r.now - HISTORY_SEC), sample)
     r.update(regimes=replace(regimes, history=recent[-HISTORY_MAX:]))
     _tag(r, said.tag)
-    _train(r)
+    _train(r, was_here=before is not None and not _is_long_ago(r, before))
     first = event.primary
     if not first.is_trained and first.depth.candles < r.params.hmm_min_train_samples:
         due = min(r.state.regimes.estimate_due or r.now, r.now + WAITING_SEC)
@@ -153,8 +160,11 @@ def _tag(r: Reduction, tag: int | None) -> None:
     """
     old, interval = r.state.regime, r.params.regime_eval_interval_sec
     regime = PolicyRegime(regime=tag, time=r.now, interval_sec=interval)
-    is_same = old is not None and old.regime == tag and r.now - old.time < interval / 2
-    r.update(regime=regime, regime_before=r.state.regime_before if is_same else old)
+    before = old
+    if old is not None and old.regime == tag and r.now - old.time < interval / 2:
+        since = old.time if old.since is None else old.since
+        regime, before = replace(regime, since=since), r.state.regime_before
+    r.update(regime=regime, regime_before=before)
 
 
 def evaluate(r: Reduction) -> None:
@@ -320,12 +330,16 @@ def _heard(r: Reduction) -> Iterator[tuple[Estimate, int]]:
         yield regimes.secondary, params.hmm_secondary_min_train_samples
 
 
-def _train(r: Reduction) -> None:
-    """Ask for the trainings that are due."""
+def _is_long_ago(r: Reduction, heard_at: float) -> bool:
+    return r.now - heard_at > STALE_INTERVALS * r.params.regime_eval_interval_sec
+
+
+def _train(r: Reduction, *, was_here: bool) -> None:
+    """Ask for the trainings that are due; an absence of ours is no failure of the worker's."""
     for estimate, least in _heard(r):
         training = training_of(r.state.regimes, estimate.interval_sec)
         asked = training.requested_at
-        if asked is not None and r.now - asked >= PATIENCE_SEC:
+        if asked is not None and was_here and r.now - asked >= PATIENCE_SEC:
             _fail(r, training, f"no answer for {PATIENCE_SEC / 60:g} min")
         else:
             reason = _training_reason(r, training, estimate, least)
@@ -401,10 +415,11 @@ def _fail(r: Reduction, training: Training, why: str) -> None:
     error = why[:500]
     _put(
         r,
-        replace(training, requested_at=None, failures=failures, next_try=r.now + wait, error=error),
+        replace(_given_up(training), failures=failures, next_try=r.now + wait, error=error),
     )
     r.count("trainings_failed")
-    serving = "the old one serves on" if training.model is not None else "there is none yet"
+    is_serving = any(x.is_trained for x, _ in _heard(r) if x.interval_sec == training.interval_sec)
+    serving = "the old one serves on" if is_serving else "there is none"
     text = (
         f"{_frame(training.interval_sec)} model could not be trained: {error}; {serving}, next "
         f"try in {wait / 60:g} min"

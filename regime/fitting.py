@@ -81,7 +81,7 @@ def fit(rows: Floats, lengths: Sequence[int], starts: Sequence[Parameters]) -> F
     for start in starts:
         try:
             found = run_em(rows, lengths, start)
-        except (ValueError, FloatingPointError, ArithmeticError, np.linalg.LinAlgError) as error:
+        except (ValueError, ArithmeticError, RuntimeError, np.linalg.LinAlgError) as error:
             problems.append(str(error) or type(error).__name__)
             continue
         if best is None or found.log_likelihood > best.log_likelihood + TOLERANCE:

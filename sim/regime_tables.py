@@ -27,13 +27,14 @@ class Table(NamedTuple):
     note: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    is_told_empty: bool = False  # its note says something where there are no rows
 
 
 def tables(seen: Study, own: stats.Series, params: Params) -> list[Table]:
     """Return all tables in the order of the report."""
     made = [_shares(own), _dwells(own), *_transitions(seen), _stability(seen)]
     made += [_evidence(seen, params), _forward(own), _tiers(own), _holds(seen, own), _fits(seen)]
-    return [x for x in made if x.rows]
+    return [x for x in made if x.rows or x.is_told_empty]
 
 
 def span(seconds: float) -> str:
@@ -208,4 +209,4 @@ def _fits(seen: Study) -> Table:
         "models", "trainings", "candles", "starts", "iterations: median / most", "converged, %",
         "seconds: mean / most",
     )  # fmt: skip
-    return Table("Trainings", note, columns, rows)
+    return Table("Trainings", note, columns, rows, is_told_empty=bool(seen.failures))

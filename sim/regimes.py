@@ -29,7 +29,8 @@ from engine.trainer import InlineTrainer
 from engine.wiring import FEED_SEC, begin_models
 from hmm_regime_detector import Model, transmat_by_label
 from regime_policy import hold
-from settings.table import VARIABLES
+from settings.table import BY_NAME, VARIABLES
+from settings.variable import value_of
 from store.candles import LABEL_DAYS, SqliteCandles
 from store.memory import MemoryStore
 
@@ -81,6 +82,8 @@ def settings_of(changes: Mapping[str, str], folder: Path) -> config.Settings:
     foreign = [f"{x}: only settings of regimes can be set here" for x in changes if x not in NAMES]
     if foreign:
         raise ConfigError(foreign)
+    if value_of(BY_NAME["HMM_ENABLED"], changes.get("HMM_ENABLED", "true"), folder) is False:
+        raise ConfigError(["HMM_ENABLED=false: without models there is nothing to look at"])
     fixed = {**IDLE, "STATE_DB": str(folder / "study.db")}
     return config.load({"HMM_ENABLED": "true", **changes, **fixed}, folder / ".env")
 

@@ -68,7 +68,7 @@ class SqliteCandles:
         """Make a private file if there is none; move one aside that is none of ours."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            why = _fault(self._path)
+            why = "is a folder" if self._path.is_dir() else _fault(self._path)
             if why is not None:
                 self._move_aside(why)
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -129,14 +129,8 @@ class SqliteCandles:
             return db.execute(query, (self._labelled, interval)).fetchall()
 
     def prune_labels(self, now: float, days: int = LABEL_DAYS) -> None:
-        """Delete labels of candles that opened earlier than so many days before `now`."""
-        query = "DELETE FROM labels WHERE pair = ? AND time < ?"
-        self._write(query, [(self._labelled, now - days * DAY_SEC)])
-
-    def forget_others(self) -> None:
-        """Delete what belongs to other markets: runs of a simulation that are no more."""
-        self._write("DELETE FROM candles WHERE pair != ?", [(self._pair,)])
-        self._write("DELETE FROM labels WHERE pair != ?", [(self._labelled,)])
+        """Delete all labels of candles that opened earlier than so many days before `now`."""
+        self._write("DELETE FROM labels WHERE time < ?", [(now - days * DAY_SEC,)])
 
     def close(self) -> None:
         """Release the file; safe to call twice."""

@@ -174,12 +174,16 @@ def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
 
 
 def test_a_place_where_no_file_can_be_is_named(tmp_path: Path) -> None:
-    """A folder in its place, a file in the place of its folder."""
-    (tmp_path / "bot.candles.db").mkdir()
+    """A file in the place of its folder; a folder in its own place is moved aside."""
     (tmp_path / "file").touch()
-    for path in (tmp_path / "bot.candles.db", tmp_path / "file" / "x.db"):
-        with pytest.raises(StoreError, match=path.name):
-            SqliteCandles(path, pair=PAIR)
+    with pytest.raises(StoreError, match=r"x\.db"):
+        SqliteCandles(tmp_path / "file" / "x.db", pair=PAIR)
+    path = tmp_path / "bot.candles.db"
+    path.mkdir()
+    store = SqliteCandles(path, pair=PAIR)
+    store.close()
+    assert path.is_file()
+    assert (tmp_path / "bot.candles.db.aside-1").is_dir()
 
 
 def test_a_closed_store_says_so(tmp_path: Path) -> None:

@@ -168,10 +168,6 @@ def test_every_variable_sets_one_field_of_its_own() -> None:
         ),
         ({"REGIME_TIER2_BIAS": "0.1"}, "REGIME_TIER1_BIAS=0.1: must not reach REGIME_TIER2_BIAS"),
         ({"REGIME_HYSTERESIS": "0.2"}, "must not reach REGIME_TIER1_CONFIDENCE, which is 0.2"),
-        (
-            {"REGIME_DIRECTIONAL_ENABLED": "true", "MARKET_DATA": "kraken"},
-            "REGIME_DIRECTIONAL_ENABLED=true: there is no regime to act on; set HMM_ENABLED=true",
-        ),
         ({"REGIME_MANUAL_OVERRIDE": "UP"}, "must be one of BULLISH, BEARISH"),
     ],
 )
@@ -563,6 +559,15 @@ def test_a_file_s_settings_without_the_file_are_a_warning() -> None:
     (warning,) = config.load(env, NOWHERE).warnings
     assert warning == "REPLAY_FILE, REPLAY_FROM: no effect with MARKET_DATA=synthetic"
     assert config.load({**env, "MARKET_DATA": "replay"}, NOWHERE).warnings == ()
+
+
+def test_tiers_without_a_regime_are_a_warning() -> None:
+    """Models switched off in haste must not keep the daemon from starting."""
+    env = {"REGIME_DIRECTIONAL_ENABLED": "true", "HMM_ENABLED": "false"}
+    (warning,) = config.load(env, NOWHERE).warnings
+    assert warning.startswith("REGIME_DIRECTIONAL_ENABLED=true: no effect, there is no regime")
+    assert config.load({**env, "HMM_ENABLED": "true"}, NOWHERE).warnings == ()
+    assert config.load({**env, "REGIME_MANUAL_OVERRIDE": "BULLISH"}, NOWHERE).warnings == ()
 
 
 @pytest.mark.parametrize(

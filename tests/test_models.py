@@ -231,6 +231,10 @@ def test_a_damaged_model_is_trained_anew_and_said(tmp_path: Path, file: Path) ->
         assert before is not None
     path.write_bytes(path.read_bytes().replace(b"60", b"61", 1))
     with running(folder, REPLAY_FILE=str(file)) as run:
+        primary = run.runtime.state.regimes.primary  # known at once, not at the next evaluation
+        assert primary is not None
+        assert not primary.is_trained
+        assert "cannot be used" in primary.why
         seen: list[e.RegimeEstimated] = []
 
         def look(event: e.Event) -> None:
@@ -240,8 +244,6 @@ def test_a_damaged_model_is_trained_anew_and_said(tmp_path: Path, file: Path) ->
                 run.loop.stop()
 
         assert run.go_on(look) == "stopped"
-        assert "cannot be used" in seen[0].primary.why
-        assert not seen[0].primary.is_trained
         after = run.runtime.state.regimes.trainings[0].model
         assert after == before  # on the same candles: the very same model
         assert len(list(folder.glob("bot.hmm-60-*.model"))) == 1
@@ -305,3 +307,41 @@ def test_models_of_databases_with_like_names_are_kept_apart(tmp_path: Path) -> N
     assert (model, why.startswith("the model file bot.live.hmm-60-m0.model cannot be used")) == (
         None, True,
     )  # fmt: skip
+
+
+def test_an_old_model_that_cannot_be_deleted_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder that has become read-only, or what else lies there: it is said, and left."""
+    own = ModelFiles(tmp_path / "bot.db", 60.0)
+    own.path("old").mkdir()
+    own.path("m1").write_bytes(b"x")
+    own.forget_others("m1")
+    assert "the old model bot.hmm-60-old.model cannot be deleted" in caplog.text
+    assert own.path("m1").exists()
+
+
+def test_candles_without_a_place_are_kept_in_memory(
+    tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trading does not depend on them: the run goes on, and the log says what is lost."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "bot.candles.db").symlink_to(tmp_path / "nowhere" / "x.db")
+    with running(tmp_path / "a", REPLAY_FILE=str(file)) as run:
+        stop = e.RegimeEstimated
+        run.go_on(lambda event: run.loop.stop() if isinstance(event, stop) else None)
+        assert run.runtime.state.regimes.heard_at is not None
+    assert "candles and evidence are kept until the stop only" in caplog.text
+
+
+def test_no_label_comes_from_what_was_known_later(tmp_path: Path, file: Path) -> None:
+    """Candles that come late, after longer ones were read, are no evidence."""
+    with running(tmp_path / "a", REPLAY_FILE=str(file)) as run:
+        assert run.go_on() == "ended"
+        first = run.models.frames[0]
+        at = first.newest(run.runtime.state.now) + 60.0
+        assert first.model is not None
+        assert first.model.ref.until < at - 60.0
+        assert not first.knows_later_than(at)
+        assert first.knows_later_than(at - 60.0)
+        assert first.knows_later_than(first.model.ref.until)

@@ -232,7 +232,7 @@ def test_regime_card_says_what_is_known_and_what_follows(
     for words in (
         "bullish 83 %", "ranging 12 %", "bearish 5 %", "both timeframes agree",
         "1,200/4,000 (30 %) \u00b7 baseline \u00b7 full in ~1 d 22 h", "1 min", "15 min",
-        "2 directional \u00b7 long bias", "sell entries", "no evidence, 140 rows",
+        "2 directional \u00b7 long bias", "sell entries", "no evidence, 140 of 200 rows",
         "present, t +2.6",
         "last training failed: constant prices", "candles were not told: <b>html</b>",
     ):  # fmt: skip

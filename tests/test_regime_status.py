@@ -142,6 +142,7 @@ def test_untrained_is_ranging_and_stale_is_nothing() -> None:
     new = replace(primary(), is_trained=False, regime=None, why="480 of 500 candles")
     made = shown(replace(sample_regimes(), primary=new))["hmm_regime"]
     assert (made["regime"], made["confidence"], made["bias"]) == ("ranging", 0.0, 0.0)
+    assert (made["probabilities"], made["model"]) == (None, None)
     assert made["why"] == "480 of 500 candles"
     old = replace(primary(), regime=None, why="the newest candle is 400 s old")
     made = shown(replace(sample_regimes(), primary=old))["hmm_regime"]

@@ -156,6 +156,10 @@ def test_the_inline_trainer_makes_the_workers_models() -> None:
     counts = trainer.counters()
     assert (counts.submitted, counts.trained, counts.failed) == (2, 1, 1)
     assert "too few candles" in counts.last_error
+    odd = replace(asked, recipe=replace(asked.recipe, label_z="two"))  # of no foreseen kind
+    with pytest.raises(TrainingError, match="ValueError: Unknown format"):
+        trainer.submit(odd).result()
+    assert trainer.counters().failed == 2
     trainer.close()
 
 
@@ -252,7 +256,9 @@ def test_the_report_of_the_null_test_says_what_is_required() -> None:
     assert "tier 1 or 2, with the gate           11.00    9.00   11.00   20.00  2" in text
     assert "reached (60.0 %)" in text
     assert "(70 % of the time)" in text
-    assert "met (2.00 %)" in regime_null.report([one], args)
+    alone = regime_null.report([one], args)
+    assert "met (2.00 %)" in alone
+    assert "tier 1 or 2, with the gate            2.00       –    2.00    2.00  1" in alone
 
 
 @pytest.mark.parametrize(
@@ -268,6 +274,8 @@ def test_the_report_of_the_null_test_says_what_is_required() -> None:
         (["--set", "MODE=live"], "MODE: only settings of regimes"),
         (["left"], "unrecognized arguments: left"),
         (["--json", "nowhere/x.json"], "--json nowhere/x.json: there is no such folder"),
+        (["--json", "/"], "--json /: this is a folder; name a file"),
+        (["--set", "HMM_ENABLED=false"], "without models there is nothing to look at"),
     ],
 )
 def test_the_null_test_refuses_in_words(
@@ -454,11 +462,26 @@ def test_the_report_refuses_what_only_the_file_can_tell(
         (["--from", "2031-01-01"], "has no start at 2031-01-01"),
         (["--from", "2023-11-16 12:00"], "has less than 12 h from 2023-11-16 12:00 on"),
         (["--out", "nowhere/page.html"], "there is no such folder"),
+        (["--out", "/"], "this is a folder; name a file"),
+        (["--set", "HMM_ENABLED=false"], "without models there is nothing to look at"),
         (["--set", "MODE=live"], "MODE: only settings of regimes"),
     ):
         page = [] if "--out" in argv else ["--no-page"]
         assert regime_report.main([str(candles), *argv, *page]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_report_says_why_nothing_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prices that never move: no model, and the reason stands in the text."""
+    path = tmp_path / "file.csv"
+    rows = (f"{START + 60 * n:.0f},0.1,0.1,0.1,0.1,1\n" for n in range(900))
+    path.write_text(HEAD + "".join(rows))
+    assert regime_report.main([str(path), "--no-page"]) == 0
+    said = capsys.readouterr().out
+    assert "trainings that gave no model: " in said
+    assert "(the last: the prices of the window do not move)" in said
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from core.regime import BEARISH, BULLISH, RANGING
 from grid.regimes import outstanding_trainings
 from tests.regime_world import depth, estimate, model
 from tests.test_regime_reducer import hear, of, start_again
-from tests.world import HMM_PARAMS, World
+from tests.world import HMM_PARAMS, World, entered
 
 
 def untrained(candles: int, interval_sec: float = 60.0) -> e.Event:
@@ -106,7 +106,7 @@ def test_failures_back_off_and_are_told_once() -> None:
         )
         (told,) = of(actions, a.Notify)
         levels.append(told.level)
-        assert "could not be trained: constant prices; there is none yet" in told.text
+        assert "could not be trained: constant prices; there is none," in told.text
         assert of(actions, a.RecordTransition)[0].name == "training_failed"
         world.advance(wait - 1)
         assert ask_training(world, untrained(720)) == []
@@ -230,3 +230,59 @@ def test_estimates_in_quick_succession_leave_the_one_before_them() -> None:
     before = world.state.regime_before
     assert before is not None
     assert (before.time, before.regime) == (first, BULLISH)
+
+
+def test_an_execution_between_like_estimates_has_their_tag() -> None:
+    """Told late, after a model's first word said the same again: not the tag of before."""
+    world = entered(HMM_PARAMS)
+    hear(world, RANGING)
+    world.advance(300)
+    hear(world, BULLISH)
+    world.advance(35)
+    hear(world, BULLISH)
+    world.advance(5)
+    world.fill("1B.entry", late=20)
+    assert world.leg("1B").state.position.regime_at_entry == BULLISH
+    world.fill("1A.entry", late=45)
+    assert world.leg("1A").state.position.regime_at_entry == RANGING
+
+
+def test_a_failed_training_for_a_better_tier_is_tried_again() -> None:
+    """After 5 min, not when the model is a day old; one given up by a restart likewise."""
+    world = trained_world(720)
+    (asked,) = ask_training(world, serving(1000, world.now))
+    assert asked.reason == "there are candles for a baseline model"
+    (told,) = of(
+        world.step(e.TrainingFailed(time=world.now, interval_sec=60.0, reason="it died")), a.Notify
+    )
+    assert "the old one serves on, next try in 5 min" in told.text
+    world.advance(299)
+    assert ask_training(world, serving(1004, world.now)) == []
+    world.advance(1)
+    assert len(ask_training(world, serving(1005, world.now))) == 1
+    start_again(world, replace(HMM_PARAMS, hmm_enabled=False))
+    start_again(world, HMM_PARAMS)
+    world.step(replace(untrained(0), time=world.now))
+    assert len(ask_training(world, serving(1100, world.now))) == 1
+
+
+def test_a_long_absence_is_no_failure_of_the_worker() -> None:
+    """A training asked for before it is asked again by the start; its hour begins then."""
+    world = World(HMM_PARAMS)
+    ask_training(world, untrained(720))
+    world.advance(7_200)
+    world.step(replace(untrained(840), time=world.now))
+    assert world.state.regimes.trainings[0].failures == 0
+    world.advance(300)
+    world.step(replace(untrained(845), time=world.now))
+    assert world.state.regimes.trainings[0].failures == 1
+
+
+def test_a_failure_does_not_claim_that_a_damaged_model_serves() -> None:
+    """What the estimate says counts, not what was trained once."""
+    world = trained_world(720)
+    ask_training(world, untrained(720))
+    (told,) = of(
+        world.step(e.TrainingFailed(time=world.now, interval_sec=60.0, reason="it died")), a.Notify
+    )
+    assert "there is none, next try" in told.text

@@ -225,7 +225,7 @@ def test_newer_request_of_an_interval_replaces_the_one_that_waits() -> None:
         worker_of(trainer)
         older = trainer.submit(SMALL)
         other = trainer.submit(replace(SMALL, interval_sec=900.0))
-        newer = trainer.submit(replace(SMALL, seed=1))
+        newer = trainer.submit(replace(SMALL, recipe=replace(SMALL.recipe, seed=2)))
         with pytest.raises(CancelledError):
             older.result(WAIT)
         assert running.result(WAIT).ref.interval_sec == 60.0

@@ -298,11 +298,12 @@ def _planted(found: list[Outcome]) -> list[str]:
 
 def _row(name: str, shares: dict[int, float], worst_is_least: bool = False) -> str:
     values = list(shares.values())
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    error = 100 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
     worst = min if worst_is_least else max
     seed = worst(sorted(shares), key=lambda n: shares[n])
-    numbers = (fmean(values), error, median(values), shares[seed])
-    return f"{name:<34}" + "".join(f"{100 * x:8.2f}" for x in numbers) + f"  {seed}"
+    doubt = "–" if error is None else f"{error:.2f}"
+    mean, middle, last = (f"{100 * x:8.2f}" for x in (fmean(values), median(values), shares[seed]))
+    return f"{name:<34}{mean}{doubt:>8}{middle}{last}  {seed}"
 
 
 # ---- the program --------------------------------------------------------------------------------
@@ -312,7 +313,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     """Return the command line; exits with 2 for one that cannot be."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.regime_null",
-        description="How often regime tiers act on random walks, without and with drift.",
+        description="How often regime tiers act on random walks, without and with drift; with "
+        "the defaults of all settings and the changes of --set; .env is not read.",
     )
     add = parser.add_argument
     add("--seeds", type=whole(1, 100_000), default=20, help="how many (default 20)")
@@ -333,6 +335,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser.error(str(error))
     if args.json is not None and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: there is no such folder")
+    if args.json is not None and args.json.is_dir():
+        parser.error(f"--json {args.json}: this is a folder; name a file")
     return args
 
 
@@ -364,10 +368,10 @@ def main(argv: list[str]) -> int:
     progress.end()
     if code:
         print(f"interrupted: {len(found)} of {len(jobs)} walks were done", file=sys.stderr)
-    if args.json is not None:
-        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(_by_seed(found))))
     if found:
-        print(report(_by_seed(found), args))
+        print(report(_by_seed(found), args), flush=True)
+    if found and args.json is not None:
+        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(_by_seed(found))))
     return code
 
 

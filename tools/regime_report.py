@@ -34,7 +34,8 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem
   color: #222; background: #fff; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd; }
-th { vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
+th { vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 .wide { overflow-x: auto; } .note { color: #555; margin: 0 0 .5rem; }
 h1 { overflow-wrap: anywhere; } svg { width: 100%; min-width: 44rem; height: auto; }
 """
@@ -44,7 +45,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     """Return the command line; exits with 2 for one that cannot be."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.regime_report",
-        description="What the regimes would have been on a file of recorded candles or trades.",
+        description="What the regimes would have been on a file of recorded candles or trades, "
+        "with the defaults of all settings and the changes of --set; .env is not read.",
     )
     add = parser.add_argument
     add("file", type=Path, help=".csv, .csv.gz or .parquet, as for REPLAY_FILE")
@@ -76,6 +78,8 @@ def made(args: argparse.Namespace) -> str:
         raise _Refused(regime_plot.MISSING)
     if not args.no_page and not args.out.absolute().parent.is_dir():
         raise _Refused(f"--out {args.out}: there is no such folder")
+    if not args.no_page and args.out.is_dir():
+        raise _Refused(f"--out {args.out}: this is a folder; name a file")
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(dict(args.set), Path(folder))
         source = ReplaySource(args.file, symbol=args.symbol, start=args.start)
@@ -181,7 +185,7 @@ def main(argv: list[str]) -> int:
         print(f"regime_report: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        print("\nregime_report: interrupted; nothing was written", file=sys.stderr)
         return 130
     print(text)
     return 0
