@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from dotenv.parser import parse_stream
 
 from core.domain import HUNDRED, FeeRates
+from core.kelly import KellyConfig
 from core.params import Params, PausePolicy, RegimeSource, RiskBasis
 from core.ports import ConfigError
 from core.record import Record, parse_regime
@@ -191,7 +192,7 @@ def load(
             found.problems.append(f"{variable.name}={shown}: {error}")
     checks = (
         _market_checks, _poll_checks, _live_checks, _fee_checks, _size_checks, _page_checks,
-        _notify_checks, _model_checks, _tier_checks, *further_checks,
+        _notify_checks, _model_checks, _tier_checks, _kelly_checks, *further_checks,
     )  # fmt: skip
     for check in checks:
         found.problems.extend(check(_Known(values)))
@@ -392,6 +393,16 @@ def _tier_checks(values: _Known) -> Iterator[str]:
             )
 
 
+def _kelly_checks(values: _Known) -> Iterator[str]:
+    most = "kelly.lookback_cycles"
+    for least in ("kelly.min_samples_total", "kelly.min_samples_per_regime"):
+        if values.has(least, most) and values[least] > values[most]:
+            yield (
+                f"{_named(least)}={values[least]}: must not be above {_named(most)} "
+                f"{values[most]}: there would never be enough"
+            )
+
+
 def _named(target: str) -> str:
     """Return the name of the variable that sets the field `target`."""
     return next(v.name for v in VARIABLES if v.target == target)
@@ -482,8 +493,10 @@ def _settings(
     source = RegimeSource(chosen["hmm_multi_timeframe_source"])
     chosen["hmm_multi_timeframe_source"] = source
     hmm = {k.removeprefix("hmm."): v for k, v in values.items() if k.startswith("hmm.")}
+    kelly = {k.removeprefix("kelly."): v for k, v in values.items() if k.startswith("kelly.")}
     params = Params(
         **chosen,
+        kelly=KellyConfig(**kelly),
         hmm_enabled=_hmm_enabled(_Known(values)),
         regime_manual_override=parse_regime(values["regime_manual_override"]),
         rebalance_target=values["rebalance_target_pct"] / HUNDRED,

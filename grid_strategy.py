@@ -17,6 +17,7 @@ from core.domain import (
     SizeStep,
     TradeId,
 )
+from core.kelly import Bank, KellyResult, Sizing, sizing
 from core.params import Params
 from core.record import Record, replace
 from core.state import BotState, Exiting, Leg, Market, RiskLevel, SlotState
@@ -25,6 +26,7 @@ from regime_policy import distance_factor
 # Left free beside what a buy needs: covers what rounding adds to 1,000 partial executions.
 ROUNDING_ROOM = Decimal("0.00001")
 DISTANCE_MAX = Decimal(90)  # percent; a buy 100 % below the market has no price
+KELLY_STEP = Decimal("0.000001")  # a multiplier is rounded to this where it enters money
 IMPROVE_PCT = Decimal("0.02")  # how much farther an order is put after a post-only rejection
 OVERRIDABLE = {
     "entry_pct": "PAIR_ENTRY_PCT",
@@ -198,6 +200,14 @@ def marked_profit(position: Position, trade_id: TradeId, mark: Decimal) -> Decim
     return gain if trade_id is TradeId.B else -gain
 
 
+class KellyFacts(Record, frozen=True, kw_only=True):
+    """What the sizer has said, the regime now, and the account."""
+
+    results: dict[str, KellyResult]
+    label: str | None
+    bank: Bank | None
+
+
 class SizeFacts(Record, frozen=True, kw_only=True):
     """What the size of one entry depends on; funds are free of all other claims."""
 
@@ -211,6 +221,7 @@ class SizeFacts(Record, frozen=True, kw_only=True):
     slots: int
     risk_level: RiskLevel
     is_band_normal: bool
+    kelly: KellyFacts | None = None  # None: off
 
 
 class Size(Record, frozen=True, kw_only=True):
@@ -221,6 +232,7 @@ class Size(Record, frozen=True, kw_only=True):
     usd: Decimal
     veto: str | None = None
     wanted_usd: Decimal = ZERO  # before the fund guard
+    kelly: Sizing | None = None  # None: off
 
 
 RISK_MULTIPLIER = {
@@ -243,7 +255,8 @@ def entry_size(facts: SizeFacts, params: Params) -> Size:
         )
         return Size(chain=tuple(steps), volume=ZERO, usd=ZERO, veto="below_minimum")
     steps.append(_layers(facts, params, steps[-1].amount_usd))
-    steps.append(SizeStep(stage="kelly", amount_usd=steps[-1].amount_usd, reason="off"))
+    kelly = _kelly_sizing(facts, params, steps[-1].amount_usd)
+    steps.append(_kelly(kelly, steps[-1].amount_usd, least))
     steps.append(_rebalancer(facts, params, steps[-1].amount_usd, least))
     steps.append(_risk(facts, steps[-1].amount_usd, least))
     wanted = min(steps[-1].amount_usd, params.max_order_usd)
@@ -263,7 +276,9 @@ def entry_size(facts: SizeFacts, params: Params) -> Size:
         veto = "funds"
     usd = volume * price
     steps.append(SizeStep(stage="final", amount_usd=usd, reason=f"{volume} at {price}"))
-    return Size(chain=tuple(steps), volume=volume, usd=usd, veto=veto, wanted_usd=wanted)
+    return Size(
+        chain=tuple(steps), volume=volume, usd=usd, veto=veto, wanted_usd=wanted, kelly=kelly
+    )
 
 
 def _base(facts: SizeFacts, params: Params) -> SizeStep:
@@ -286,6 +301,25 @@ def _layers(facts: SizeFacts, params: Params, amount: Decimal) -> SizeStep:
     added = layers * params.layer_base_per_order * facts.price
     reason = f"{layers} of {params.layers_target} layers"
     return SizeStep(stage="layers", amount_usd=amount + added, reason=reason)
+
+
+def _kelly_sizing(facts: SizeFacts, params: Params, amount: Decimal) -> Sizing | None:
+    kelly = facts.kelly
+    if kelly is None:
+        return None
+    base = float(amount)
+    return sizing(kelly.results, kelly.label, params.kelly, base_usd=base, bank=kelly.bank)
+
+
+def _kelly(made: Sizing | None, amount: Decimal, least: Decimal) -> SizeStep:
+    if made is None:
+        return SizeStep(stage="kelly", amount_usd=amount, reason="off")
+    # The one door by which a statistic becomes money.
+    after = amount * Decimal(repr(made.multiplier)).quantize(KELLY_STEP)
+    if after < least <= amount:
+        reason = f"{made.reason}, held_at_minimum"
+        return SizeStep(stage="kelly", amount_usd=least, reason=reason)
+    return SizeStep(stage="kelly", amount_usd=after, reason=made.reason)
 
 
 def _rebalancer(facts: SizeFacts, params: Params, amount: Decimal, least: Decimal) -> SizeStep:

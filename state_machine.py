@@ -15,7 +15,7 @@ from core.domain import HUNDRED, ZERO, OrderStatus
 from core.params import Params
 from core.record import replace
 from core.state import BotState, LockName, Market
-from grid import regimes, watch
+from grid import kelly, regimes, watch
 from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
 from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
@@ -34,7 +34,9 @@ FEE_MAX = Decimal("0.5")  # a fraction of the value; no exchange asks that
 PRICE_MIN, PRICE_MAX = Decimal("1e-12"), Decimal(10) ** 9
 
 # Facts after which the entry pass need not look again.
-_UNHURRIED = (e.MarketEnded, e.RegimeEstimated, e.ModelTrained, e.TrainingFailed, e.Started)
+_UNHURRIED = (
+    e.MarketEnded, e.RegimeEstimated, e.ModelTrained, e.TrainingFailed, e.KellyUpdated, e.Started,
+)  # fmt: skip
 
 __all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
 
@@ -178,7 +180,8 @@ def _facts(
     | e.TradingHalted
     | e.RegimeEstimated
     | e.ModelTrained
-    | e.TrainingFailed,
+    | e.TrainingFailed
+    | e.KellyUpdated,
 ) -> None:
     match event:
         case e.Started():
@@ -217,6 +220,8 @@ def _facts(
             regimes.trained(r, event)
         case e.TrainingFailed():
             regimes.training_failed(r, event)
+        case e.KellyUpdated():
+            kelly.hear(r, event)
         case _:
             assert_never(event)
     if not isinstance(event, _UNHURRIED):
@@ -249,6 +254,7 @@ def _started(r: Reduction, event: e.Started) -> None:
             new_slot(r)
     if is_other:
         regimes.begin(r)
+        kelly.begin(r)
     if is_changed:
         r.update(pass_due=r.now)
     for slot in r.state.slots:
@@ -305,6 +311,7 @@ def _is_jump(old: object, new: object, params: Params) -> bool:
 def _timer(r: Reduction) -> None:
     watch.watch(r)
     regimes.tend(r)
+    kelly.tend(r)
     cancel_ghosts(r)
     upkeep(r)
     entry_pass(r)

@@ -127,6 +127,10 @@ class RequestTraining(Record, frozen=True, kw_only=True, tag="train"):
     reason: str
 
 
+class RequestKelly(Record, frozen=True, kw_only=True, tag="kelly"):
+    """Ask what all completed cycles say of sizes: answered by KellyUpdated."""
+
+
 class Notify(Record, frozen=True, kw_only=True, tag="notify"):
     """Tell the operator, in plain words. `level` is info, warning or error."""
 
@@ -156,6 +160,7 @@ Action = (
     | RequestReconcile
     | RequestEstimate
     | RequestTraining
+    | RequestKelly
     | Notify
     | ReplyToOperator
 )

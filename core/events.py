@@ -10,6 +10,7 @@ import msgspec
 
 from core.commands import Command
 from core.domain import FeeRates, Instrument, RejectReason
+from core.kelly import KellyResult
 from core.params import Params
 from core.record import Record
 from core.regime import Estimate, Evidence, ModelRef
@@ -191,6 +192,14 @@ class TrainingFailed(_Event, frozen=True, kw_only=True, tag="training_failed"):
     reason: str
 
 
+class KellyUpdated(_Event, frozen=True, kw_only=True, tag="kelly"):
+    """What completed cycles, by the regime of their entry, say of sizes."""
+
+    results: dict[str, KellyResult]  # by label, and of the aggregate
+    cycles: int
+    unknown: int
+
+
 class CommandReceived(_Event, frozen=True, kw_only=True, tag="command"):
     """The operator asks for something."""
 
@@ -221,6 +230,7 @@ Event = (
     | RegimeEstimated
     | ModelTrained
     | TrainingFailed
+    | KellyUpdated
     | CommandReceived
 )
 event_decoder: "msgspec.json.Decoder[Event]" = msgspec.json.Decoder(Event)

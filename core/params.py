@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from core.domain import ZERO
+from core.kelly import KellyConfig
 from core.record import Record
 
 
@@ -106,3 +107,6 @@ class Params(Record, frozen=True, kw_only=True):
     regime_evidence_gate: bool = True
     regime_evidence_t: float = 2.3
     model_latency_sec: float = 30.0  # how long a training takes in simulated time
+    # Kelly: off, sizes pass through unchanged; regime tags are stamped all the same
+    kelly_enabled: bool = False
+    kelly: KellyConfig = KellyConfig()

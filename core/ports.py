@@ -15,7 +15,7 @@ from core.actions import (
     RequestTraining,
 )
 from core.domain import FeeRates, Instrument
-from core.events import Event, ModelTrained, RegimeEstimated, TrainingFailed
+from core.events import Event, KellyUpdated, ModelTrained, RegimeEstimated, TrainingFailed
 from core.market import Book, Candle, CandleRow, LabelRow, Trade
 from core.params import Params
 from core.record import Record
@@ -243,6 +243,14 @@ class Models(Protocol):
 
     def adopt(self, model: ModelRef) -> None:
         """Let a model that was told of, and committed, serve."""
+        ...
+
+
+class Sizer(Protocol):
+    """What completed cycles say of sizes. Only the thread that steps calls this."""
+
+    def update(self, state: BotState, params: Params) -> KellyUpdated:
+        """Return the statistics of all cycles completed so far. Raises StoreError."""
         ...
 
 

@@ -56,7 +56,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         Missing fields take their defaults, which are the conservative values; unknown fields are
         ignored. Raises msgspec.ValidationError naming the field when a value cannot be read.
         """
-        return msgspec.convert(_normalised(data), cls)
+        return msgspec.convert(_normalised(data), cls, str_keys=True)
 
 
 replace = msgspec.structs.replace

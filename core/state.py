@@ -24,6 +24,7 @@ from core.domain import (
     SizeStep,
     TradeId,
 )
+from core.kelly import KellyState
 from core.record import Record
 from core.tiers import Regimes
 
@@ -334,6 +335,7 @@ class BotState(Record, frozen=True, kw_only=True):
     regime: PolicyRegime | None = None
     regime_before: PolicyRegime | None = None  # the estimate before it: reports may come late
     regimes: Regimes = Regimes()
+    kelly: KellyState = KellyState()
     overrides: tuple[Override, ...] = ()
     entry_tokens: float = 0.0
     entry_tokens_at: float = 0.0

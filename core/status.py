@@ -6,6 +6,7 @@ never NaN. Types only: `engine/status_view.py` fills them, `static/dashboard.htm
 """
 
 from core import regime_status
+from core.kelly_status import KellyBlock
 from core.record import Record
 
 SCHEMA_VERSION = 1
@@ -394,5 +395,5 @@ class Status(Record, frozen=True, kw_only=True):
     hmm_data_pipeline_secondary: regime_status.PipelineBlock
     regime_history_30m: tuple[regime_status.SampleBlock, ...]
     regime_directional: regime_status.DirectionalBlock
-    kelly: Disabled = Disabled()
+    kelly: KellyBlock = KellyBlock(enabled=False)
     ai_regime_advisor: Disabled = Disabled()

@@ -13,7 +13,7 @@ from core import actions as a
 from core import events as e
 from core.domain import RejectReason
 from core.params import Params
-from core.ports import Commit, Exchange, Loaded, Models, Notifier, Store, StoreError, Venue
+from core.ports import Commit, Exchange, Loaded, Models, Notifier, Sizer, Store, StoreError, Venue
 from core.record import replace
 from core.state import BotState
 from engine.version import code_version
@@ -60,6 +60,7 @@ class Runtime:
         self.exchange = exchange
         self.notifier = notifier
         self.models: Models | None = None
+        self.sizer: Sizer | None = None
         self.state = initial_state()
         self.params = Params()
         self.seq = 0
@@ -67,7 +68,7 @@ class Runtime:
         self.durable_cursor = 0  # the last exchange message that no power cut can take back
         self.on_commit: Callable[[BotState], None] | None = None  # before anything is sent
         self.on_step: Callable[[e.Event, tuple[a.Action, ...]], None] | None = None
-        self._next: deque[e.OrderRejected | e.RegimeEstimated] = deque()
+        self._next: deque[e.OrderRejected | e.RegimeEstimated | e.KellyUpdated] = deque()
         self._snapshot_seq = 0
         self._snapshot_at = 0.0
 
@@ -134,6 +135,9 @@ class Runtime:
             case a.RequestTraining():
                 if self.models is not None:
                     self.models.train(action)
+            case a.RequestKelly():
+                if self.sizer is not None:
+                    self._next.append(self.sizer.update(self.state, self.params))
             case a.Notify():
                 level = {"error": logging.ERROR, "warning": logging.WARNING}.get(action.level)
                 log.log(level or logging.INFO, "%s: %s", action.kind, action.text)

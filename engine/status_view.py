@@ -15,6 +15,7 @@ from core.params import Params
 from core.record import Record, plain, replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, Mode, RiskLevel, SlotState
 from engine import regime_view
+from engine.kelly_view import kelly_block
 from engine.plain_text import clean_text
 from grid.invariants import check_invariants, liveness
 from grid.watch import beyond_rounding
@@ -115,6 +116,7 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         hmm_data_pipeline_secondary=regime_view.pipeline_block(facts.regimes.pipeline_secondary),
         regime_history_30m=regime_view.history_block(state),
         regime_directional=regime_view.directional_block(state, params),
+        kelly=kelly_block(state, params),
     )
 
 

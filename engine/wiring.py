@@ -22,6 +22,7 @@ from core.status import AccountBlock, Published, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
 from engine.clock import LiveClock, monotonic, wall_now
+from engine.kelly import KellyDesk
 from engine.live import (
     assemble,
     await_account,
@@ -46,6 +47,7 @@ from exchange.matching import MatchingConfig, preset
 from exchange.nonce import Nonces
 from exchange.paper import PaperExchange, read_books
 from exchange.queue import QueueModel
+from grid.kelly import is_outstanding
 from grid.regimes import is_estimate_outstanding
 from market.public import KrakenFeed
 from market.replay import ReplaySource
@@ -253,11 +255,15 @@ def regimes_view(models: "RegimeModels | None", now: float) -> RegimeFacts:
 
 
 def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None:
-    """Let a live exchange begin to read what it holds, and models go on where they were."""
+    """Let a live exchange begin to read what it holds; models and sizer go on where they were."""
     if isinstance(parts.exchange, KrakenExchange):
         parts.exchange.start(runtime.state)
     if models is not None:
         begin_models(runtime, models, now=max(parts.exchange.now(), runtime.state.now))
+    if runtime.params.kelly_enabled:
+        runtime.sizer = KellyDesk(parts.store.recent_cycles)
+        if is_outstanding(runtime.state):
+            runtime.step(runtime.sizer.update(runtime.state, runtime.params))
 
 
 def begin_models(runtime: Runtime, models: "RegimeModels", *, now: float) -> None:

@@ -13,6 +13,7 @@ from core.params import Params
 from core.record import replace
 from core.state import Entering, Idle, Leg, SlotState
 from grid.endings import REJECTION_WINDOW_SEC
+from grid.kelly import facts_of
 from grid.reduction import Reduction
 from grid_strategy import (
     Size,
@@ -111,6 +112,10 @@ def _try_entry(r: Reduction, slot_id: int, trade_id: TradeId) -> float | None:
         wait = (1 - r.state.entry_tokens) / rate
         return _veto(r, slot_id, leg, VetoReason.THROTTLE, again=r.now + wait, chain=size.chain)
     _place(r, slot_id, leg, approved, size.chain)
+    if size.kelly is not None:
+        r.count("kelly_sizes")
+        if size.kelly.is_capped:
+            r.count("kelly_sizes_capped")
     return None
 
 
@@ -140,6 +145,7 @@ def _sized(r: Reduction, slot: SlotState, leg: Leg, price: Decimal, params: Para
         slots=len(r.state.slots),
         risk_level=r.state.risk.level,
         is_band_normal=capacity(r.state, r.params).band == "normal",
+        kelly=facts_of(r.state, r.params),
     )
     return entry_size(facts, params)
 

@@ -13,6 +13,7 @@ from core.params import Params
 from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
 from grid.ghosts import ghost_times
+from grid.kelly import ask_due as kelly_due
 from grid.reduction import Reduction
 from grid.regimes import ask_due
 from grid.regimes import due_times as regime_times
@@ -154,7 +155,7 @@ def due_of_rules(state: BotState, params: Params) -> float:
     # Every rule is level-triggered: what was due at the last TimerTick has been looked at then.
     due = min(at for at in times if at > seen or at > now)
     asking = ask_due(state, params) if params.regime_directional_enabled else None
-    for wanted in (state.pass_due, asking):
+    for wanted in (state.pass_due, asking, kelly_due(state, params)):
         due = due if wanted is None else min(due, wanted)
     return max(now, due)
 

@@ -30,7 +30,7 @@ def _v(  # noqa: PLR0917 - a table reads better without the names of its columns
 _RUN, _MARKET, _KRAKEN = "Running", "Market", "Kraken"
 _PAPER, _GRID = "Paper exchange", "Grid"
 _SIZE, _RISK, _PAGE, _NOTIFY = "Size", "Risk", "Page and logs", "Notifications"
-_HMM, _TIERS = "Regime models", "Regime tiers"
+_HMM, _TIERS, _KELLY = "Regime models", "Regime tiers", "Kelly sizing"
 VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "MODE", "choice", "paper", "mode", "what orders are: paper, or live: sent to Kraken",
        choices=("paper", "live")),
@@ -239,6 +239,35 @@ VARIABLES: tuple[Variable, ...] = (
        "tiers above 0 need evidence that the market has followed the label before"),
     _v(_TIERS, "REGIME_EVIDENCE_T", "float", "2.3", "params.regime_evidence_t",
        "t-value from which evidence counts as present", low="0", high="10"),
+    _v(_KELLY, "KELLY_ENABLED", "flag", "false", "params.kelly_enabled",
+       "sizes follow the edge measured in completed cycles, by the regime of their entry"),
+    _v(_KELLY, "KELLY_FRACTION", "float", "0.25", "kelly.kelly_fraction",
+       "share of the full Kelly bet that is made", low="0.01", high="1"),
+    _v(_KELLY, "KELLY_MIN_SAMPLES", "integer", "30", "kelly.min_samples_total",
+       "completed cycles below which nothing changes (tilt)", low="1", high="10000"),
+    _v(_KELLY, "KELLY_MIN_REGIME_SAMPLES", "integer", "15", "kelly.min_samples_per_regime",
+       "cycles of a regime below which all cycles together decide (tilt)", low="1", high="10000"),
+    _v(_KELLY, "KELLY_LOOKBACK", "integer", "500", "kelly.lookback_cycles",
+       "newest cycles of a regime, and of all, that count", low="10", high="10000"),
+    _v(_KELLY, "KELLY_FLOOR_MULT", "float", "0.5", "kelly.kelly_floor_mult",
+       "a size is multiplied by no less", low="0.05", high="1"),
+    _v(_KELLY, "KELLY_CEILING_MULT", "float", "2.0", "kelly.kelly_ceiling_mult",
+       "and by no more", low="1", high="10"),
+    _v(_KELLY, "KELLY_NEGATIVE_EDGE_MULT", "float", "0.5", "kelly.negative_edge_mult",
+       "multiplier where no edge is measured, before the floor", low="0", high="1"),
+    _v(_KELLY, "KELLY_RECENCY_WEIGHTING", "flag", "true", "kelly.use_recency_weighting",
+       "newer cycles weigh more"),
+    _v(_KELLY, "KELLY_RECENCY_HALFLIFE", "float", "100", "kelly.recency_halflife_cycles",
+       "cycles after which a weight has halved", low="1", high="100000"),
+    _v(_KELLY, "KELLY_LOG_UPDATES", "flag", "true", "kelly.log_kelly_updates",
+       "changed statistics are logged"),
+    _v(_KELLY, "KELLY_MODE", "choice", "tilt", "kelly.mode",
+       "tilt: sizes times 1 + fraction · f; bankroll: a share of equity, from returns on capital "
+       "with open losers at mark", choices=("tilt", "bankroll")),
+    _v(_KELLY, "KELLY_PRIOR_STRENGTH", "float", "30", "kelly.prior_strength",
+       "cycles that the doubt in every measured edge weighs (bankroll)", low="0", high="10000"),
+    _v(_KELLY, "KELLY_MAX_EQUITY_SHARE", "float", "0.25", "kelly.max_equity_share",
+       "share of equity in one order at most (bankroll)", low="0.001", high="1"),
     _v(_PAGE, "HOST", "text", "127.0.0.1", "host", "address of the page; any other needs "
        "DASHBOARD_TOKEN"),
     _v(_PAGE, "PORT", "integer", "8080", "port", "port of the page", low="0", high="65535"),

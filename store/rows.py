@@ -56,6 +56,7 @@ def write(db: sqlite3.Connection, commit: Commit) -> None:
                 | a.RequestReconcile()
                 | a.RequestEstimate()
                 | a.RequestTraining()
+                | a.RequestKelly()
             ):
                 pass
 

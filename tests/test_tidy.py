@@ -17,7 +17,10 @@ from engine.version import RULES
 ROOT = Path(__file__).parent.parent
 FUNCTION_MAX, MODULE_MAX, BOT_MAX = 60, 600, 350
 DECISIONS = ("state_machine", "leg", "grid_strategy", "regime_policy", "risk", "accounting", "grid")
-MODELS = ("kelly_sizer", "hmm_regime_detector", "regime", "ai_advisor", "win_probability")
+MODELS = (
+    "kelly_sizer", "kelly_bankroll", "kelly_samples", "hmm_regime_detector", "regime",
+    "ai_advisor", "win_probability",
+)  # fmt: skip
 PURE = ("core", *DECISIONS, *MODELS)
 PROGRAMS = (
     "bot.py",

@@ -1,0 +1,89 @@
+"""Feeds the Kelly sizer with completed cycles and open positions, and passes its word on."""
+
+import logging
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+from accounting import equity
+from core.domain import HUNDRED
+from core.events import KellyUpdated
+from core.kelly import AGGREGATE, UNKNOWN, Bank, Book, OpenPosition
+from core.params import Params
+from core.state import BotState
+from engine.positions import marked_positions
+from grid.kelly import active_label
+from kelly_sizer import KellySizer, partition_cycles_by_regime
+
+log = logging.getLogger("kelly")
+
+HORIZON_SEC, CYCLES_MIN = 4 * 3600.0, 30
+Cycles = list[dict[str, Any]]
+
+
+class KellyDesk:
+    """The sizer of a run. `recent_cycles(limit)` gives the newest of each regime, oldest first."""
+
+    def __init__(self, recent_cycles: Callable[[int], Cycles]) -> None:
+        self._recent_cycles = recent_cycles
+        self._said: dict[str, str] = {}
+
+    def update(self, state: BotState, params: Params) -> KellyUpdated:
+        """Return the statistics of all cycles completed so far."""
+        cfg = params.kelly
+        cycles = self._recent_cycles(cfg.lookback_cycles)
+        sizer = KellySizer(cfg)
+        results = sizer.update(
+            cycles, active_label(state), book=book_of(state, params, _horizon(cycles))
+        )
+        if cfg.log_kelly_updates:
+            self._tell(results)
+        parts = partition_cycles_by_regime(cycles, cfg.regime_labels)
+        return KellyUpdated(
+            time=state.now,
+            results=results,
+            cycles=len(parts[AGGREGATE]),
+            unknown=len(parts[UNKNOWN]),
+        )
+
+    def _tell(self, results: Mapping[str, Any]) -> None:
+        """Log what has changed since the last time, once for each bucket."""
+        for name, found in results.items():
+            said = f"{found.reason} f={found.f_star:.4f} m={found.multiplier:.3f}"
+            if self._said.get(name) != said:
+                self._said[name] = said
+                log.info("kelly bucket=%s n=%d reason=%s", name, found.n_total, said)
+
+
+def _horizon(cycles: Cycles) -> float:
+    """Return for how long a cycle is open in the median, 4 h until there are enough."""
+    spans = [x["exit_time"] - x["entry_time"] for x in cycles]
+    return median(spans) if len(spans) >= CYCLES_MIN else HORIZON_SEC
+
+
+def book_of(state: BotState, params: Params, horizon_sec: float) -> Book | None:
+    """Return what sizes are a share of, and the open positions at mark; None without a market."""
+    worth = equity(state)
+    if worth is None:
+        return None
+    adverse = params.orphan_min_adverse_pct or params.profit_pct  # where an exit is given up
+    return Book(
+        now=state.now,
+        bank=Bank(
+            equity_usd=float(worth),
+            equity_share=float(params.max_equity_share),
+            slots=len(state.slots),
+        ),
+        horizon_sec=horizon_sec,
+        structural_loss=float(max(adverse, params.profit_pct) / HUNDRED),
+        base_usd=float(params.order_size_usd),
+        positions=tuple(
+            OpenPosition(
+                regime_at_entry=x.position.regime_at_entry,
+                opened_at=x.position.filled_at,
+                capital_usd=float(x.tied),
+                marked_usd=float(x.profit),
+            )
+            for x in marked_positions(state)
+        ),
+    )
