@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from core.commands import Command, Pause, RetrainHmm, SetProfitPct
+from core.kelly import KellyResult
 from core.status import Published
 from dashboard import Dashboard, Reply
 
@@ -501,4 +502,56 @@ def test_contrast_and_names(browser: Any, daemon: Daemon, scheme: str) -> None:
     )
     assert unnamed == 0
     assert visit.page.evaluate("document.querySelectorAll('h1').length") == 1
+    visit.close()
+
+
+KELLY = {
+    "enabled": True, "mode": "tilt", "active_regime": "bullish", "kelly_fraction": 0.25,
+    "floor_mult": 0.5, "ceiling_mult": 2.0, "unknown_count": 3, "fallback": "bullish",
+    "multiplier_now": 1.123, "reason_now": "kelly_bullish(f=0.1226,m=1.123)", "last_update_n": 91,
+    "updated_at": 1.0, "next_update": 2.0, "sizes": 12, "capped_share": 0.25,
+    "open_losers": {"count": 2, "marked_usd": "-3.17"},
+}  # fmt: skip
+
+
+def bucket(reason: str, **more: object) -> dict[str, Any]:
+    """Return one row of the Kelly table."""
+    counts = {"n_total": 40, "n_wins": 28, "n_losses": 12} if reason != "no_data" else {}
+    found = KellyResult.from_dict({"win_rate": 0.7, "payoff_ratio": 0.8, "edge": 0.26,
+                                   "f_star": 0.325, "multiplier": 1.081, "reason": reason,
+                                   "sufficient_data": reason in ("ok", "no_edge", "all_wins"),
+                                   **counts, **more})  # fmt: skip
+    return found.to_dict()
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1440])
+def test_kelly_card_in_its_states(browser: Any, daemon: Daemon, width: int) -> None:
+    """Off says how to switch it on; then each regime's verdict, and always what is still open."""
+    visit = Visit(browser, daemon.url, width=width).ready()
+    assert "KELLY_ENABLED=true" in visit.text("#kelly")
+    rows = {
+        "bullish": bucket("ok"), "ranging": bucket("insufficient_samples", n_total=4),
+        "bearish": bucket("no_edge", edge=-0.3), "aggregate": bucket("all_wins", n_losses=0),
+    }  # fmt: skip
+    daemon.status["kelly"] = KELLY | rows
+    visit.page.wait_for_selector("#kelly table")
+    text = visit.text("section[aria-labelledby=t-kelly]")
+    for words in (
+        "tilt", "sizes × 1.123", "70 %", *(["0.80", "+0.325"] if width > 600 else []),
+        "counts", "too few cycles", "no edge", "only wins",
+        "Closed cycles only; 2 open losers, marked −3.17", "Decides now: bullish.",
+    ):  # fmt: skip
+        assert words in text, (words, text)
+    assert "set by the caps" not in text
+    assert visit.page.locator("#kelly tr.muted").count() == 1
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.shoot(f"kelly-{width}")
+    few = {"reason_now": "kelly_inactive", "capped_share": 0.95, "active_regime": None,
+           "fallback": "base size: 4 of 30 cycles", "aggregate": bucket("no_data")}  # fmt: skip
+    daemon.status["kelly"] = KELLY | rows | few
+    visit.page.wait_for_selector("#kelly:has-text('set by the caps, not by Kelly: 95 %')")
+    assert "sizes as configured" in visit.text("#kelly-chips")
+    assert visit.complaints == []
     visit.close()
