@@ -8,7 +8,7 @@ from typing import Any
 from accounting import equity
 from core.domain import HUNDRED
 from core.events import KellyUpdated
-from core.kelly import AGGREGATE, UNKNOWN, Bank, Book, OpenPosition
+from core.kelly import AGGREGATE, NO_DATA, UNKNOWN, Bank, Book, OpenPosition
 from core.params import Params
 from core.state import BotState
 from engine.positions import marked_positions
@@ -18,6 +18,7 @@ from kelly_sizer import KellySizer, partition_cycles_by_regime
 log = logging.getLogger("kelly")
 
 HORIZON_SEC, CYCLES_MIN = 4 * 3600.0, 30
+NO_DATA_SAID = f"{NO_DATA} f=0.0000 m=1.000"
 Cycles = list[dict[str, Any]]
 
 
@@ -50,7 +51,7 @@ class KellyDesk:
         """Log what has changed since the last time, once for each bucket."""
         for name, found in results.items():
             said = f"{found.reason} f={found.f_star:.4f} m={found.multiplier:.3f}"
-            if self._said.get(name) != said:
+            if self._said.get(name, NO_DATA_SAID) != said:
                 self._said[name] = said
                 log.info("kelly bucket=%s n=%d reason=%s", name, found.n_total, said)
 
