@@ -141,7 +141,7 @@ def test_a_failed_attempt_is_told_in_plain_words(
 def test_what_the_body_says_counts_for_telegram_only(world: World, behaviour: str) -> None:
     """A webhook's 200 is a delivery; Telegram must say that it is one, within bounds."""
     world.behaviours.extend([behaviour, behaviour])
-    assert Webhook(world.hook, "grid").deliver(SAID, line(), 0.3).problem is None
+    assert Webhook(world.hook, "grid").deliver(SAID, line(), 10.0).problem is None
     assert chat(world).deliver(SAID, line(), 0.3).problem in UNREAD
 
 
