@@ -6,6 +6,7 @@ in `web/gate.py`. The page is `static/dashboard.html`, the contract `core/status
 """
 
 import errno
+import json
 import logging
 import re
 import secrets
@@ -26,6 +27,7 @@ from core.commands import Command, CommandError, parse
 from core.ports import ConfigError, History
 from core.status import Published
 from web.gate import Gate, IdReused, Memory, Reply, access_problems
+from web.kelly_views import KELLY_VIEWS, KellyHistory
 from web.message import (
     CSP_PAGE,
     Answer,
@@ -59,7 +61,7 @@ _HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _NONCE = b"{{nonce}}"
 
 
-class DashboardHistory(History, Protocol):
+class DashboardHistory(History, KellyHistory, Protocol):
     """What the history routes read; every method is safe from any thread."""
 
     def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
@@ -366,6 +368,7 @@ class Dashboard:
             "/api/status": self._get_status,
             "/api/equity": self._get_equity,
             "/api/cycles": self._get_cycles,
+            **{f"/api/kelly/{name}": self._get_kelly for name in KELLY_VIEWS},
         }
         parent, _, name = path.rpartition("/")
         if parent == "/api/orders" and _ID.fullmatch(name):
@@ -460,6 +463,14 @@ class Dashboard:
         asked = parse_qs(query)
         limit, before = number(asked, "limit", 100, 1_000), instant(asked, "before")
         return _packed(request, {"cycles": self._history.cycles(limit, before)})
+
+    def _get_kelly(self, request: _Handler, query: str) -> Answer:
+        published = self._published()
+        if published is None:
+            raise Refusal(503, "not ready: the first status", headers=retry_after(1))
+        name = request.path.partition("?")[0].rpartition("/")[2]
+        status = json.loads(published.body)
+        return _packed(request, KELLY_VIEWS[name](status, self._history, parse_qs(query)))
 
     # ---- acting ---------------------------------------------------------------------------------
 

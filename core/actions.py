@@ -100,7 +100,7 @@ class RecordEquity(Record, frozen=True, kw_only=True, tag="equity"):
 class RecordTransition(Record, frozen=True, kw_only=True, tag="transition"):
     """What an operator may look up later has changed: a level, a lock, a regime tier, a model."""
 
-    kind: str  # risk_level, lock, unlock, mode, regime_tier, suppression, model
+    kind: str  # risk_level, lock, unlock, mode, regime_tier, suppression, model, kelly
     name: str
     detail: str
 

@@ -26,6 +26,7 @@ class KellyBlock(Record, frozen=True, kw_only=True):
     kelly_fraction: float | UnsetType = UNSET
     floor_mult: float | UnsetType = UNSET
     ceiling_mult: float | UnsetType = UNSET
+    negative_edge_mult: float | UnsetType = UNSET
     bearish: KellyResult | UnsetType = UNSET
     ranging: KellyResult | UnsetType = UNSET
     bullish: KellyResult | UnsetType = UNSET

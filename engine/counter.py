@@ -45,6 +45,22 @@ class Counter:
         """Return what became of a command, or None."""
         return self.history.command(command_id) if self.history is not None else None
 
+    def kelly_params(self) -> dict[str, object]:
+        """Return the decision parameters in force; none before the first start."""
+        return self.history.kelly_params() if self.history is not None else {}
+
+    def recent_cycles(self, limit: int) -> list[dict[str, object]]:
+        """Return the newest cycles of each regime, and of all, oldest first."""
+        return self.history.recent_cycles(limit) if self.history is not None else []
+
+    def sized_cycles(self, since: float) -> list[dict[str, object]]:
+        """Return cycles ended since then, with the chain of their entry."""
+        return self.history.sized_cycles(since) if self.history is not None else []
+
+    def transitions(self, kind: str, limit: int) -> list[dict[str, object]]:
+        """Return the newest recorded changes of a kind, newest first."""
+        return self.history.transitions(kind, limit) if self.history is not None else []
+
     def submit(self, command_id: str, command: Command, expect_version: int | None) -> Reply:
         """Carry a command to the loop and its answer back. Raises Busy, IdReused."""
         loop = self.loop

@@ -33,6 +33,7 @@ def kelly_block(state: BotState, params: Params) -> KellyBlock:
         kelly_fraction=cfg.kelly_fraction,
         floor_mult=cfg.kelly_floor_mult,
         ceiling_mult=cfg.kelly_ceiling_mult,
+        negative_edge_mult=cfg.negative_edge_mult,
         bearish=told("bearish"),
         ranging=told("ranging"),
         bullish=told("bullish"),

@@ -7,7 +7,7 @@ it from the state (`grid_strategy.py`).
 from accounting import equity
 from core.actions import RequestKelly
 from core.events import KellyUpdated
-from core.kelly import Bank, KellyState
+from core.kelly import Bank, KellyResult, KellyState
 from core.params import Params
 from core.record import replace
 from core.regime import LABELS
@@ -40,6 +40,14 @@ def hear(r: Reduction, event: KellyUpdated) -> None:
         r.count("kelly_ignored")
         return
     old = r.state.kelly
+    for name, found in event.results.items():
+        before = old.results.get(name, KellyResult()).reason
+        if found.reason != before:
+            text = (
+                f"{found.reason} after {before}: {found.n_wins} won, {found.n_losses} lost of "
+                f"{found.n_total}, f {found.f_star:.4f}, multiplier {found.multiplier:.3f}"
+            )
+            r.transition("kelly", name, text)
     r.update(
         kelly=replace(
             old, heard_at=r.now, results=event.results, cycles=event.cycles,

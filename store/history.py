@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.ports import StoreError
+from store.rows import RECENT_CYCLES
 
 
 class SqliteHistory:
@@ -72,6 +73,38 @@ class SqliteHistory:
         """Return completed cycles that ended before `before`, newest first."""
         query = "SELECT * FROM cycles WHERE exit_time < ? ORDER BY exit_time DESC, id DESC LIMIT ?"
         return self._rows(query, (before if before is not None else 1e18, limit))
+
+    def kelly_params(self) -> dict[str, Any]:
+        """Return the decision parameters in force."""
+        found = self._rows("SELECT params FROM state")
+        params: dict[str, Any] = json.loads(found[0]["params"]) if found else {}
+        return params
+
+    def recent_cycles(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest cycles of each regime at entry, and of all, oldest first."""
+        return self._rows(RECENT_CYCLES, (limit,) * 4)
+
+    def sized_cycles(self, since: float) -> list[dict[str, Any]]:
+        """Return cycles that ended since then, oldest first, with the chain of their entry.
+
+        Of several entry orders of a cycle the last counts.
+        """
+        query = (
+            "SELECT c.net_profit, c.exit_time, (SELECT o.chain FROM orders AS o WHERE "
+            "o.slot_id = c.slot_id AND o.trade_id = c.trade_id AND o.cycle = c.cycle AND "
+            "o.role = 'entry' ORDER BY o.placed_at DESC LIMIT 1) AS chain "
+            "FROM cycles AS c WHERE c.exit_time >= ? ORDER BY c.id"
+        )
+        found = self._rows(query, (since,))
+        return [row | {"chain": json.loads(row["chain"] or "[]")} for row in found]
+
+    def transitions(self, kind: str, limit: int) -> list[dict[str, Any]]:
+        """Return the newest recorded changes of a kind, newest first."""
+        query = (
+            "SELECT time, name, detail FROM transitions WHERE kind = ? "
+            "ORDER BY seq DESC, line DESC LIMIT ?"
+        )
+        return self._rows(query, (kind, limit))
 
     def order(self, client_order_id: str) -> dict[str, Any] | None:
         """Return one order's life with its size chain and executions, or None."""

@@ -217,3 +217,14 @@ EXPORTS = (
         "WHERE is_daily",
     ),
 )
+
+# What statistics of cycles read: the newest of each regime at entry, and of all, oldest first.
+CYCLE_COLUMNS = (
+    "id", "slot_id", "trade_id", "entry_price", "volume", "entry_fee", "net_profit", "entry_time",
+    "exit_time", "regime_at_entry",
+)  # fmt: skip
+_NEWEST = "SELECT id FROM (SELECT id FROM cycles {} ORDER BY id DESC LIMIT ?)"
+_CHOSEN = " UNION ".join(
+    _NEWEST.format(where) for where in ("", *(f"WHERE regime_at_entry = {x}" for x in range(3)))
+)
+RECENT_CYCLES = f"SELECT {', '.join(CYCLE_COLUMNS)} FROM cycles WHERE id IN ({_CHOSEN}) ORDER BY id"

@@ -183,17 +183,8 @@ class SqliteStore:
 
         Each is a mapping of its columns, amounts as text.
         """
-        columns = (
-            "id", "slot_id", "trade_id", "entry_price", "volume", "entry_fee", "net_profit",
-            "entry_time", "exit_time", "regime_at_entry",
-        )  # fmt: skip
-        newest = "SELECT id FROM cycles {} ORDER BY id DESC LIMIT ?"
-        parts = [newest.format("")]
-        parts += [newest.format(f"WHERE regime_at_entry = {tag}") for tag in (0, 1, 2)]
-        chosen = " UNION ".join(f"SELECT id FROM ({part})" for part in parts)
-        query = f"SELECT {', '.join(columns)} FROM cycles WHERE id IN ({chosen}) ORDER BY id"
-        found = self._rows(query, (limit,) * len(parts))
-        return [dict(zip(columns, row, strict=True)) for row in found]
+        found = self._rows(rows.RECENT_CYCLES, (limit,) * 4)
+        return [dict(zip(rows.CYCLE_COLUMNS, row, strict=True)) for row in found]
 
     def execution_ids(self) -> Iterator[str]:
         """Yield the exchange's ids of all executions."""
