@@ -43,7 +43,7 @@ def status_of(state: BotState, params: Params) -> dict[str, Any]:
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return a run over a replay with Kelly on, its market ended, its files open."""
     folder = tmp_path_factory.mktemp("kelly")
-    write_candles(folder / "candles.csv", bars=2500, seed=5)
+    write_candles(folder / "candles.csv", bars=1300, seed=5)
     with running(
         folder / "a", REPLAY_FILE=str(folder / "candles.csv"), KELLY_ENABLED="true",
         KELLY_MIN_SAMPLES="5", KELLY_MIN_REGIME_SAMPLES="2", HMM_ENABLED="false",

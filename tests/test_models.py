@@ -334,6 +334,7 @@ def test_candles_without_a_place_are_kept_in_memory(
     assert "candles and evidence are kept until the stop only" in caplog.text
 
 
+@pytest.mark.slow
 def test_no_label_comes_from_what_was_known_later(tmp_path: Path, file: Path) -> None:
     """Candles that come late, after longer ones were read, are no evidence."""
     with running(tmp_path / "a", REPLAY_FILE=str(file)) as run:

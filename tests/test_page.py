@@ -394,6 +394,7 @@ def test_stale_status_greys_the_page(browser: Any, daemon: Daemon) -> None:
     visit.close()
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.browser
 def test_page_survives_a_restart(browser: Any) -> None:
@@ -526,7 +527,7 @@ def bucket(reason: str, **more: object) -> dict[str, Any]:
 
 @needs_browser
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("width", [pytest.param(360, marks=pytest.mark.slow), 1440])
 def test_kelly_card_in_its_states(browser: Any, daemon: Daemon, width: int) -> None:
     """Off says how to switch it on; then each regime's verdict, and always what is still open."""
     visit = Visit(browser, daemon.url, width=width).ready()
