@@ -123,6 +123,8 @@ class Settings(Record, frozen=True, kw_only=True):
     telegram_chat_id: str | None
     telegram_commands: bool
     telegram_api_url: str
+    supabase_url: str | None
+    supabase_key: str | None
     effective: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -192,7 +194,8 @@ def load(
             found.problems.append(f"{variable.name}={shown}: {error}")
     checks = (
         _market_checks, _poll_checks, _live_checks, _fee_checks, _size_checks, _page_checks,
-        _notify_checks, _model_checks, _tier_checks, _kelly_checks, *further_checks,
+        _notify_checks, _model_checks, _tier_checks, _kelly_checks, _replica_checks,
+        *further_checks,
     )  # fmt: skip
     for check in checks:
         found.problems.extend(check(_Known(values)))
@@ -480,6 +483,13 @@ def _notify_checks(values: _Known) -> Iterator[str]:
         yield "TELEGRAM_BOT_TOKEN=***: must look as BotFather gives it: digits, a colon, letters"
     if chat is not None and not _CHAT_ID.fullmatch(chat):
         yield f"TELEGRAM_CHAT_ID={chat[:80]!r}: must be the chat's number, such as 12345 or -10012"
+
+
+def _replica_checks(values: _Known) -> Iterator[str]:
+    if values.has("supabase_url", "supabase_key"):
+        url, key = values["supabase_url"], values["supabase_key"]
+        if (url is None) != (key is None):
+            yield "SUPABASE_URL, SUPABASE_KEY: set both or neither"
 
 
 def _settings(

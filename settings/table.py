@@ -31,6 +31,7 @@ _RUN, _MARKET, _KRAKEN = "Running", "Market", "Kraken"
 _PAPER, _GRID = "Paper exchange", "Grid"
 _SIZE, _RISK, _PAGE, _NOTIFY = "Size", "Risk", "Page and logs", "Notifications"
 _HMM, _TIERS, _KELLY = "Regime models", "Regime tiers", "Kelly sizing"
+_REPLICA = "Replica"
 VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "MODE", "choice", "paper", "mode", "what orders are: paper, or live: sent to Kraken",
        choices=("paper", "live")),
@@ -291,5 +292,9 @@ VARIABLES: tuple[Variable, ...] = (
        "are taken; false: messages only"),
     _v(_NOTIFY, "TELEGRAM_API_URL", "url", "https://api.telegram.org", "telegram_api_url",
        "Telegram, or a Bot API server of your own"),
+    _v(_REPLICA, "SUPABASE_URL", "url", "", "supabase_url", "address of a Supabase project that a "
+       "copy of the books is kept in; unset: no copy"),
+    _v(_REPLICA, "SUPABASE_KEY", "secret", "", "supabase_key", "its service key, or "
+       "SUPABASE_KEY_FILE: a file that holds it; it stays on this machine"),
 )  # fmt: skip
 BY_NAME = {variable.name: variable for variable in VARIABLES}
