@@ -1,0 +1,96 @@
+-- 001 First schema: the copy of the books that the daemon keeps.
+-- Safe to run again. Run it in the SQL editor of the project, as its owner.
+-- Times are seconds since 1970 (UTC); amounts are exact; `run` is the database a row came from.
+begin;
+
+create table if not exists public.replica_schema (
+    version integer primary key, name text not null,
+    applied_at timestamptz not null default now()
+);
+create table if not exists public.runs (
+    run text primary key, bot text not null, venue text not null, pair text not null,
+    epoch integer not null, program text not null
+);
+-- One row per day, written anew while the day lasts: the newest is where a fresh machine begins.
+create table if not exists public.snapshots (
+    run text not null, day integer not null, seq bigint not null, time double precision not null,
+    schema integer not null, state text not null, params text not null,
+    primary key (run, day)
+);
+create table if not exists public.orders (
+    run text not null, client_order_id text not null, slot_id integer not null,
+    trade_id text not null, role text not null, side text not null, price numeric not null,
+    volume numeric not null, cycle integer not null, attempt integer not null,
+    chain text not null, deadline double precision not null, placed_at double precision not null,
+    status text not null, txid text, detail text, closed_at double precision,
+    primary key (run, client_order_id)
+);
+create table if not exists public.executions (
+    run text not null, execution_id text not null, client_order_id text not null,
+    txid text not null, slot_id integer not null, trade_id text not null, role text not null,
+    cycle integer not null, side text not null, price numeric not null, volume numeric not null,
+    cost numeric not null, fee numeric not null, fee_asset text not null,
+    is_maker boolean not null, executed_at double precision not null, seq bigint not null,
+    primary key (run, execution_id)
+);
+create table if not exists public.cycles (
+    run text not null, id bigint not null, slot_id integer not null, trade_id text not null,
+    cycle integer not null, entry_price numeric not null, exit_price numeric not null,
+    volume numeric not null, gross_profit numeric not null, entry_fee numeric not null,
+    exit_fee numeric not null, fees numeric not null, net_profit numeric not null,
+    entry_time double precision not null, exit_time double precision not null,
+    from_recovery boolean not null, regime_at_entry integer, resolution text not null,
+    seq bigint not null,
+    primary key (run, id), unique (run, slot_id, trade_id, cycle)
+);
+create table if not exists public.exit_outcomes (
+    run text not null, cycle_id bigint not null, resolution text not null,
+    holding_sec double precision not null, orphaned_at double precision,
+    entry_price numeric not null, exit_price numeric not null, net_profit numeric not null,
+    regime_at_entry text, regime_confidence double precision,
+    regime_bias_signal double precision, against_trend boolean, regime_tier integer,
+    primary key (run, cycle_id)
+);
+create table if not exists public.transitions (
+    run text not null, seq bigint not null, line integer not null, time double precision not null,
+    kind text not null, name text not null, detail text not null,
+    primary key (run, seq, line)
+);
+create table if not exists public.operator_log (
+    run text not null, seq bigint not null, time double precision not null,
+    command_id text not null, command text not null, is_accepted boolean not null,
+    message text not null,
+    primary key (run, seq)
+);
+create table if not exists public.ledger_entries (
+    run text not null, seq bigint not null, posting integer not null, line integer not null,
+    time double precision not null, reason text not null, account text not null,
+    amount numeric not null,
+    primary key (run, seq, posting, line)
+);
+create table if not exists public.equity (
+    run text not null, time double precision not null, equity numeric not null,
+    hold numeric not null, usd numeric not null, doge numeric not null, half numeric not null,
+    grid_profit numeric not null, fees numeric not null, mark numeric not null,
+    primary key (run, time)
+);
+
+-- Nobody reads or writes but the service key: row-level security is on and there is no policy.
+do $$
+declare name text;
+begin
+    foreach name in array array[
+        'replica_schema', 'runs', 'snapshots', 'orders', 'executions', 'cycles', 'exit_outcomes',
+        'transitions', 'operator_log', 'ledger_entries', 'equity'
+    ] loop
+        execute format('alter table public.%I enable row level security', name);
+        if exists (select from pg_roles where rolname = 'service_role') then
+            execute format('grant select, insert, update on public.%I to service_role', name);
+        end if;
+    end loop;
+end $$;
+
+insert into public.replica_schema (version, name) values (1, 'first schema')
+    on conflict (version) do nothing;
+commit;
+notify pgrst, 'reload schema';
