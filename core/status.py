@@ -308,11 +308,25 @@ class LedgerBlock(Record, frozen=True, kw_only=True):
     is_balanced: bool
 
 
+class ReplicaBlock(Record, frozen=True, kw_only=True):
+    """How the copy at Supabase fares: what waits for it, and what keeps it."""
+
+    is_checked: bool  # it has been asked, and can take our rows
+    queue: int  # rows that wait
+    lag_sec: float  # age of the oldest of them
+    sent: int  # rows, since the start
+    dropped: int  # rows that could not wait any longer
+    attempts: int  # failed in a row
+    last_error: str  # of these
+    failing: tuple[str, ...]  # tables that fail alone
+
+
 class PersistenceBlock(Record, frozen=True, kw_only=True):
     """How far the journal has come; `state_seq` is the last step that changed the state."""
 
     journal_seq: int
     state_seq: int
+    replica: ReplicaBlock | None = None  # None: there is none
 
 
 class AccountBlock(Record, frozen=True, kw_only=True):

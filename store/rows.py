@@ -1,6 +1,8 @@
 """The rows that a commit's event and actions call for, and the order in which they are exported."""
 
+import math
 import sqlite3
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
@@ -8,13 +10,47 @@ import msgspec
 from accounting import orders
 from core import actions as a
 from core import events as e
-from core.ports import Commit
+from core.ports import Commit, StoreError
 from core.record import plain
 from store import codec
+from store.outbox import Named
+
+_LOCAL = ("events", "hourly")  # the replica has its own points of equity, one a minute
+_NO_NUMBERS = ("NaN", "sNaN", "Infinity", "-Infinity")
 
 
-def write(db: sqlite3.Connection, commit: Commit) -> None:
-    """Write the history rows of a commit; called inside its transaction."""
+class Rows:
+    """Writes rows of one commit, and keeps the names of those that were written.
+
+    A number that is none is refused here, where it comes from: SQLite would keep it as NULL.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.named: list[Named] = []
+        self._db = db
+
+    def write(self, name: str, key: str | int, query: str, values: Sequence[object]) -> int | None:
+        """Run an INSERT or UPDATE on the row `key` of the table `name`; return its row id.
+
+        Raises StoreError where a value is no finite number.
+        """
+        for value in values:
+            is_odd = not math.isfinite(value) if isinstance(value, float) else value in _NO_NUMBERS
+            if is_odd:
+                raise StoreError(f"a row of {name} ({key}) holds {value}, which is no number")
+        cursor = self._db.execute(query, values)
+        if cursor.rowcount > 0 and name not in _LOCAL:
+            self.named.append((name, key if key != "" else int(cursor.lastrowid or 0)))
+        return cursor.lastrowid
+
+    def read(self, query: str, values: Sequence[object]) -> list[tuple[object, ...]]:
+        """Return what a query finds."""
+        return self._db.execute(query, values).fetchall()
+
+
+def write(connection: sqlite3.Connection, commit: Commit) -> list[Named]:
+    """Write the history rows of a commit, inside its transaction; return the names of them."""
+    db = Rows(connection)
     _order_event(db, commit)
     posting = 0
     for line, action in enumerate(commit.actions, 1):
@@ -29,23 +65,20 @@ def write(db: sqlite3.Connection, commit: Commit) -> None:
                 _cycle(db, action, commit.seq)
             case a.PostEntries():
                 posting += 1
-                db.executemany(
-                    "INSERT INTO ledger_entries VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (commit.seq, posting, n, commit.event.time, action.reason, x.account,
-                         plain(x.amount))
-                        for n, x in enumerate(action.entries)
-                    ],
-                )  # fmt: skip
+                _post(db, action, commit, posting)
             case a.RecordEquity():
                 _equity(db, action, commit)
             case a.RecordTransition():
-                db.execute(
+                db.write(
+                    "transitions",
+                    commit.seq,
                     "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?)",
                     (commit.seq, line, commit.event.time, action.kind, action.name, action.detail),
                 )
             case a.Notify():
-                db.execute(
+                db.write(
+                    "events",
+                    commit.seq,
                     "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
                     (commit.seq, line, commit.event.time, action.level, action.kind, action.text),
                 )
@@ -59,11 +92,25 @@ def write(db: sqlite3.Connection, commit: Commit) -> None:
                 | a.RequestKelly()
             ):
                 pass
+    return db.named
 
 
-def _place(db: sqlite3.Connection, action: a.PlaceOrderAction) -> None:
+def _post(db: Rows, action: a.PostEntries, commit: Commit, posting: int) -> None:
+    for line, entry in enumerate(action.entries):
+        db.write(
+            "ledger_entries",
+            commit.seq,
+            "INSERT INTO ledger_entries VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (commit.seq, posting, line, commit.event.time, action.reason, entry.account,
+             plain(entry.amount)),
+        )  # fmt: skip
+
+
+def _place(db: Rows, action: a.PlaceOrderAction) -> None:
     order = action.order
-    db.execute(
+    db.write(
+        "orders",
+        order.client_order_id,
         f"INSERT INTO orders VALUES ({', '.join('?' * 13)}, NULL, NULL, NULL)",
         (
             order.client_order_id, action.slot_id, order.trade_id, order.role, order.side,
@@ -74,7 +121,7 @@ def _place(db: sqlite3.Connection, action: a.PlaceOrderAction) -> None:
 
 
 def _status(
-    db: sqlite3.Connection,
+    db: Rows,
     client_order_id: str,
     status: str,
     *,
@@ -82,14 +129,16 @@ def _status(
     detail: str | None = None,
     closed_at: float | None = None,
 ) -> None:
-    db.execute(
+    db.write(
+        "orders",
+        client_order_id,
         "UPDATE orders SET status = ?, txid = coalesce(?, txid), detail = coalesce(?, detail), "
         "closed_at = coalesce(?, closed_at) WHERE client_order_id = ? AND closed_at IS NULL",
         (status, txid, detail, closed_at, client_order_id),
     )
 
 
-def _order_event(db: sqlite3.Connection, commit: Commit) -> None:
+def _order_event(db: Rows, commit: Commit) -> None:
     event = commit.event
     match event:
         case e.OrderAccepted() | e.OrderFound():
@@ -116,8 +165,10 @@ def _is_alive(commit: Commit, client_order_id: str) -> bool:
     return any(x.client_order_id == client_order_id for x in orders(commit.state))
 
 
-def _execution(db: sqlite3.Connection, x: a.RecordExecution, seq: int) -> None:
-    db.execute(
+def _execution(db: Rows, x: a.RecordExecution, seq: int) -> None:
+    db.write(
+        "executions",
+        x.execution_id,
         "INSERT INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'quote', ?, ?, ?)",
         (
             x.execution_id, x.client_order_id, x.txid, x.slot_id, x.trade_id, x.role, x.cycle,
@@ -125,19 +176,19 @@ def _execution(db: sqlite3.Connection, x: a.RecordExecution, seq: int) -> None:
             x.executed_at, seq,
         ),
     )  # fmt: skip
-    volume = db.execute(
-        "SELECT volume FROM orders WHERE client_order_id = ?", (x.client_order_id,)
-    ).fetchone()
-    parts = db.execute(
-        "SELECT volume FROM executions WHERE client_order_id = ?", (x.client_order_id,)
-    ).fetchall()
-    if volume and sum(Decimal(part) for (part,) in parts) == Decimal(volume[0]):
+    query = "SELECT volume FROM {} WHERE client_order_id = ?"
+    volumes = db.read(query.format("orders"), (x.client_order_id,))
+    parts = db.read(query.format("executions"), (x.client_order_id,))
+    wanted = [Decimal(str(volume)) for (volume,) in volumes]
+    if wanted == [sum(Decimal(str(part)) for (part,) in parts)]:
         _status(db, x.client_order_id, "filled", txid=x.txid, closed_at=x.executed_at)
 
 
-def _cycle(db: sqlite3.Connection, action: a.BookCycleAction, seq: int) -> None:
+def _cycle(db: Rows, action: a.BookCycleAction, seq: int) -> None:
     x = action.record
-    cursor = db.execute(
+    cycle_id = db.write(
+        "cycles",
+        "",
         "INSERT INTO cycles (slot_id, trade_id, cycle, entry_price, exit_price, volume, "
         "gross_profit, entry_fee, exit_fee, fees, net_profit, entry_time, exit_time, "
         "from_recovery, regime_at_entry, resolution, seq) "
@@ -149,10 +200,12 @@ def _cycle(db: sqlite3.Connection, action: a.BookCycleAction, seq: int) -> None:
             x.regime_at_entry, action.resolution, seq,
         ),
     )  # fmt: skip
-    db.execute(
+    db.write(
+        "exit_outcomes",
+        cycle_id or 0,
         f"INSERT INTO exit_outcomes VALUES ({', '.join('?' * 12)})",
         (
-            cursor.lastrowid, action.resolution, x.exit_time - x.entry_time, action.orphaned_at,
+            cycle_id, action.resolution, x.exit_time - x.entry_time, action.orphaned_at,
             plain(x.entry_price), plain(x.exit_price), plain(x.net_profit), x.regime_at_entry,
             action.regime_confidence, action.regime_bias_signal, action.against_trend,
             action.regime_tier,
@@ -160,17 +213,21 @@ def _cycle(db: sqlite3.Connection, action: a.BookCycleAction, seq: int) -> None:
     )  # fmt: skip
 
 
-def _equity(db: sqlite3.Connection, x: a.RecordEquity, commit: Commit) -> None:
+def _equity(db: Rows, x: a.RecordEquity, commit: Commit) -> None:
     amounts = (x.equity, x.hold, x.usd, x.doge, x.half, x.grid_profit, x.fees, x.mark)
-    db.execute(
+    db.write(
+        "hourly",
+        commit.seq,
         "INSERT INTO equity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (commit.seq, commit.event.time, *(plain(amount) for amount in amounts), x.is_daily),
     )
 
 
-def _reply(db: sqlite3.Connection, x: a.ReplyToOperator, commit: Commit) -> None:
+def _reply(db: Rows, x: a.ReplyToOperator, commit: Commit) -> None:
     command = commit.event.command if isinstance(commit.event, e.CommandReceived) else None
-    db.execute(
+    db.write(
+        "operator_log",
+        commit.seq,
         "INSERT INTO operator_log VALUES (?, ?, ?, ?, ?, ?)",
         (
             commit.seq,

@@ -73,5 +73,17 @@ MIGRATIONS: tuple[tuple[int, str, str], ...] = (
         ) STRICT;
         """,
     ),
+    (
+        2,
+        "rows to replicate",
+        """
+        CREATE TABLE outbox (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, key ANY NOT NULL,
+            time REAL NOT NULL, row TEXT, UNIQUE (name, key)
+        ) STRICT;
+        CREATE INDEX outbox_in_order ON outbox (name, id);
+        CREATE TABLE outbox_dropped (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
+        """,
+    ),
 )
 SCHEMA_VERSION = MIGRATIONS[-1][0]

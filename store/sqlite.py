@@ -22,7 +22,7 @@ from core.params import Params
 from core.ports import Commit, JournalRow, Loaded, StoreError
 from core.record import plain
 from core.state import STATE_VERSION
-from store import codec, rows
+from store import codec, outbox, rows
 from store.lock import StoreLock
 from store.schema import MIGRATIONS, SCHEMA_VERSION
 
@@ -47,8 +47,10 @@ class SqliteStore:
     """A store in the file `path`, or in memory for ":memory:" (no lock, no other difference).
 
     A new store draws its 24-bit epoch unless `epoch` gives it; an existing one keeps its own.
-    `owner` is what a second opener is told. Raises StoreInUse, or StoreError for a file that is
-    damaged, foreign, of a newer program, or absent when it `must_exist`; such a file is untouched.
+    `owner` is what a second opener is told; `replica` the address of what is given a copy: without
+    one the outbox is empty, with another than before it begins with every row. Raises StoreInUse,
+    or StoreError for a file that is damaged, foreign, of a newer program, or absent when it
+    `must_exist`; such a file is untouched.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SqliteStore:
         retention_days: int = 30,
         history_days: int = 400,
         must_exist: bool = False,
+        replica: str = "",
     ) -> None:
         self._path = Path(path)
         self._lock: StoreLock | None = None
@@ -77,6 +80,7 @@ class SqliteStore:
             self._db = _connect(str(path))
             _migrate(self._db, epoch)
             self._seq, self._params = self._position()
+            self._outbox = _outbox(self._db, replica)
         except sqlite3.Error as error:
             self.close()
             raise StoreError(f"{path} cannot be opened: {_reason(error)}") from None
@@ -128,7 +132,9 @@ class SqliteStore:
         if isinstance(commit.event, e.Started):
             params = codec.encode(commit.event.params)
         with self._transaction(f"step {commit.seq}", is_full=commit.is_critical) as db:
-            _write(db, commit, params)
+            named = _write(db, commit, params)
+            if self._outbox is not None:
+                self._outbox.put(db, commit, named)
         self._seq, self._params = commit.seq, params
 
     def snapshot(self, loaded: Loaded) -> None:
@@ -156,6 +162,11 @@ class SqliteStore:
         """Keep a fact about this store for good, in place of an older one. Raises StoreError."""
         with self._transaction(f"the fact {name}", is_full=True) as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def forget_sent(self, acknowledged: Mapping[str, int]) -> None:
+        """Delete what the replica has: outbox rows of each table up to a number."""
+        with self._transaction("the end of what was replicated", is_full=False) as db:
+            outbox.forget(db, acknowledged)
 
     def audit(self) -> Mapping[str, Decimal]:
         """Return sums over all executions, exact: base and quote change, fees, and their count."""
@@ -416,7 +427,23 @@ def _make_private(path: Path) -> None:
         raise StoreError(f"{path} cannot be made private: {error.strerror}") from None
 
 
-def _write(db: sqlite3.Connection, commit: Commit, params: str) -> None:
+def _outbox(db: sqlite3.Connection, replica: str) -> outbox.Outbox | None:
+    """Return the outbox for a replica; one that is new, or missed rows, is to be given all."""
+    known = db.execute("SELECT value FROM meta WHERE name = 'replica'").fetchone()
+    is_known = known is not None and known[0] == replica and not outbox.dropped(db)
+    if not is_known and (known is not None or replica):
+        db.execute("BEGIN IMMEDIATE")
+        outbox.empty(db)
+        db.execute("DELETE FROM meta WHERE name = 'replica'")
+        if replica:
+            db.execute("INSERT INTO meta VALUES ('replica', ?)", (replica,))
+            outbox.fill(db)
+        db.execute("COMMIT")
+    return outbox.Outbox() if replica else None
+
+
+def _write(db: sqlite3.Connection, commit: Commit, params: str) -> list[outbox.Named]:
+    """Write journal, state and history; return the names of the history rows."""
     db.execute(
         "INSERT INTO journal VALUES (?, ?, ?, ?, ?)",
         (
@@ -433,7 +460,8 @@ def _write(db: sqlite3.Connection, commit: Commit, params: str) -> None:
             "seq = excluded.seq, state = excluded.state, params = excluded.params",
             (commit.seq, codec.encode(commit.state), params),
         )
-        rows.write(db, commit)
+        return rows.write(db, commit)
+    return []
 
 
 def _prune(db: sqlite3.Connection, horizon: float) -> None:
