@@ -1,0 +1,168 @@
+"""The replica's door: the one place that talks to Supabase. Rows in, rows out, errors by kind.
+
+Nothing here retries, waits or keeps anything: `store/replica.py` does. The package is imported when
+a replica is opened: a run without one does not pay for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from core.ports import ConfigError
+from store.tables import BY_NAME, MIGRATION_FILES, REMOTE_VERSION, RUNS, Table
+
+if TYPE_CHECKING:
+    from supabase import Client
+
+PAGE_ROWS = 1000  # more are never given in one answer
+TIMEOUT_SEC = 10.0
+SCHEMA_FILE = "docs/supabase_v1_schema.sql"
+_NO_TABLE = ("PGRST205", "42P01")
+_NO_COLUMN = ("PGRST204", "42703")
+_NO_RIGHT = ("42501", "PGRST301", "PGRST302", "401", "403")
+
+
+class RemoteError(Exception):
+    """A call that was not answered as it should be; `is_line`: no call would be, for now."""
+
+    def __init__(self, text: str, *, code: str = "", is_line: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.is_line = is_line
+
+
+class Supabase:
+    """The tables of one project."""
+
+    def __init__(self, url: str, key: str, *, timeout_sec: float = TIMEOUT_SEC) -> None:
+        from supabase import ClientOptions, create_client  # noqa: PLC0415 - slow to import
+
+        options = ClientOptions(
+            auto_refresh_token=False,
+            persist_session=False,
+            httpx_client=httpx.Client(timeout=timeout_sec),
+            postgrest_client_retry=False,  # it would sleep; the replica has its own pauses
+        )
+        self._client: Client = create_client(url, key, options)
+
+    def upsert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows, each in place of one with the same key. All or none. Raises RemoteError.
+
+        The answer must hold their keys: a page of some proxy that says 200 is no acknowledgement.
+        """
+        query = self._client.table(table.name).upsert(
+            [dict(row) for row in rows], on_conflict=",".join(table.key)
+        )
+        answered = self._ask(query.select(",".join(table.key)), f"{table.name} cannot be written")
+        if len(answered) != len(rows):
+            raise RemoteError(f"{table.name}: {len(rows)} rows sent, {len(answered)} acknowledged")
+
+    def read(
+        self, table: Table, *, equal: Mapping[str, str] | None = None, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield rows in the order of their key, amounts as text. Raises RemoteError.
+
+        `equal` narrows columns to values. A page is asked for at a time.
+        """
+        columns = ",".join(
+            f"{name}::text" if kind == "numeric" else name for name, kind in table.columns.items()
+        )
+        first = 0
+        while limit is None or first < limit:
+            count = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - first)
+            query = self._client.table(table.name).select("run," + columns)
+            for name, value in (equal or {}).items():
+                query = query.eq(name, value)
+            for name in table.key:
+                query = query.order(name)
+            page = self._ask(query.range(first, first + count - 1), f"{table.name} cannot be read")
+            yield from page
+            first += len(page)
+            if len(page) < count:
+                return
+
+    def check(self, run: Mapping[str, Any]) -> None:
+        """Make sure that all tables and rights are there, and that `run` is known.
+
+        Raises ConfigError, naming the file to run or the key to use; RemoteError while there is no
+        answer.
+        """
+        problem = self._version_problem() or self._columns_problem()
+        if problem is not None:
+            raise ConfigError([problem])
+        try:
+            self.upsert(RUNS, [run])
+        except RemoteError as error:
+            if error.code in _NO_RIGHT:
+                raise ConfigError([_key_problem(error)]) from None
+            raise
+
+    def _version_problem(self) -> str | None:
+        query = self._client.table("replica_schema").select("version")
+        query = query.order("version", desc=True).limit(1)
+        try:
+            found = self._ask(query, "replica_schema cannot be read")
+        except RemoteError as error:
+            if error.code in _NO_TABLE:
+                return f"SUPABASE_URL: the project has no tables of ours: run {SCHEMA_FILE} there"
+            if error.code in _NO_RIGHT:
+                return _key_problem(error)
+            raise
+        if not found:
+            return (
+                "SUPABASE_KEY: it shows no version of the schema: use the service key, not the "
+                f"public one; if it is the service key, run {SCHEMA_FILE} in the project"
+            )
+        version = int(found[0]["version"])
+        missing = range(version + 1, REMOTE_VERSION + 1)
+        files = [f"docs/migrations/{MIGRATION_FILES[number]}" for number in missing]
+        if not files:
+            return None
+        return (
+            f"SUPABASE_URL: the schema there has version {version}, {REMOTE_VERSION} is needed: "
+            f"run {', then '.join(files)}"
+        )
+
+    def _columns_problem(self) -> str | None:
+        for table in BY_NAME.values():
+            query = self._client.table(table.name).select(",".join(("run", *table.columns)))
+            try:
+                self._ask(query.limit(1), f"{table.name} cannot be read")
+            except RemoteError as error:
+                if error.code in (*_NO_TABLE, *_NO_COLUMN):
+                    return (
+                        f"SUPABASE_URL: the schema there is not complete ({error}): run "
+                        f"{SCHEMA_FILE}; a table that another program made has to be moved away"
+                    )
+                if error.code in _NO_RIGHT:
+                    return _key_problem(error)
+                raise
+        return None
+
+    def _ask(self, query: Any, what: str) -> list[dict[str, Any]]:
+        """Return the rows of an answer. Raises RemoteError."""
+        from supabase import PostgrestAPIError  # noqa: PLC0415 - imported before
+
+        try:
+            found = query.execute().data
+        except PostgrestAPIError as error:
+            code = str(error.code or "")
+            text = error.message or error.details or "no reason is given"
+            is_key = not code and "api key" in text.lower()  # the gateway's word, without a code
+            raise RemoteError(
+                f"{what}: {text[:300]}" + (f" ({code})" if code else ""),
+                code="401" if is_key else code,
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise RemoteError(f"{what}: no answer: {reason[:300]}", is_line=True) from None
+        except ValueError as error:
+            raise RemoteError(f"{what}: {str(error)[:300]}") from None
+        if not isinstance(found, list):
+            raise RemoteError(f"{what}: the answer is none of Supabase's", is_line=True)
+        return found
+
+
+def _key_problem(error: RemoteError) -> str:
+    return f"SUPABASE_KEY: it has not the rights that are needed ({error}): use the service key"
