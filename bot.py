@@ -43,7 +43,6 @@ from engine.summary import BannerFacts, banner, summary
 from engine.version import VERSION
 from engine.wiring import (
     Parts,
-    account_view,
     attach,
     await_first_look,
     await_prints,
@@ -257,7 +256,8 @@ class Daemon:
             state_seq=runtime.state_seq,
             waiting_for=self.waiting_for,
             read_only=self.settings.dashboard_read_only,
-            account=account_view(parts),
+            account=parts.account(),
+            replica=parts.replication(runtime.state.now),
             regimes=regimes_view(self.models, runtime.state.now),
         )
 

@@ -140,6 +140,7 @@ def _open_store(settings: config.Settings, *, must_exist: bool) -> SqliteStore:
         retention_days=settings.journal_retention_days,
         history_days=settings.history_retention_days,
         must_exist=must_exist,
+        replica=settings.supabase_url or "",
     )
 
 

@@ -48,7 +48,7 @@ def configure(level: str, style: str, *, secrets: Iterable[str] = ()) -> None:
     """Send log lines of at least `level` to standard error; `style` is text or json.
 
     Each of `secrets` is masked wherever a line would show it (`core.redact.redacted`). The HTTP
-    library's own lines below ERROR are left out: they show addresses, which may hold a token.
+    libraries' own lines below ERROR are left out: they show addresses, which may hold a token.
     """
     handler = logging.StreamHandler(sys.stderr)
     shape = _JsonFormatter() if style == "json" else logging.Formatter(_TEXT)
@@ -56,4 +56,5 @@ def configure(level: str, style: str, *, secrets: Iterable[str] = ()) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    for library in ("urllib3", "httpx", "httpcore"):
+        logging.getLogger(library).setLevel(logging.ERROR)

@@ -60,10 +60,8 @@ _CLEARS = {
 class Facts(Record, frozen=True, kw_only=True):
     """What the shell knows and the state does not.
 
-    `exchange_mode` is in plain words (SIMULATED MARKET, PAPER); `speed` None means as fast as
-    possible; `waiting_for` is why the bot is not ready, None when it is. Wall times are the
-    machine's; `stale_after_sec` is how old a status may get before the page greys out.
-    `recent_events` are the newest first, as `History.recent_events` returns them.
+    `speed` None: as fast as possible; `waiting_for` is why the bot is not ready; wall times are the
+    machine's; a status older than `stale_after_sec` is greyed out; events are newest first.
     """
 
     version: str
@@ -80,6 +78,7 @@ class Facts(Record, frozen=True, kw_only=True):
     is_real_time: bool = False  # the market's time is the wall's
     recent_events: tuple[Mapping[str, Any], ...] = ()
     account: s.AccountBlock | None = None
+    replica: s.ReplicaBlock | None = None
     regimes: regime_view.RegimeFacts = regime_view.RegimeFacts()
 
 
@@ -97,7 +96,9 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         sizing=tuple(_sizing(state)),
         entry_vetoes=_vetoes(state),
         ledger=_ledger(state),
-        persistence=s.PersistenceBlock(journal_seq=facts.journal_seq, state_seq=facts.state_seq),
+        persistence=s.PersistenceBlock(
+            journal_seq=facts.journal_seq, state_seq=facts.state_seq, replica=facts.replica
+        ),
         exchange=s.ExchangeBlock(
             status=state.health.system_status,
             clock_offset_sec=state.health.clock_offset_sec,

@@ -16,9 +16,9 @@ from accounting import orders
 from core.commands import Command
 from core.domain import ZERO, Instrument
 from core.ports import ConfigError, StoreError
-from core.record import Record
+from core.record import Record, replace
 from core.state import BotState
-from core.status import AccountBlock, Published, Status
+from core.status import AccountBlock, Published, ReplicaBlock, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
 from engine.clock import LiveClock, monotonic, wall_now
@@ -40,6 +40,7 @@ from engine.regime_view import RegimeFacts
 from engine.report import ReportClock, status_text
 from engine.runtime import Runtime
 from engine.telegram import Listener, Telegram
+from engine.version import VERSION
 from exchange.kraken import KrakenClient, is_venue
 from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_market import KrakenMarket
@@ -58,6 +59,7 @@ from store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from engine.models import RegimeModels
+    from store.replica import Replica
 
 Source = ReplaySource | SyntheticSource | KrakenFeed
 PUBLIC_POLL_SEC = 5.0  # with real orders prices are asked for at least so often
@@ -73,9 +75,20 @@ class Parts(Record, frozen=True, kw_only=True):
     exchange: PaperExchange | KrakenExchange
     source: Source
     history: SqliteHistory
+    replica: "Replica | None" = None
+
+    def account(self) -> AccountBlock | None:
+        """Return what the status shows of a real exchange's account; None on paper."""
+        return self.exchange.view() if isinstance(self.exchange, KrakenExchange) else None
+
+    def replication(self, now: float) -> ReplicaBlock | None:
+        """Return what the status shows of the replica; None where there is none."""
+        return None if self.replica is None else self.replica.view(now)
 
     def close(self) -> None:
         """Release every file, and leave the market."""
+        if self.replica is not None:
+            self.replica.stop()
         if isinstance(self.source, KrakenFeed):
             self.source.close()
         self.exchange.close()
@@ -187,6 +200,7 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
         retention_days=settings.journal_retention_days,
         history_days=settings.history_retention_days,
         must_exist=must_exist,
+        replica=settings.supabase_url or "",
     )
 
 
@@ -202,7 +216,7 @@ def open_run(
     Raises ConfigError, MarketError, StoreError, StoreInUse, StartRefused, Unavailable.
     """
     if settings.mode != "live" or not isinstance(source, KrakenFeed):
-        return open_parts(settings, source)
+        return with_replica(open_parts(settings, source), settings)
     account = open_account(settings, clock)
     try:
         start = await_account(account, settings, stopping, say)
@@ -215,14 +229,75 @@ def open_run(
         account.close()
         raise
     history = SqliteHistory(settings.state_db)
-    return Parts(store=account.store, exchange=exchange, source=source, history=history)
+    parts = Parts(store=account.store, exchange=exchange, source=source, history=history)
+    return with_replica(parts, settings)
+
+
+def with_replica(parts: Parts, settings: config.Settings) -> Parts:
+    """Return the parts with their replica, if one is set: checked, not yet started.
+
+    One that does not answer stops nothing. Raises ConfigError, StoreError; all is closed then.
+    """
+    url, key = settings.supabase_url, settings.supabase_key
+    if url is None or key is None:
+        return parts
+    from store.replica import Replica  # noqa: PLC0415 - slow to import, and not needed without
+    from store.supabase import Supabase  # noqa: PLC0415
+
+    try:
+        epoch, facts = parts.store.identity()
+        run = {
+            "run": facts["run"],
+            "bot": settings.bot_name,
+            "venue": exchange_mode(settings),
+            "pair": settings.pair,
+            "epoch": epoch,
+            "program": VERSION,
+        }
+        replica = Replica(
+            Supabase(url, key),
+            settings.state_db,
+            address=url,
+            run=run,
+            rng=Random(settings.seed + 2),
+            monotonic=monotonic,
+        )
+        parts = replace(parts, replica=replica)
+        replica.check()
+    except BaseException:
+        parts.close()
+        raise
+    return parts
 
 
 def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
-    """Let a live exchange see what is committed, and wake the loop."""
+    """Let a live exchange see what is committed, and wake the loop; delete what was replicated."""
+    watches: list[Callable[[BotState], None]] = []
     if isinstance(parts.exchange, KrakenExchange):
-        runtime.on_commit = parts.exchange.watch
+        watches.append(parts.exchange.watch)
         parts.exchange.woken = loop.inbox.woken.set
+    if parts.replica is not None:
+        watches.append(_forgetting(parts.store, parts.replica))
+    if watches:
+
+        def on_commit(state: BotState) -> None:
+            for watch in watches:
+                watch(state)
+
+        runtime.on_commit = on_commit
+
+
+def _forgetting(store: SqliteStore, replica: "Replica") -> Callable[[BotState], None]:
+    """Return what deletes, after a commit, the outbox rows that the replica has by now."""
+    batches = -1
+
+    def look(_state: BotState) -> None:
+        nonlocal batches
+        if replica.batches != batches:
+            batches = replica.batches
+            store.forget_sent(replica.acknowledged())
+
+    return look
 
 
 def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None":
@@ -243,12 +318,6 @@ def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None
     )
 
 
-def account_view(parts: Parts) -> AccountBlock | None:
-    """Return what the status shows of a real exchange's account; None on paper."""
-    exchange = parts.exchange
-    return exchange.view() if isinstance(exchange, KrakenExchange) else None
-
-
 def regimes_view(models: "RegimeModels | None", now: float) -> RegimeFacts:
     """Return what the status shows of models, candles and trainings."""
     return RegimeFacts() if models is None else models.view(now)
@@ -258,6 +327,8 @@ def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None
     """Let a live exchange begin to read what it holds; models and sizer go on where they were."""
     if isinstance(parts.exchange, KrakenExchange):
         parts.exchange.start(runtime.state)
+    if parts.replica is not None:
+        parts.replica.start()
     if models is not None:
         begin_models(runtime, models, now=max(parts.exchange.now(), runtime.state.now))
     if runtime.params.kelly_enabled:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from core.ports import ConfigError
+from core.ports import ConfigError, StoreError
 from core.record import Record
 from core.state import STATE_VERSION
 from core.status import ReplicaBlock
@@ -235,7 +235,8 @@ class Waiting:
 class Replica:
     """Keeps a remote copy of a database up to date, from a thread of its own.
 
-    `run` is the row that describes this database there. `monotonic` is a clock in seconds.
+    `run` is the row that describes this database there. `monotonic` is a clock in seconds. Raises
+    StoreError where its file cannot be opened.
     """
 
     def __init__(
@@ -250,11 +251,15 @@ class Replica:
     ) -> None:
         self._remote, self._run = remote, run
         self._rng, self._monotonic = rng, monotonic
-        self._waiting = Waiting(state_db, run["run"])
-        self._acknowledged = Acknowledged(
-            replica_db(state_db), address=address, run=run["run"], last_id=self._waiting.last_id()
-        )
-        self._progress = self._acknowledged.read()
+        file, name = replica_db(state_db), run["run"]
+        try:
+            self._waiting = Waiting(state_db, name)
+            last_id = self._waiting.last_id()
+            self._acknowledged = Acknowledged(file, address=address, run=name, last_id=last_id)
+            self._progress = self._acknowledged.read()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{file} cannot be opened: {error}") from None
+        self.batches = 0  # acknowledged since the start; another number: there is more to delete
         self._resume_at: dict[str, float] = {}
         self._size = dict.fromkeys((x.name for x in TABLES), BATCH_ROWS)
         self._is_checked = False
@@ -398,6 +403,7 @@ class Replica:
             log.info("replication goes on: %s", name or "all tables")
         if new != old:
             self._keep(name, new)
+            self.batches += 1
 
     def _fail(self, name: str, text: str) -> None:
         old = self._progress.get(name, Progress())

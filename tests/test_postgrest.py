@@ -6,9 +6,11 @@ import pytest
 
 from core.ports import ConfigError
 from store.supabase import RemoteError, Supabase
-from store.tables import BY_NAME, MIGRATION_FILES, REMOTE_VERSION, RUNS
+from store.tables import BY_NAME, RUNS
 from tests.postgrest_shim import PUBLIC_KEY, SERVICE_KEY, Postgres, Shim, door, why_not
-from tools.supabase_schema import TARGET, migrations, schema
+from tools.supabase_schema import migrations, schema
+
+pytestmark = pytest.mark.slow
 
 RUN = {
     "run": "r1", "bot": "grid", "venue": "paper", "pair": "DOGE/USD", "epoch": 7, "program": "0",
@@ -52,14 +54,6 @@ def refusal(shim: Shim, key: str = SERVICE_KEY) -> str:
 
 
 # ---- the schema ---------------------------------------------------------------------------------
-
-
-def test_the_complete_schema_is_up_to_date() -> None:
-    """It is generated from the migrations, and the program knows them all."""
-    assert TARGET.read_text() == schema()
-    files = {int(path.name[:3]): path.name for path in migrations()}
-    assert files == MIGRATION_FILES
-    assert max(files) == REMOTE_VERSION
 
 
 def test_the_tables_are_those_of_the_program(shim: Shim) -> None:

@@ -17,8 +17,9 @@ from store import outbox
 from store.replica import Acknowledged, Progress, Replica, replica_db
 from store.sqlite import SqliteStore
 from store.supabase import RemoteError
-from store.tables import BY_NAME, SNAPSHOTS, TABLES, Table
+from store.tables import BY_NAME, MIGRATION_FILES, REMOTE_VERSION, SNAPSHOTS, TABLES, Table
 from tests.test_store import trade
+from tools.supabase_schema import TARGET, migrations, schema
 
 ADDRESS = "https://abc.supabase.co"
 Row = Mapping[str, Any]
@@ -109,6 +110,14 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path / "bot.db")
     yield made
     made.close()
+
+
+def test_the_complete_schema_is_up_to_date() -> None:
+    """It is generated from the migrations, and the program knows them all."""
+    assert TARGET.read_text() == schema()
+    files = {int(path.name[:3]): path.name for path in migrations()}
+    assert files == MIGRATION_FILES
+    assert max(files) == REMOTE_VERSION
 
 
 # ---- the outbox ---------------------------------------------------------------------------------
@@ -205,6 +214,26 @@ def test_a_replica_that_is_new_is_given_everything(tmp_path: Path) -> None:
     assert {x: counts[x] for x in desk.expected()} == desk.expected()
     assert len(desk.remote.rows["snapshots"]) == 1
     desk.close()
+
+
+def test_a_row_that_changes_on_its_way_is_sent_again(desk: Desk) -> None:
+    """What was read before the change is acknowledged; the change waits under a new number."""
+    key = desk.local("SELECT max(client_order_id) FROM orders")[0][0]
+    taken = desk.remote.upsert
+
+    def upsert(table: Table, rows: Sequence[Row]) -> None:
+        taken(table, rows)
+        if table.name == "orders" and rows[0]["detail"] != "changed":
+            with sqlite3.connect(desk.path) as db:
+                db.execute("UPDATE orders SET detail = 'changed' WHERE client_order_id = ?", [key])
+                db.execute("INSERT OR REPLACE INTO outbox (name, key, time) VALUES (?, ?, 0)",
+                           ("orders", key))  # fmt: skip
+
+    desk.remote.upsert = upsert  # type: ignore[method-assign]  # a hook of the test's
+    desk.send()
+    assert desk.local("SELECT name, key FROM outbox WHERE name = 'orders'") == [("orders", key)]
+    desk.send()
+    assert desk.remote.rows["orders"]["r1", key]["detail"] == "changed"
 
 
 # ---- sending ------------------------------------------------------------------------------------
