@@ -312,7 +312,7 @@ class ReplicaBlock(Record, frozen=True, kw_only=True):
     """How the copy at Supabase fares: what waits for it, and what keeps it."""
 
     is_checked: bool  # it has been asked, and can take our rows
-    queue: int  # rows that wait
+    queue: int  # rows that wait, the state aside
     lag_sec: float  # age of the oldest of them
     sent: int  # rows, since the start
     dropped: int  # rows that could not wait any longer

@@ -29,7 +29,7 @@ from engine.live import checks as live_checks
 from engine.live import mode_word, no_answer, open_trial_account, read_account
 from engine.runtime import Runtime
 from engine.start_check import start_checks
-from engine.wiring import exchange_books, open_parts, open_store, open_trial
+from engine.wiring import exchange_books, open_parts, open_store, open_trial, replica_checks
 from exchange.paper import PaperExchange
 from settings.variable import path_is
 
@@ -171,6 +171,7 @@ def _show(market: str, found: list[Check], settings: config.Settings, database: 
         Check(name="market", is_ok=True, detail=market),
         *found,
         database,
+        *replica_checks(settings),
     ]
     for check in checks:
         _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name:<16} {check.detail}")

@@ -20,7 +20,7 @@ from core.record import Record, replace
 from core.state import BotState
 from core.status import AccountBlock, Published, ReplicaBlock, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
-from engine.books import ExchangeBooks
+from engine.books import Check, ExchangeBooks
 from engine.clock import LiveClock, monotonic, wall_now
 from engine.kelly import KellyDesk
 from engine.live import (
@@ -268,6 +268,20 @@ def with_replica(parts: Parts, settings: config.Settings) -> Parts:
         parts.close()
         raise
     return parts
+
+
+def replica_checks(settings: config.Settings) -> list[Check]:
+    """Return the line of `check` on the replica; none where none is set. Nothing is written."""
+    url, key = settings.supabase_url, settings.supabase_key
+    if url is None or key is None:
+        return []
+    from store.supabase import RemoteError, Supabase  # noqa: PLC0415 - slow to import
+
+    try:
+        problem = Supabase(url, key).problem()
+    except RemoteError as error:
+        problem = f"{error}; a run would go on, and its rows wait"
+    return [Check(name="replica", is_ok=problem is None, detail=problem or url)]
 
 
 def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:

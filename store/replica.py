@@ -127,7 +127,10 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 class Look(NamedTuple):
-    """What waited at one instant: rows up to `last_id`, and the state as it was then."""
+    """What waited at one instant: rows up to `last_id`, and the state as it was then.
+
+    The state, which waits for its minute nearly always, is not counted in `queue`.
+    """
 
     last_id: int
     queue: int
@@ -178,7 +181,7 @@ class Waiting:
             found = self._db.execute(query, values).fetchone()
             return Look(
                 last_id=self.last_id(),
-                queue=queue + (found is not None),
+                queue=queue,
                 oldest_at=oldest,
                 dropped=dropped(self._db),
                 snapshot_id=None if found is None else found[0],
@@ -345,7 +348,7 @@ class Replica:
             self._fail(_ALL, str(error))
             return
         self._settle(_ALL)
-        if look.queue:
+        if look.queue:  # what was sent does not wait any more
             self._look = self._waiting.look(self._progress)
 
     def _check(self) -> None:

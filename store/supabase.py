@@ -88,7 +88,7 @@ class Supabase:
         Raises ConfigError, naming the file to run or the key to use; RemoteError while there is no
         answer.
         """
-        problem = self._version_problem() or self._columns_problem()
+        problem = self.problem()
         if problem is not None:
             raise ConfigError([problem])
         try:
@@ -97,6 +97,13 @@ class Supabase:
             if error.code in _NO_RIGHT:
                 raise ConfigError([_key_problem(error)]) from None
             raise
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the tables there, or with the key; nothing is written.
+
+        Raises RemoteError while there is no answer.
+        """
+        return self._version_problem() or self._columns_problem()
 
     def _version_problem(self) -> str | None:
         query = self._client.table("replica_schema").select("version")

@@ -115,8 +115,9 @@ def settled(daemon: Running) -> dict[str, object]:
     deadline = time.monotonic() + PATIENCE_SEC
     while True:
         block: dict[str, object] = daemon.get("/api/status").json()["persistence"]["replica"]
-        if (block["is_checked"] and not block["queue"]) or time.monotonic() > deadline:
+        if block["is_checked"] and not block["queue"]:
             return block
+        assert time.monotonic() < deadline, block
         time.sleep(0.2)
 
 
@@ -143,7 +144,6 @@ def test_the_daemon_trades_while_the_replica_is_down_and_killed_itself(
         daemon.process.wait()
         daemon = Running({**env, "SYNTHETIC_SPEED": "1"})
         daemon.wait("/readyz")
-        daemon.act(action="halt")
         assert settled(daemon)["last_error"] == ""
         assert daemon.stop() == 0
         errors = daemon.process.stderr.read() if daemon.process.stderr else ""
@@ -169,3 +169,16 @@ def test_an_older_schema_stops_the_start(tmp_path: Path, postgres: Postgres) -> 
     assert "run docs/migrations/002_regime_tag.sql" in done.stderr
     assert "Traceback" not in done.stderr
     assert local(tmp_path / "bot.db", "SELECT * FROM orders") == []
+
+
+def test_check_tells_of_the_replica(tmp_path: Path, shim: Shim) -> None:
+    """A line of its own; nothing is written there."""
+    env = environment(tmp_path, SUPABASE_URL=shim.url, SUPABASE_KEY=SERVICE_KEY)
+    for shim.down, code, words in ((False, 0, "ok     replica "), (True, 3, "FAILED replica ")):
+        done = subprocess.run(
+            [sys.executable, "bot.py", "check"], cwd=ROOT, env=env, capture_output=True, text=True,
+            timeout=PATIENCE_SEC, check=False,
+        )  # fmt: skip
+        assert done.returncode == code
+        assert words in done.stdout
+    assert shim.sql("select count(*) from runs") == "0"
