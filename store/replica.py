@@ -33,6 +33,7 @@ POLL_SEC = 2.0
 SNAPSHOT_SEC = 60.0
 PAUSE_SEC, PAUSE_SEC_MAX = 2.0, 300.0
 STOP_SEC = 5.0
+CHECK_SEC = 15.0
 DAY_SEC = 86_400
 _ALL = ""  # the name troubles of the whole line are kept under
 _SCHEMA = """
@@ -274,15 +275,26 @@ class Replica:
 
     # ---- what other threads call ----------------------------------------------------------------
 
-    def check(self) -> None:
+    def check(self, within_sec: float = CHECK_SEC) -> None:
         """Ask, before the start, whether the replica can take our rows. Raises ConfigError.
 
-        One that does not answer stops nothing: it is asked again, by the thread.
+        One that does not answer `within_sec` stops nothing: it is asked again, by the thread.
         """
-        try:
-            self._check()
-        except RemoteError as error:
-            self._fail(_ALL, str(error))
+        refused: list[ConfigError] = []
+
+        def ask() -> None:
+            try:
+                self._check()
+            except RemoteError as error:
+                self._fail(_ALL, str(error))
+            except ConfigError as error:
+                refused.append(error)
+
+        asking = threading.Thread(target=ask, name="replica-check", daemon=True)
+        asking.start()
+        asking.join(within_sec)  # a line that trickles may not hold up the start
+        if refused:
+            raise refused[0]
 
     def start(self) -> None:
         """Begin to send."""

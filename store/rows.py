@@ -16,7 +16,6 @@ from store import codec
 from store.outbox import Named
 
 _LOCAL = ("events", "hourly")  # the replica has its own points of equity, one a minute
-_NO_NUMBERS = ("NaN", "sNaN", "Infinity", "-Infinity")
 
 
 class Rows:
@@ -35,8 +34,7 @@ class Rows:
         Raises StoreError where a value is no finite number.
         """
         for value in values:
-            is_odd = not math.isfinite(value) if isinstance(value, float) else value in _NO_NUMBERS
-            if is_odd:
+            if isinstance(value, float) and not math.isfinite(value):
                 raise StoreError(f"a row of {name} ({key}) holds {value}, which is no number")
         cursor = self._db.execute(query, values)
         if cursor.rowcount > 0 and name not in _LOCAL:
@@ -102,8 +100,15 @@ def _post(db: Rows, action: a.PostEntries, commit: Commit, posting: int) -> None
             commit.seq,
             "INSERT INTO ledger_entries VALUES (?, ?, ?, ?, ?, ?, ?)",
             (commit.seq, posting, line, commit.event.time, action.reason, entry.account,
-             plain(entry.amount)),
+             _amount(entry.amount)),
         )  # fmt: skip
+
+
+def _amount(value: Decimal) -> str:
+    """Return an amount as it is stored. Raises StoreError where it is no finite number."""
+    if not value.is_finite():
+        raise StoreError(f"an amount is {value}, which is no number: the step is not booked")
+    return plain(value)
 
 
 def _place(db: Rows, action: a.PlaceOrderAction) -> None:
@@ -114,7 +119,7 @@ def _place(db: Rows, action: a.PlaceOrderAction) -> None:
         f"INSERT INTO orders VALUES ({', '.join('?' * 13)}, NULL, NULL, NULL)",
         (
             order.client_order_id, action.slot_id, order.trade_id, order.role, order.side,
-            plain(order.price), plain(order.volume), order.cycle, order.attempt,
+            _amount(order.price), _amount(order.volume), order.cycle, order.attempt,
             codec.encode(action.chain), action.deadline, order.placed_at, "pending",
         ),
     )  # fmt: skip
@@ -172,8 +177,8 @@ def _execution(db: Rows, x: a.RecordExecution, seq: int) -> None:
         "INSERT INTO executions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'quote', ?, ?, ?)",
         (
             x.execution_id, x.client_order_id, x.txid, x.slot_id, x.trade_id, x.role, x.cycle,
-            x.side, plain(x.price), plain(x.volume), plain(x.cost), plain(x.fee), x.is_maker,
-            x.executed_at, seq,
+            x.side, _amount(x.price), _amount(x.volume), _amount(x.cost), _amount(x.fee),
+            x.is_maker, x.executed_at, seq,
         ),
     )  # fmt: skip
     query = "SELECT volume FROM {} WHERE client_order_id = ?"
@@ -194,9 +199,9 @@ def _cycle(db: Rows, action: a.BookCycleAction, seq: int) -> None:
         "from_recovery, regime_at_entry, resolution, seq) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            action.slot_id, x.trade_id, x.cycle, plain(x.entry_price), plain(x.exit_price),
-            plain(x.volume), plain(x.gross_profit), plain(x.entry_fee), plain(x.exit_fee),
-            plain(x.fees), plain(x.net_profit), x.entry_time, x.exit_time, x.from_recovery,
+            action.slot_id, x.trade_id, x.cycle, _amount(x.entry_price), _amount(x.exit_price),
+            _amount(x.volume), _amount(x.gross_profit), _amount(x.entry_fee), _amount(x.exit_fee),
+            _amount(x.fees), _amount(x.net_profit), x.entry_time, x.exit_time, x.from_recovery,
             x.regime_at_entry, action.resolution, seq,
         ),
     )  # fmt: skip
@@ -206,7 +211,7 @@ def _cycle(db: Rows, action: a.BookCycleAction, seq: int) -> None:
         f"INSERT INTO exit_outcomes VALUES ({', '.join('?' * 12)})",
         (
             cycle_id, action.resolution, x.exit_time - x.entry_time, action.orphaned_at,
-            plain(x.entry_price), plain(x.exit_price), plain(x.net_profit), x.regime_at_entry,
+            _amount(x.entry_price), _amount(x.exit_price), _amount(x.net_profit), x.regime_at_entry,
             action.regime_confidence, action.regime_bias_signal, action.against_trend,
             action.regime_tier,
         ),
@@ -219,7 +224,7 @@ def _equity(db: Rows, x: a.RecordEquity, commit: Commit) -> None:
         "hourly",
         commit.seq,
         "INSERT INTO equity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (commit.seq, commit.event.time, *(plain(amount) for amount in amounts), x.is_daily),
+        (commit.seq, commit.event.time, *(_amount(amount) for amount in amounts), x.is_daily),
     )
 
 

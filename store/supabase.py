@@ -20,7 +20,7 @@ TIMEOUT_SEC = 10.0
 SCHEMA_FILE = "docs/supabase_v1_schema.sql"
 _NO_TABLE = ("PGRST205", "42P01")
 _NO_COLUMN = ("PGRST204", "42703")
-_NO_RIGHT = ("42501", "PGRST301", "PGRST302", "401", "403")
+_NO_RIGHT = ("42501", "PGRST301", "PGRST302", "PGRST303", "401")
 
 
 class RemoteError(Exception):

@@ -29,8 +29,10 @@ class Table(NamedTuple):
         return {"run": run} | {name: self._sent(name, value) for name, value in pairs}
 
     def _sent(self, name: str, value: Any) -> Any:
-        is_flag = self.columns[name] == "boolean" and value is not None
-        return bool(value) if is_flag else value
+        if self.columns[name] == "boolean" and value is not None:
+            return bool(value)
+        # PostgreSQL keeps no NUL in a text; one that slipped in must not hold up all that follows.
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
 def _columns(**kinds: str) -> dict[str, Kind]:

@@ -1,6 +1,7 @@
 """The outbox and the thread that empties it: everything arrives, in order, once."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from core import events as e
+from core.commands import AddSlot
 from core.ports import ConfigError, StoreError
 from core.record import replace
 from engine.runtime import Runtime
@@ -35,10 +37,13 @@ class FakeRemote:
         self.broken: set[str] = set()
         self.poison: str | None = None  # no batch with this text is taken
         self.asked = 0
+        self.answers = threading.Event()
+        self.answers.set()
 
     def check(self, run: Row) -> None:
         """Fail if asked to."""
         self.asked += 1
+        self.answers.wait(20)
         if self.error is not None:
             raise self.error
 
@@ -173,7 +178,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
         replace(x, execution_id="odd", fee=Decimal("NaN")) if hasattr(x, "execution_id") else x
         for x in row.actions
     )
-    with pytest.raises(StoreError, match=r"executions \(odd\) holds NaN"):
+    with pytest.raises(StoreError, match="an amount is NaN"):
         store.commit(_commit(runtime, row.event, odd))
     assert store.audit()["count"] == 2
     store.close()
@@ -234,6 +239,25 @@ def test_a_row_that_changes_on_its_way_is_sent_again(desk: Desk) -> None:
     assert desk.local("SELECT name, key FROM outbox WHERE name = 'orders'") == [("orders", key)]
     desk.send()
     assert desk.remote.rows["orders"]["r1", key]["detail"] == "changed"
+
+
+def test_a_word_that_looks_like_no_number_is_a_word(desk: Desk) -> None:
+    """A command may be named as its sender likes, and a NUL holds nothing up."""
+    at = desk.runtime.state.now + 1
+    desk.runtime.step(e.CommandReceived(time=at, command_id="NaN", command=AddSlot()))
+    with sqlite3.connect(desk.path) as db:
+        db.execute("UPDATE operator_log SET message = 'a' || char(0) || 'b'")
+    desk.send()
+    (row,) = desk.remote.rows["operator_log"].values()
+    assert (row["command_id"], row["message"]) == ("NaN", "a\N{REPLACEMENT CHARACTER}b")
+
+
+def test_a_start_does_not_wait_for_a_line_that_trickles(desk: Desk) -> None:
+    """After a while it goes on, and the thread asks again."""
+    desk.remote.answers.clear()
+    desk.replica.check(within_sec=0.05)
+    assert not desk.replica.view(0.0).is_checked
+    desk.remote.answers.set()
 
 
 # ---- sending ------------------------------------------------------------------------------------
