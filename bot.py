@@ -36,6 +36,7 @@ from engine.loop import Loop
 from engine.notices import obstacle
 from engine.progress import ProgressLine
 from engine.publish import Publisher
+from engine.restore import Choice
 from engine.runtime import Runtime
 from engine.start_check import start_checks
 from engine.status_view import Facts, build_status
@@ -70,8 +71,8 @@ logger = logging.getLogger("bot")
 class Daemon:
     """One run of the bot, from its ports to its exit."""
 
-    def __init__(self, settings: config.Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: config.Settings, choice: Choice) -> None:
+        self.settings, self.choice = settings, choice
         self.counter = Counter()
         self.publisher = Publisher(recent_events=self.counter.recent_events)
         self.parts: Parts | None = None
@@ -112,7 +113,8 @@ class Daemon:
             source = open_source(self.settings, clock if self.settings.mode == "live" else None)
             if not await_first_look(source, self.settings, self.stopping, self._wait_for):
                 return EXIT_OK
-            self.parts = open_run(self.settings, source, clock, self.stopping, self._wait_for)
+            ports = (self.settings, source, clock, self.stopping, self._wait_for)
+            self.parts = open_run(*ports, choice=self.choice)
             if self.parts is None or not await_prints(source, self.stopping, self._wait_for):
                 return EXIT_OK
             return self._trade(self.parts)
@@ -144,8 +146,7 @@ class Daemon:
 
     def _trade(self, parts: Parts) -> int:
         notices = self.notices
-        notifier = None if notices is None else notices.notifications
-        runtime = Runtime(parts.store, parts.exchange, notifier)
+        runtime = Runtime(parts.store, parts.exchange, notices.notifications if notices else None)
         is_old = runtime.restore()
         take_up(parts, runtime.state, self.settings)
         venue = parts.exchange.describe()
@@ -304,13 +305,13 @@ class Daemon:
             signal.signal(number, stop)
 
 
-def run(settings: config.Settings) -> int:
+def run(settings: config.Settings, choice: Choice) -> int:
     """Run the daemon; return its exit code."""
     heap.keep_small()
     log.configure(settings.log_level, settings.log_format, secrets=settings.secrets())
     for warning in settings.warnings:
         logger.warning("configuration: %s", warning)
-    return Daemon(settings).run()
+    return Daemon(settings, choice).run()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -319,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = config.load(os.environ, DOTENV, (venue_problems,))
         if args.command == "run":
-            return run(settings)
+            return run(settings, Choice(state=args.state, adopt_epoch=args.adopt_epoch))
         return cli.run(args, settings)
     except ConfigError as error:
         lines = "\n".join(f"  {problem}" for problem in error.problems)
@@ -335,8 +336,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"The exchange does not answer: {no_answer(settings, error)}\n")
         return EXIT_REFUSED
     except StoreInUse as error:
-        way = IN_USE_RUN if args.command == "run" else IN_USE_OTHER
-        sys.stderr.write(f"{error}{way}\n")
+        sys.stderr.write(f"{error}{IN_USE_RUN if args.command == 'run' else IN_USE_OTHER}\n")
         return EXIT_IN_USE
     except StoreError as error:
         sys.stderr.write(f"The database cannot be used: {error}\n")

@@ -320,6 +320,8 @@ def has_fresh_price(r: Reduction) -> bool:
 
 def _exit_obstacle(r: Reduction, draft: Draft) -> str | None:
     """Return why the exchange would surely refuse the exit, or None: it is not even tried."""
+    if r.state.restoring is not None:
+        return "restore"
     status = r.state.health.system_status
     if status not in PLACING_STATUSES:
         return f"exchange {status}"

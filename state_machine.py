@@ -15,7 +15,7 @@ from core.domain import HUNDRED, ZERO, OrderStatus
 from core.params import Params
 from core.record import replace
 from core.state import BotState, LockName, Market
-from grid import kelly, regimes, watch
+from grid import kelly, regimes, restoring, watch
 from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
 from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
@@ -150,6 +150,12 @@ def _apply(r: Reduction, event: e.Event) -> None:
             _after_order_news(r)
         case e.GhostFound():
             ghost_found(r, event)
+        case e.RestoreBegun():
+            restoring.begin(r, event)
+        case e.OrderRestored():
+            restoring.order_restored(r, event)
+        case e.RestoreTold():
+            restoring.told(r)
         case e.BalancesReported():
             known = (r.state.balances.reported_base, r.state.balances.reported_quote)
             watch.report_balances(r, event)

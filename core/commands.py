@@ -128,6 +128,23 @@ class CancelStaleRecoveries(
     confirm: bool = False
 
 
+class Adopt(Record, frozen=True, kw_only=True, tag="adopt", tag_field="action"):
+    """Take orders that a restored state has no place for: they end, what they did is booked.
+
+    `order` is the exchange's id of one; None: all of them.
+    """
+
+    order: str | None = None
+    confirm: bool = False
+
+
+class Ignore(Record, frozen=True, kw_only=True, tag="ignore", tag_field="action"):
+    """Leave such orders alone, as a stranger's."""
+
+    order: str | None = None
+    confirm: bool = False
+
+
 class ResetOverride(Record, frozen=True, kw_only=True, tag="reset_override", tag_field="action"):
     """Back to the configured value."""
 
@@ -167,6 +184,8 @@ Command = (
     | ResetRiskPeak
     | ResetDailyLock
     | CancelStaleRecoveries
+    | Adopt
+    | Ignore
     | ResetOverride
     | AuditPnl
     | RetrainHmm

@@ -9,7 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from core.commands import Command
-from core.domain import FeeRates, Instrument, RejectReason
+from core.domain import FeeRates, Instrument, RejectReason, Side
 from core.kelly import KellyResult
 from core.params import Params
 from core.record import Record
@@ -122,6 +122,31 @@ class GhostFound(_Event, frozen=True, kw_only=True, tag="ghost_found"):
     txid: str
 
 
+class RestoreBegun(_Event, frozen=True, kw_only=True, tag="restore_begun"):
+    """The state is an older one put back: what our orders did since `since` is not part of it.
+
+    They may carry these `epochs` beside the store's own.
+    """
+
+    since: float
+    epochs: tuple[int, ...] = ()
+
+
+class OrderRestored(_Event, frozen=True, kw_only=True, tag="order_restored"):
+    """The exchange has, or had, an order of ours that the restored state does not know."""
+
+    client_order_id: str
+    txid: str
+    side: Side
+    price: Decimal
+    volume: Decimal
+    opened_at: float
+
+
+class RestoreTold(_Event, frozen=True, kw_only=True, tag="restore_told"):
+    """All that the exchange knows of our orders since the restored state has been told."""
+
+
 class BalancesReported(_Event, frozen=True, kw_only=True, tag="balances"):
     """Total balances as the exchange reports them, and what orders not ours hold of them."""
 
@@ -221,6 +246,9 @@ Event = (
     | OrderClosed
     | CancelRefused
     | GhostFound
+    | RestoreBegun
+    | OrderRestored
+    | RestoreTold
     | BalancesReported
     | ExternalFlow
     | InstrumentUpdated

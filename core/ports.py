@@ -117,7 +117,7 @@ class AccountFacts(Record, frozen=True, kw_only=True):
     key_valid_until: float | None
     bound: Mapping[str, Decimal]  # of base and quote, where orders cannot draw on it (earn, staked)
     own_orders: int
-    other_store_orders: int  # placed by this bot from another database
+    other_epochs: tuple[int, ...]  # of open orders placed by this bot from another database
     foreign_orders: int
     is_known: bool | None = None  # orders of the database exist there; None: there was none to ask
 
@@ -319,8 +319,8 @@ class Store(Protocol):
         """Return sums over all executions: base and quote change, fees, and counts."""
         ...
 
-    def execution_ids(self) -> Iterable[str]:
-        """Yield the exchange's ids of all executions."""
+    def execution_ids(self, after: int = 0) -> Iterable[str]:
+        """Yield the exchange's ids of all executions booked after a step."""
         ...
 
     def export(self) -> Mapping[str, Any]:

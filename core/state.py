@@ -137,6 +137,30 @@ class Ghost(Record, frozen=True, kw_only=True):
     closed_executed: Decimal | None = None
 
 
+class Unbound(Record, frozen=True, kw_only=True):
+    """An order of ours that a restored state has no place for; an operator decides."""
+
+    client_order_id: str
+    txid: str
+    slot_id: int
+    trade_id: TradeId
+    role: Role
+    cycle: int
+    side: Side
+    price: Decimal
+    volume: Decimal
+    why: str
+
+
+class Restoring(Record, frozen=True, kw_only=True):
+    """A restored state that learns what happened since; see `grid/restoring.py`."""
+
+    since: float
+    is_told: bool = False  # by the exchange, all of it
+    bound: int = 0
+    unbound: tuple[Unbound, ...] = ()
+
+
 class Mode(StrEnum):
     """What the operator wants."""
 
@@ -243,6 +267,7 @@ class LockName(StrEnum):
     FUNDS = "funds"
     EQUITY_STOP = "equity_stop"
     SAFETY = "safety"  # a safety invariant was violated
+    RESTORE = "restore"  # what happened since the restored state is not known yet
 
 
 class Lock(Record, frozen=True, kw_only=True, gc=False):
@@ -325,6 +350,9 @@ class BotState(Record, frozen=True, kw_only=True):
     slots: tuple[SlotState, ...] = ()
     next_slot_id: int = 1
     ghosts: tuple[Ghost, ...] = ()
+    former_epochs: tuple[int, ...] = ()  # that orders of ours may carry beside `store_epoch`
+    restoring: Restoring | None = None
+    ignored: tuple[str, ...] = ()  # client ids of orders that the operator took for a stranger's
     # Of deposits and withdrawals that may be told again: reference → when it was booked.
     flows_told: dict[str, float] = msgspec.field(default_factory=dict)
     balances: Balances = Balances()

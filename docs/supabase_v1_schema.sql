@@ -12,12 +12,13 @@ create table if not exists public.replica_schema (
 );
 create table if not exists public.runs (
     run text primary key, bot text not null, venue text not null, pair text not null,
-    epoch integer not null, program text not null
+    epoch integer not null, program text not null, restored_from text
 );
 -- One row per day, written anew while the day lasts: the newest is where a fresh machine begins.
 create table if not exists public.snapshots (
     run text not null, day integer not null, seq bigint not null, time double precision not null,
-    schema integer not null, state text not null, params text not null,
+    written_at double precision not null, schema integer not null, state text not null,
+    params text not null,
     primary key (run, day)
 );
 create table if not exists public.orders (

@@ -37,13 +37,14 @@ class ExchangeBooks(Record, frozen=True, kw_only=True):
     """The exchange's own view of the account, to be compared with ours.
 
     `effects` are what each execution did to base and quote; `untold` those whose message is still
-    on its way to the bot.
+    on its way to the bot. Executions booked up to step `since_seq` it does not know any more.
     """
 
     base: Decimal
     quote: Decimal
     effects: Mapping[str, tuple[Decimal, Decimal]]
     untold: frozenset[str]
+    since_seq: int = 0
 
 
 class Folded(Record, frozen=True, kw_only=True):
@@ -182,7 +183,7 @@ def conserved(store: Store, state: BotState, exchange: ExchangeBooks) -> Check:
 
     So is that the exchange rounds what each execution moves, where it keeps balances in units.
     """
-    known = frozenset(store.execution_ids())
+    known = frozenset(store.execution_ids(exchange.since_seq))
     untold = exchange.untold - known
     lost = exchange.effects.keys() - known - untold
     invented = known - exchange.effects.keys()

@@ -27,9 +27,10 @@ from engine.books import (
 from engine.clock import sleep
 from engine.live import checks as live_checks
 from engine.live import mode_word, no_answer, open_trial_account, read_account
+from engine.replication import replica_checks
 from engine.runtime import Runtime
 from engine.start_check import start_checks
-from engine.wiring import exchange_books, open_parts, open_store, open_trial, replica_checks
+from engine.wiring import exchange_books, open_parts, open_store, open_trial
 from exchange.paper import PaperExchange
 from settings.variable import path_is
 
@@ -51,9 +52,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bot.py", description="A grid trading daemon for one Kraken spot pair."
     )
+    _add_choices(parser, default=True)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text)
+        if name == "run":
+            _add_choices(sub, default=False)
         if name == "backup":
             sub.add_argument("file", type=Path, help="where to write the copy; must not exist")
         if name == "export":
@@ -63,6 +67,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.command = args.command or "run"
     return args
+
+
+def _add_choices(parser: argparse.ArgumentParser, *, default: bool) -> None:
+    """Add what decides, once, where a start would have to ask; not `default`: it may stand here."""
+    none = None if default else argparse.SUPPRESS
+    parser.add_argument(
+        "--state",
+        choices=("local", "remote"),
+        default=none,
+        help="go on with the database, or with its copy at Supabase, where the two disagree",
+    )
+    parser.add_argument(
+        "--adopt-epoch",
+        action="store_true",
+        default=False if default else argparse.SUPPRESS,
+        help="bind open orders that another database of this bot placed to this one",
+    )
 
 
 def run(args: argparse.Namespace, settings: config.Settings) -> int:

@@ -33,6 +33,7 @@ from market.public import KrakenFeed
 from settings.variable import path_is
 from store.history import SqliteHistory
 from store.memory import MemoryStore
+from store.restore import epochs_of
 from store.sqlite import SqliteStore
 
 log = logging.getLogger("live")
@@ -224,13 +225,13 @@ def read_account(account: Account, settings: config.Settings) -> Start:
     account.keep_nonces_ahead()
     placed = _placed(account, settings)
     account.budget.spend(START_CALLS + len(placed), account.clock.now())
-    epoch, facts = account.store.identity()
+    is_bound = VENUE in account.store.identity()[1]
     tag = bot_tag(settings.bot_name, settings.pair)
     start = read_start(
         account.client,
         "XDGUSD",
         tag=tag,
-        epoch=epoch if VENUE in facts else None,
+        epochs=epochs_of(account.store) if is_bound else (),
         placed=placed,
         clock=account.clock.now,
     )
@@ -256,10 +257,12 @@ def await_account(
     settings: config.Settings,
     stopping: threading.Event,
     say: Callable[[str], None],
+    adopt: Callable[[SqliteStore, Collection[int]], None] | None = None,
 ) -> Start | None:
     """Read the account, again and again while Kraken does not answer; None: stopped first.
 
-    Raises StartRefused, also where a check fails that a start must pass.
+    `adopt` is told once what epochs other open orders of this bot have. Raises StartRefused, also
+    where a check fails that a start must pass.
     """
     while True:
         try:
@@ -269,6 +272,10 @@ def await_account(
             room = account.budget.wait(START_CALLS, 0.0, Priority.EXECUTIONS, account.clock.now())
             if _pause(max(RETRY_SEC, error.pause_sec, room), words, stopping, say):
                 return None
+            continue
+        if adopt is not None:
+            adopt(account.store, dict.fromkeys(start.account.other_epochs))
+            adopt = None
             continue
         wrong = [x for x in checks(start, settings) if not x.is_ok]
         if account.store.load() is not None:  # what is owed must go on being followed

@@ -93,7 +93,8 @@ def _executed(
     strange = sorted({x.txid for x in trades} - ours)
     for view in reader.orders(strange, Priority.RESOLVE):
         place = decode(view.client_order_id or "")
-        if place is not None and (place.tag, place.epoch) == (state.bot_tag, state.store_epoch):
+        epochs = (state.store_epoch, *state.former_epochs)
+        if place is not None and place.tag == state.bot_tag and place.epoch in epochs:
             ours.add(view.txid)
             if view.client_order_id in alive:  # stopped before it was heard that it is there
                 alive[view.client_order_id] = view.txid

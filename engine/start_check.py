@@ -65,7 +65,7 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
     off, error = facts.clock_offset_sec, facts.clock_error_sec
     is_in_time = abs(off) < CLOCK_OFFSET_MAX_SEC and error < CLOCK_OFFSET_MAX_SEC
     is_tradable = facts.pair_status in PLACING_STATUSES
-    others = facts.other_store_orders
+    others = len(facts.other_epochs)
     return [
         Check(
             name="clock",
@@ -105,7 +105,8 @@ def account_checks(facts: AccountFacts, *, now: float) -> list[Check]:
             detail="no order of this bot from another database"
             if others == 0
             else f"{others} open orders of this bot were placed from another database: put that "
-            "database back (STATE_DB), or cancel them at Kraken",
+            "database back (STATE_DB), cancel them at Kraken, or, where this database is an older "
+            "copy of that one, start once with --adopt-epoch",
         ),
         Check(
             name="foreign orders",

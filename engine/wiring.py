@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,14 +14,16 @@ import msgspec
 
 import config
 from accounting import orders
+from core.actions import RequestReconcile
 from core.commands import Command
 from core.domain import ZERO, Instrument
+from core.events import RestoreTold
 from core.ports import ConfigError, StoreError
 from core.record import Record, replace
 from core.state import BotState
 from core.status import AccountBlock, Published, ReplicaBlock, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
-from engine.books import Check, ExchangeBooks
+from engine.books import ExchangeBooks
 from engine.clock import LiveClock, monotonic, wall_now
 from engine.kelly import KellyDesk
 from engine.live import (
@@ -37,10 +40,18 @@ from engine.loop import Loop
 from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook
 from engine.regime_view import RegimeFacts
+from engine.replication import forgetting, open_replica
 from engine.report import ReportClock, status_text
+from engine.restore import (
+    Choice,
+    PaperStart,
+    adopt_epochs,
+    paper_start,
+    settle_state,
+    tell_restored,
+)
 from engine.runtime import Runtime
 from engine.telegram import Listener, Telegram
-from engine.version import VERSION
 from exchange.kraken import KrakenClient, is_venue
 from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_market import KrakenMarket
@@ -210,16 +221,23 @@ def open_run(
     clock: LiveClock,
     stopping: threading.Event,
     say: Callable[[str], None],
+    *,
+    choice: Choice,
 ) -> Parts | None:
-    """Open everything a run needs; None: stopped while an account was waited for.
+    """Open everything a run needs; None: stopped while an account or a copy was waited for.
 
     Raises ConfigError, MarketError, StoreError, StoreInUse, StartRefused, Unavailable.
     """
+    if not settle_state(settings, source.name, choice.state, stopping, say):
+        return None
     if settings.mode != "live" or not isinstance(source, KrakenFeed):
+        if choice.adopt_epoch:
+            raise ConfigError(["--adopt-epoch: with MODE=live only"])
         return with_replica(open_parts(settings, source), settings)
     account = open_account(settings, clock)
     try:
-        start = await_account(account, settings, stopping, say)
+        adopt = adopt_epochs if choice.adopt_epoch else None
+        start = await_account(account, settings, stopping, say, adopt)
         if start is None:
             account.close()
             return None
@@ -236,52 +254,13 @@ def open_run(
 def with_replica(parts: Parts, settings: config.Settings) -> Parts:
     """Return the parts with their replica, if one is set: checked, not yet started.
 
-    One that does not answer stops nothing. Raises ConfigError, StoreError; all is closed then.
+    Raises ConfigError, StoreError; all is closed then.
     """
-    url, key = settings.supabase_url, settings.supabase_key
-    if url is None or key is None:
-        return parts
-    from store.replica import Replica  # noqa: PLC0415 - slow to import, and not needed without
-    from store.supabase import Supabase  # noqa: PLC0415
-
     try:
-        epoch, facts = parts.store.identity()
-        run = {
-            "run": facts["run"],
-            "bot": settings.bot_name,
-            "venue": exchange_mode(settings),
-            "pair": settings.pair,
-            "epoch": epoch,
-            "program": VERSION,
-        }
-        replica = Replica(
-            Supabase(url, key),
-            settings.state_db,
-            address=url,
-            run=run,
-            rng=Random(settings.seed + 2),
-            monotonic=monotonic,
-        )
-        parts = replace(parts, replica=replica)
-        replica.check()
+        return replace(parts, replica=open_replica(settings, parts.store, parts.source.name))
     except BaseException:
         parts.close()
         raise
-    return parts
-
-
-def replica_checks(settings: config.Settings) -> list[Check]:
-    """Return the line of `check` on the replica; none where none is set. Nothing is written."""
-    url, key = settings.supabase_url, settings.supabase_key
-    if url is None or key is None:
-        return []
-    from store.supabase import RemoteError, Supabase  # noqa: PLC0415 - slow to import
-
-    try:
-        problem = Supabase(url, key).problem()
-    except RemoteError as error:
-        problem = f"{error}; a run would go on, and its rows wait"
-    return [Check(name="replica", is_ok=problem is None, detail=problem or url)]
 
 
 def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
@@ -291,7 +270,7 @@ def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
         watches.append(parts.exchange.watch)
         parts.exchange.woken = loop.inbox.woken.set
     if parts.replica is not None:
-        watches.append(_forgetting(parts.store, parts.replica))
+        watches.append(forgetting(parts.store, parts.replica))
     if watches:
 
         def on_commit(state: BotState) -> None:
@@ -299,19 +278,6 @@ def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
                 watch(state)
 
         runtime.on_commit = on_commit
-
-
-def _forgetting(store: SqliteStore, replica: "Replica") -> Callable[[BotState], None]:
-    """Return what deletes, after a commit, the outbox rows that the replica has by now."""
-    batches = -1
-
-    def look(_state: BotState) -> None:
-        nonlocal batches
-        if replica.batches != batches:
-            batches = replica.batches
-            store.forget_sent(replica.acknowledged())
-
-    return look
 
 
 def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None":
@@ -339,8 +305,11 @@ def regimes_view(models: "RegimeModels | None", now: float) -> RegimeFacts:
 
 def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None:
     """Let a live exchange begin to read what it holds; models and sizer go on where they were."""
+    tell_restored(parts.store, runtime)
     if isinstance(parts.exchange, KrakenExchange):
         parts.exchange.start(runtime.state)
+    elif runtime.state.restoring is not None:  # on paper nothing has happened since
+        runtime.step(RestoreTold(time=runtime.state.now))
     if parts.replica is not None:
         parts.replica.start()
     if models is not None:
@@ -371,14 +340,18 @@ def open_parts(settings: config.Settings, source: Source | None = None) -> Parts
     try:
         refuse_other_venue(store, settings)
         paper = settings.paper_db()
-        has_run = store.load() is not None
-        if has_run and not paper.exists():
+        loaded, begins = store.load(), paper_start(store)
+        is_begun = loaded is not None and (begins is None or loaded.seq != begins.seq)
+        if is_begun and not paper.exists():
             raise StoreError(
                 f"{paper} is missing: the paper exchange of {settings.state_db}. Restore it, or "
                 "set STATE_DB to a new file"
             )
         run = store.identity()[1]["run"]
-        exchange = _open_exchange(settings, source, paper, run, must_exist=has_run)
+        made = 0 if begins is None or paper.exists() else _made(settings, store)
+        exchange = _open_exchange(
+            settings, source, paper, run, must_exist=is_begun, begins=begins, made=made
+        )
         bind(store, settings)
     except BaseException:
         store.close()
@@ -424,8 +397,14 @@ def take_up(parts: Parts, state: BotState, settings: config.Settings) -> None:
     parts.exchange.pending(state.exchange_cursor)  # refuses an older database before it is used
     if not state.started_at:
         return
-    booked = set(parts.store.execution_ids()) - parts.exchange.books().effects.keys()
+    begins = paper_start(parts.store)
+    after = 0 if begins is None else begins.seq
+    booked = set(parts.store.execution_ids(after)) - parts.exchange.books().effects.keys()
     unknown = [x for x in orders(state) if x.txid and not parts.exchange.knows(x.client_order_id)]
+    if begins is not None and unknown:  # lost with the file that was there before
+        ids = tuple(x.client_order_id for x in unknown)
+        parts.exchange.reconcile(RequestReconcile(reason="restored", client_order_ids=ids))
+        unknown = []
     if booked or unknown:
         raise StoreError(
             f"{settings.paper_db()} lacks {len(booked)} executions and {len(unknown)} orders that "
@@ -440,12 +419,18 @@ def _open_exchange(
     run: str,
     *,
     must_exist: bool,
+    begins: PaperStart | None = None,
+    made: int = 0,
 ) -> PaperExchange:
     is_live = isinstance(source, KrakenFeed)
     instrument = source.instrument() if isinstance(source, KrakenFeed) else Instrument()
     price = source.first_price()
     start_usd, base_usd = settings.paper_start_quote, settings.paper_start_base_usd
     base = instrument.volume_down(base_usd / price) if price else ZERO
+    terms = f"{start_usd} USD, and DOGE worth {base_usd} USD" if is_live else ""
+    if begins is not None:
+        base, start_usd = Decimal(begins.base), Decimal(begins.quote)
+        terms = f"{start_usd} USD and {base} DOGE, as restored" if is_live else ""
     return PaperExchange(
         path,
         source,
@@ -455,8 +440,15 @@ def _open_exchange(
         start_quote=start_usd,
         run=run,
         must_exist=must_exist,
-        terms=f"{start_usd} USD, and DOGE worth {base_usd} USD" if is_live else "",
+        terms=terms,
+        made=made,
     )
+
+
+def _made(settings: config.Settings, store: SqliteStore) -> int:
+    """Return the highest number in ids of orders and executions on paper that are booked."""
+    ids = (*SqliteHistory(settings.state_db).txids(), *store.execution_ids())
+    return max((int(x[-9:]) for x in ids if x[-9:].isdecimal()), default=0)
 
 
 def exchange_books(settings: config.Settings, store: SqliteStore, state: BotState) -> ExchangeBooks:
@@ -468,8 +460,13 @@ def exchange_books(settings: config.Settings, store: SqliteStore, state: BotStat
         return live_books(settings, store, state)
     refuse_other_venue(store, settings)
     books = read_books(settings.paper_db(), told=state.exchange_cursor)
+    begins = paper_start(store)
     return ExchangeBooks(
-        base=books.base, quote=books.quote, effects=books.effects, untold=books.untold
+        base=books.base,
+        quote=books.quote,
+        effects=books.effects,
+        untold=books.untold,
+        since_seq=0 if begins is None else begins.seq,
     )
 
 

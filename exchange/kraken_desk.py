@@ -32,8 +32,9 @@ from exchange.kraken_records import (
     WireError,
 )
 from exchange.kraken_resolve import Doubts
+from exchange.kraken_restore import Restorer
 from exchange.kraken_strangers import Strangers
-from exchange.kraken_watch import Watched, watched
+from exchange.kraken_watch import Watched, fill_event, watched
 from exchange.kraken_wire import placed
 from exchange.rates import cancel_cost
 from risk import PLACING_STATUSES
@@ -109,12 +110,14 @@ class Desk:
         self.doubts = self.doubts_class(self)
         self.account = Account(self)
         self.strangers = Strangers(self)
+        self.restorer = Restorer(self)
 
     # ---- what the main thread asks ------------------------------------------------------------
 
     def watch(self, state: BotState) -> None:
         """Take note of the orders that live; called before any action of the same step is put."""
         self.known = watched(state)
+        self.restorer.watch(state)
         self._is_halted = state.mode is Mode.HALTED
         if self._is_halted:
             self._is_halting = False
@@ -153,6 +156,8 @@ class Desk:
 
         Returns the time at which to come again (now: there may be more to do at once).
         """
+        if (again_at := self.restorer.step()) is not None:
+            return again_at
         self._take_in()
         now = self.clock()
         best: Job | None = None
@@ -550,20 +555,8 @@ class Desk:
             if trade.execution_id in booked:  # before it was lost sight of
                 self._before[trade.txid] = self._before.get(trade.txid, ZERO) + trade.volume
                 continue
-            self.post(
-                e.FillEvent(
-                    time=self.clock(),
-                    client_order_id=order.client_order_id,
-                    txid=trade.txid,
-                    execution_id=trade.execution_id,
-                    price=trade.price,
-                    volume=trade.volume,
-                    cost=trade.cost,
-                    fee=trade.fee,
-                    executed_at=trade.time - self.reader.offset_sec,
-                    is_maker=trade.is_maker,
-                )
-            )
+            offset, now = self.reader.offset_sec, self.clock()
+            self.post(fill_event(order.client_order_id, trade, now=now, offset_sec=offset))
 
     def _tell_status(self, order: Watched, view: OrderView) -> None:
         """Tell that an order is over once its executions add up; that it works, if in doubt."""

@@ -3,7 +3,7 @@
 Reads only, in an order in which the first answer that makes a start impossible is told first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar
 
@@ -65,15 +65,15 @@ def read_start(
     symbol: str,
     *,
     tag: int,
-    epoch: int | None,
+    epochs: Collection[int],
     clock: Callable[[], float],
     placed: Sequence[str] = (),
 ) -> Start:
     """Read clock, status, pair, key, fees, balances and open orders.
 
-    `epoch` of the database, None where there is none yet; `placed` are orders of it, of which the
-    account must know one. Raises StartRefused where asking again
-    cannot help, Unavailable where it can.
+    `epochs` of the database's orders, none where there is none yet; `placed` are orders of it, of
+    which the account must know one. Raises StartRefused where asking again cannot help, Unavailable
+    where it can.
     """
     offset, error = read_clock(caller, clock)
     status = _public(caller, "SystemStatus", {}, system_status)
@@ -88,7 +88,6 @@ def read_start(
     names, units = _public(caller, "Assets", ids, lambda x: (asset_names(x), asset_units(x)))
     pair = _with_units(pair, units)
     ours, others = _ours(orders, tag)
-    mine = [x for x in ours if epoch is not None and x == epoch]
     return Start(
         pair=pair,
         key=key,
@@ -108,8 +107,8 @@ def read_start(
             nonce_window=key.nonce_window,
             key_valid_until=key.valid_until,
             bound=suffixed(amounts, names),
-            own_orders=len(mine),
-            other_store_orders=len(ours) - len(mine),
+            own_orders=sum(x in epochs for x in ours),
+            other_epochs=tuple(x for x in ours if x not in epochs),
             foreign_orders=others,
             is_known=is_known,
         ),

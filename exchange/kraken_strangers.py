@@ -46,9 +46,13 @@ class Strangers:
         for view in views:
             order_id = view.client_order_id or ""
             place = decode(order_id)
-            if place is None or place.tag != self._desk.tag:
+            if (
+                place is None
+                or place.tag != self._desk.tag
+                or order_id in self._desk.restorer.aside
+            ):
                 foreign.append(view)
-            elif place.epoch != self._desk.epoch:
+            elif not self._desk.restorer.is_ours(view):
                 foreign.append(view)
                 self._tell_other_store(view)
             elif order_id not in self._desk.known:
@@ -108,12 +112,9 @@ class Strangers:
 
     def tell_unowned(self, views: Sequence[OrderView]) -> None:
         """Tell of orders of ours without owner that work, or have executed what is not booked."""
-        ours, mine = [], (self._desk.tag, self._desk.epoch)
-        for view in views:
-            place = decode(view.client_order_id or "")
-            is_ours = place is not None and (place.tag, place.epoch) == mine
-            if is_ours and view.client_order_id not in self._desk.known:
-                ours.append(view)
+        desk = self._desk
+        owned = desk.known.keys() | desk.restorer.aside
+        ours = [x for x in views if desk.restorer.is_ours(x) and x.client_order_id not in owned]
         done = [x for x in ours if x.executed > 0]
         ids = {x.txid: set(x.trade_ids) for x in done}
         if any(not x for x in ids.values()):  # not told with the order: asked for

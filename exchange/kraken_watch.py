@@ -3,10 +3,11 @@
 from decimal import Decimal
 
 from accounting import orders
+from core import events as e
 from core.domain import ZERO, OrderStatus, Side
 from core.record import Record
 from core.state import BotState
-from exchange.kraken_records import OrderView
+from exchange.kraken_records import OrderView, TradeView
 
 GHOST_SEC = 2 * 86_400.0  # so long before it was found a ghost may have executed
 
@@ -67,3 +68,21 @@ def watched(state: BotState) -> dict[str, Watched]:
             since=ghost.found_at - GHOST_SEC,
         )
     return found
+
+
+def fill_event(
+    client_order_id: str, trade: TradeView, *, now: float, offset_sec: float
+) -> e.FillEvent:
+    """Return an execution as the bot hears of it; `offset_sec`: exchange time less ours."""
+    return e.FillEvent(
+        time=now,
+        client_order_id=client_order_id,
+        txid=trade.txid,
+        execution_id=trade.execution_id,
+        price=trade.price,
+        volume=trade.volume,
+        cost=trade.cost,
+        fee=trade.fee,
+        executed_at=trade.time - offset_sec,
+        is_maker=trade.is_maker,
+    )

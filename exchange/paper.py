@@ -54,8 +54,8 @@ class PaperExchange:
     """An exchange with its market, in the market's time, in one SQLite file (or ":memory:").
 
     `run` names the bot's database that it belongs to; `terms`, with a live market, what it was
-    started with in words. Raises StoreError when the file belongs to another run, market,
-    instrument, setting or start.
+    started with in words; a new one numbers orders and executions from `made` on. Raises StoreError
+    when the file belongs to another run, market, instrument, setting or start.
     """
 
     reads_first = False
@@ -73,6 +73,7 @@ class PaperExchange:
         run: str = "",
         must_exist: bool = False,
         terms: str = "",
+        made: int = 0,
     ) -> None:
         self.source = source
         self.instrument = instrument
@@ -90,17 +91,19 @@ class PaperExchange:
             terms=terms,
         )
         try:
-            self._resume(start_base, start_quote, start_time)
+            self._resume(start_base, start_quote, start_time, made)
         except BaseException:
             self._file.close()
             raise
 
-    def _resume(self, start_base: Decimal, start_quote: Decimal, start_time: float | None) -> None:
+    def _resume(self, base: Decimal, quote: Decimal, start_time: float | None, made: int) -> None:
         file, source = self._file, self.source
         engine = file.engine() or EngineState(
-            base=start_base,
-            quote=start_quote,
-            inventory_cost=self.instrument.cost(source.first_price(), start_base),
+            base=base,
+            quote=quote,
+            inventory_cost=self.instrument.cost(source.first_price(), base),
+            orders_made=made,
+            executions_made=made,
         )
         self.engine = MatchingEngine(self.instrument, self.config, engine)
         cursor = file.cursor()

@@ -24,7 +24,8 @@ def ghost_found(r: Reduction, event: GhostFound) -> None:
     known = r.find(event.client_order_id) is not None or _ghost(r, event.client_order_id)
     if place is None or known:
         return
-    if (place.tag, place.epoch) != (r.state.bot_tag, r.state.store_epoch):
+    epochs = (r.state.store_epoch, *r.state.former_epochs)
+    if place.tag != r.state.bot_tag or place.epoch not in epochs:
         return
     is_entry = place.role is Role.ENTRY
     ghost = Ghost(

@@ -15,7 +15,7 @@ from core.events import CommandReceived, ExternalFlow
 from core.order_id import LIMITS
 from core.record import replace
 from core.state import BotState, Exiting, Idle, Leg, LockName, Mode, Override, SlotState
-from grid import regimes, watch
+from grid import regimes, restoring, watch
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -102,6 +102,8 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
             return _reset_daily_lock(r)
         case c.CancelStaleRecoveries():
             return _cancel_stale(r, command)
+        case c.Adopt() | c.Ignore():
+            return _resolve(r, command)
         case c.ResetOverride():
             return _reset_override(r, command)
         case c.AuditPnl():
@@ -115,6 +117,28 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
 def _confirmed(confirm: bool, effect: str) -> None:
     if not confirm:
         raise _Refusal(f"needs confirm: {effect}")
+
+
+def _resolve(r: Reduction, command: c.Adopt | c.Ignore) -> str:
+    is_adopted = isinstance(command, c.Adopt)
+    effect = (
+        "ends these orders and books what they have executed as inventory"
+        if is_adopted
+        else "leaves these orders alone; what they do to the balances will show as a difference"
+    )
+    restored = r.state.restoring
+    if restored is None:
+        raise _Refusal(
+            "no start waits for this: it is for orders a restored state has no place for"
+        )
+    if not restored.is_told:
+        raise _Refusal("what happened since the restored state is still being read")
+    _confirmed(command.confirm, effect)
+    count = restoring.resolve(r, command)
+    if count is None:
+        known = ", ".join(x.txid for x in restored.unbound)
+        raise _Refusal(f"no order {command.order} waits; these do: {known}")
+    return f"{count} {'adopted' if is_adopted else 'ignored'}"
 
 
 def _mode(r: Reduction, command: c.Pause | c.Resume | c.Halt) -> str:

@@ -201,7 +201,7 @@ class Waiting:
         return {
             "run": self._run, "day": int(time // DAY_SEC), "seq": seq, "time": time,
             "schema": STATE_VERSION, "state": state, "params": params,
-        }  # fmt: skip
+        }  # fmt: skip  # `written_at` is added when it is sent
 
     def batch(self, table: Table, after: int, until: int, rows_max: int) -> Batch | None:
         """Return the next rows of a table, numbers above `after` up to `until`; None: none wait."""
@@ -239,7 +239,8 @@ class Waiting:
 class Replica:
     """Keeps a remote copy of a database up to date, from a thread of its own.
 
-    `run` is the row that describes this database there. `monotonic` is a clock in seconds. Raises
+    `run` is the row that describes this database there. `monotonic` is a clock in seconds, `wall`
+    that of the machine. Raises
     StoreError where its file cannot be opened.
     """
 
@@ -252,9 +253,10 @@ class Replica:
         run: Mapping[str, Any],
         rng: Random,
         monotonic: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._remote, self._run = remote, run
-        self._rng, self._monotonic = rng, monotonic
+        self._rng, self._monotonic, self._wall = rng, monotonic, wall
         file, name = replica_db(state_db), run["run"]
         try:
             self._waiting = Waiting(state_db, name)
@@ -396,7 +398,7 @@ class Replica:
     def _send_state(self, number: int, row: Mapping[str, Any] | None) -> None:
         try:
             if row is not None:
-                self._remote.upsert(SNAPSHOTS, [row])
+                self._remote.upsert(SNAPSHOTS, [{**row, "written_at": self._wall()}])
         except RemoteError as error:
             if error.is_line:
                 raise

@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Context, Decimal, Inexact
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class SqliteStore:
             if not is_memory:
                 self._lock = _locked(self._path, owner or f"process {os.getpid()}", must_exist)
                 if not self._path.exists():
-                    _create(self._path, epoch)
+                    create(self._path, epoch)
                 check_file(self._path)
                 _make_private(self._path)
             self._db = _connect(str(path))
@@ -197,9 +197,10 @@ class SqliteStore:
         found = self._rows(rows.RECENT_CYCLES, (limit,) * 4)
         return [dict(zip(rows.CYCLE_COLUMNS, row, strict=True)) for row in found]
 
-    def execution_ids(self) -> Iterator[str]:
-        """Yield the exchange's ids of all executions."""
-        for (execution_id,) in self._rows("SELECT execution_id FROM executions"):
+    def execution_ids(self, after: int = 0) -> Iterator[str]:
+        """Yield the exchange's ids of all executions booked after a step."""
+        query = "SELECT execution_id FROM executions WHERE seq > ?"
+        for (execution_id,) in self._rows(query, (after,)):
             yield execution_id
 
     def export(self) -> Mapping[str, Any]:
@@ -365,8 +366,13 @@ def _locked(path: Path, owner: str, must_exist: bool) -> StoreLock:
     return StoreLock(path, owner)
 
 
-def _create(path: Path, epoch: int | None) -> None:
-    """Make a complete new database appear at `path`, or none at all: no half one after a crash."""
+def create(
+    path: Path, epoch: int | None, fill: Callable[[sqlite3.Connection], None] = lambda _: None
+) -> None:
+    """Make a complete new database appear at `path`, or none at all: no half one after a crash.
+
+    `fill` writes what it is to hold from the beginning. Raises StoreError, and what `fill` raises.
+    """
     log = path.with_name(path.name + "-wal")
     if log.exists():
         raise StoreError(
@@ -380,6 +386,7 @@ def _create(path: Path, epoch: int | None) -> None:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
             _migrate(db, epoch)
+            fill(db)
         part.rename(path)
         _sync(path.parent)
     except OSError as error:

@@ -82,6 +82,13 @@ class Supabase:
             if len(page) < count:
                 return
 
+    def newest(self, table: Table, run: str, by: str) -> dict[str, Any] | None:
+        """Return the row of a run with the greatest `by`, None without any. Raises RemoteError."""
+        query = self._client.table(table.name).select(",".join(("run", *table.columns)))
+        query = query.eq("run", run).order(by, desc=True).limit(1)
+        found = self._ask(query, f"{table.name} cannot be read")
+        return found[0] if found else None
+
     def check(self, run: Mapping[str, Any]) -> None:
         """Make sure that all tables and rights are there, and that `run` is known.
 

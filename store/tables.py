@@ -46,11 +46,13 @@ def _columns(**kinds: str) -> dict[str, Kind]:
 
 RUNS = Table(
     name="runs", key=("run",), source=None,
-    columns=_columns(text="bot venue pair program", integer="epoch"),
+    columns=_columns(text="bot venue pair program restored_from", integer="epoch"),
 )  # fmt: skip
 SNAPSHOTS = Table(
     name="snapshots", key=("run", "day"), source=None,
-    columns=_columns(text="state params", integer="day schema", bigint="seq", times="time"),
+    columns=_columns(
+        text="state params", integer="day schema", bigint="seq", times="time written_at",
+    ),
 )  # fmt: skip
 TABLES = (
     Table(

@@ -21,6 +21,7 @@ from core.state import LockName, Mode
 from engine.clock import Pacer
 from engine.live import START_CALLS, last_alive
 from engine.loop import Loop
+from engine.restore import tell_restored
 from engine.runtime import Runtime
 from exchange.kraken_budget import Budget
 from exchange.kraken_desk import Desk, DeskConfig
@@ -33,6 +34,8 @@ from exchange.sandbox_venue import READS, SandboxConfig, SandboxVenue
 from risk import PLACING_STATUSES
 from settings.table import DEMO_KEY, DEMO_SECRET
 from store.memory import MemoryStore
+from store.restore import epochs_of
+from store.sqlite import SqliteStore
 from tests.storm_line import CALM, START, Clock, Crash, Line
 from tests.storm_weather import Events, Weather, is_foreign
 
@@ -167,7 +170,7 @@ class World:
         )  # fmt: skip
         self.line = Line(self.venue, self.clock, random.Random(seed + 1))
         self.line.watch = self._check_call
-        self.store = MemoryStore(epoch=EPOCH)
+        self.store: SqliteStore = MemoryStore(epoch=EPOCH)
         self.clock.pass_(60.0)  # the account is older than any lag
         self.crashes = 0
         self.halts: list[str] = []
@@ -204,6 +207,7 @@ class World:
         self.runtime.on_commit = self._on_commit
         self.loop = Loop(self.runtime, self.exchange, pacer=Pacer(None))
         self.runtime.start(facts.venue, self.params, now=self.clock.now, bot_tag=TAG)
+        tell_restored(self.store, self.runtime)
         self.after_start(self.runtime.state)
         self.exchange.begin(self.runtime.state)
         self.loop.run()
@@ -284,7 +288,8 @@ class World:
             self.store.keep_fact("nonce_ceiling", str(wanted))
             self.line.nonces.extend(wanted)
         try:
-            return read_start(self.line, "XDGUSD", tag=TAG, epoch=EPOCH, clock=self.clock)
+            epochs = epochs_of(self.store)
+            return read_start(self.line, "XDGUSD", tag=TAG, epochs=epochs, clock=self.clock)
         finally:
             self.line.faults = faults
 
@@ -303,7 +308,8 @@ class World:
         budget.take_over(now, quiet_sec=max(0.0, now - alive_at))
         budget.spend(START_CALLS, now)
         desk = self.desk_class(
-            self.line, budget, facts.pair, tag=TAG, epoch=EPOCH, config=self.config,
+            self.line, budget, facts.pair, tag=TAG, epoch=self.store.identity()[0],
+            config=self.config,
             clock=self.clock, pause=self.clock.pass_, post=post, booked=self.booked,
         )  # fmt: skip
         desk.reader.offset_sec = facts.account.clock_offset_sec

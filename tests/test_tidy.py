@@ -29,6 +29,8 @@ PROGRAMS = (
     "engine/live.py",
     "engine/live_books.py",
     "engine/models.py",
+    "engine/replication.py",
+    "engine/restore.py",
     "engine/wiring.py",
     "sim/",
     "tools/",
