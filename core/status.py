@@ -321,12 +321,38 @@ class ReplicaBlock(Record, frozen=True, kw_only=True):
     failing: tuple[str, ...]  # tables that fail alone
 
 
+class UnboundBlock(Record, frozen=True, kw_only=True):
+    """An order of ours that a restored state has no place for, and why; `order` is Kraken's id."""
+
+    order: str
+    slot_id: int
+    trade_id: str
+    role: str
+    side: str
+    price: str
+    volume: str
+    why: str
+
+
+class RestoreBlock(Record, frozen=True, kw_only=True):
+    """A start from an older state: what the exchange has told of what happened since.
+
+    Nothing is placed while there is this block; orders `unbound` wait for adopt or ignore.
+    """
+
+    since: float
+    is_told: bool
+    bound: int
+    unbound: tuple[UnboundBlock, ...]
+
+
 class PersistenceBlock(Record, frozen=True, kw_only=True):
     """How far the journal has come; `state_seq` is the last step that changed the state."""
 
     journal_seq: int
     state_seq: int
     replica: ReplicaBlock | None = None  # None: there is none
+    restore: RestoreBlock | None = None
 
 
 class AccountBlock(Record, frozen=True, kw_only=True):

@@ -177,7 +177,7 @@ def adopt_epochs(store: SqliteStore, others: Collection[int]) -> None:
     Raises StartRefused where there is no run they could belong to.
     """
     loaded = store.load()
-    if loaded is None:
+    if loaded is None or not loaded.state.balances.start_mark:
         raise StartRefused(
             "--adopt-epoch: the database holds no run that these orders could be bound to. Put a "
             "backup back, restore from the copy at Supabase, or cancel the orders at Kraken"

@@ -13,10 +13,11 @@ from accounting import benchmarks, breakdown, equity, trial_balance
 from core.domain import HUNDRED, ONE, ZERO, OrderState, Owed, Position, TradeId
 from core.params import Params
 from core.record import Record, plain, replace
-from core.state import BotState, Entering, Exiting, Idle, Leg, LockName, Mode, RiskLevel, SlotState
+from core.state import BotState, Entering, Exiting, Idle, Leg, Mode, RiskLevel, SlotState
 from engine import regime_view
 from engine.kelly_view import kelly_block
 from engine.plain_text import clean_text
+from engine.restore_view import CLEARS, restore_block
 from grid.invariants import check_invariants, liveness
 from grid.watch import beyond_rounding
 from grid_strategy import (
@@ -47,14 +48,6 @@ _WAYS_OUT = {  # of vetoes that time does not lift
     VetoReason.BELOW_BREAK_EVEN: "raise the profit target (set_profit_pct)",
 }
 _NEUTRAL = ("off", "0 layers", "funded", "level LOW, × 1")
-
-_CLEARS = {
-    LockName.API_ERRORS: "resume, once the exchange answers again",
-    LockName.RECONCILIATION: "audit_pnl, when the books agree",
-    LockName.FUNDS: "by itself, once funds suffice",
-    LockName.EQUITY_STOP: "by itself, once equity is above EQUITY_STOP_USD again",
-    LockName.SAFETY: "resume, after looking at what was violated",
-}
 
 
 class Facts(Record, frozen=True, kw_only=True):
@@ -97,7 +90,10 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         entry_vetoes=_vetoes(state),
         ledger=_ledger(state),
         persistence=s.PersistenceBlock(
-            journal_seq=facts.journal_seq, state_seq=facts.state_seq, replica=facts.replica
+            journal_seq=facts.journal_seq,
+            state_seq=facts.state_seq,
+            replica=facts.replica,
+            restore=restore_block(state),
         ),
         exchange=s.ExchangeBlock(
             status=state.health.system_status,
@@ -530,7 +526,7 @@ def _risk(state: BotState, params: Params) -> s.RiskBlock:
                 name=lock.name,
                 since=lock.since,
                 reason=clean_text(lock.reason),
-                clears=_CLEARS.get(lock.name, midnight),
+                clears=CLEARS.get(lock.name, midnight),
             )
             for lock in state.risk.locks
         ),

@@ -44,7 +44,8 @@ class Outbox:
         rows: list[tuple[str, str | int, float, str | None]] = [
             (name, key, time, None) for name, key in dict.fromkeys(named)
         ]
-        if not commit.is_quiet:
+        # Before the books are open there is nothing to go back to: no balances to begin with.
+        if not commit.is_quiet and commit.state.balances.start_mark:
             rows.append((SNAPSHOTS.name, 1, time, None))
         minute = int(commit.state.now // MINUTE_SEC)
         if minute != self._minute and (point := _equity_point(commit, minute)) is not None:
@@ -124,7 +125,10 @@ def fill(db: sqlite3.Connection) -> None:
         f"json_object({pairs}, 'time', {MINUTE_SEC}.0 * CAST(time / {MINUTE_SEC} AS INTEGER)) "
         "FROM equity ORDER BY seq"
     )
-    db.execute(f"{_REPLACE} SELECT '{SNAPSHOTS.name}', 1, 0, NULL FROM state")
+    db.execute(
+        f"{_REPLACE} SELECT '{SNAPSHOTS.name}', 1, 0, NULL FROM state "
+        "WHERE CAST(json_extract(state, '$.balances.start_mark') AS REAL) > 0"
+    )
 
 
 def empty(db: sqlite3.Connection) -> None:

@@ -338,11 +338,12 @@ def _misplaced(truth: Truth, state: BotState) -> list[str]:
     unless what it bought was too little for one.
     """
     found: list[str] = []
+    epochs = (state.store_epoch, *state.former_epochs)
     by_place: dict[tuple[Any, ...], list[OrderRow]] = {}
     entered: Counter[tuple[Any, ...]] = Counter()
     for row in truth.orders:
         place = decode(row.client_id or "")
-        if place is None or (place.tag, place.epoch) != (state.bot_tag, state.store_epoch):
+        if place is None or place.tag != state.bot_tag or place.epoch not in epochs:
             found.append(f"order {row.txid} is none of ours: {row.client_id}")
         elif row.last.executed:
             by_place.setdefault(_key(place), []).append(row)

@@ -59,6 +59,18 @@ class FakeRemote:
             self.rows[table.name][tuple(row[x] for x in table.key)] = row
             self.writes.append((table.name, row))
 
+    def read(self, table: Table, *, equal: Mapping[str, str]) -> Iterator[Row]:
+        """Yield rows as they come back: amounts as text."""
+        for key in sorted(self.rows[table.name]):
+            row = self.rows[table.name][key]
+            if all(row[x] == value for x, value in equal.items()):
+                yield row
+
+    def newest(self, table: Table, run: str, by: str) -> Row | None:
+        """Return the row of a run with the greatest `by`."""
+        found = [x for x in self.rows[table.name].values() if x["run"] == run]
+        return max(found, key=lambda x: x[by], default=None)
+
     def counts(self) -> dict[str, int]:
         """Return how many rows each table has, snapshots and runs aside."""
         return {x.name: len(self.rows[x.name]) for x in TABLES}
@@ -79,7 +91,7 @@ class Desk:
         """Return a replica of the store."""
         return Replica(
             self.remote, self.path, address=address, run={"run": "r1"}, rng=Random(1),
-            monotonic=lambda: self.now,
+            monotonic=lambda: self.now, wall=lambda: 5.0,
         )  # fmt: skip
 
     def send(self, wait_sec: float = 1000.0) -> None:

@@ -77,6 +77,7 @@ def replica(tmp_path: Path, shim: Shim) -> Iterator[Replica]:
         run=RUN,
         rng=Random(1),
         monotonic=lambda: float(next(ticks)),
+        wall=lambda: 5.0,
     )
     yield made
     made.stop()

@@ -8,10 +8,10 @@ import pytest
 from core import actions as a
 from core import events as e
 from core.commands import Adopt, Command, Ignore
-from core.domain import OrderState, Owed, Role, Side, TradeId
+from core.domain import Owed, Role, Side, TradeId
 from core.order_id import OrderPlace, encode
 from core.ports import StartRefused
-from core.state import BotState, Entering, Exiting, Idle, LockName
+from core.state import BotState, Exiting, LockName
 from engine.restore import adopt_epochs
 from store.memory import MemoryStore
 from store.restore import epochs_of
@@ -26,7 +26,12 @@ FORMER = 77
 
 
 def past_id(
-    world: World, *, leg: TradeId = TradeId.B, role: Role = Role.ENTRY, cycle: int = 1, slot: int = 1
+    world: World,
+    *,
+    leg: TradeId = TradeId.B,
+    role: Role = Role.ENTRY,
+    cycle: int = 1,
+    slot: int = 1,
 ) -> str:
     """Return an order id of the database that was lost."""
     place = OrderPlace(
@@ -265,7 +270,7 @@ def test_a_start_that_is_killed_while_it_learns_learns_on(tmp_path: Path, seed: 
 
 
 def test_epochs_are_adopted_for_a_run_only() -> None:
-    """An empty database has nothing to bind orders to; a run draws a new epoch and keeps the old."""
+    """An empty database has nothing to bind orders to; a run draws a new epoch."""
     store = MemoryStore(epoch=7)
     with pytest.raises(StartRefused, match="holds no run"):
         adopt_epochs(store, (8,))

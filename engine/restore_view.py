@@ -1,0 +1,40 @@
+"""What the status shows of a start from an older state, and in which words locks end."""
+
+from core.record import plain
+from core.state import BotState, LockName
+from core.status import RestoreBlock, UnboundBlock
+from engine.plain_text import clean_text
+
+CLEARS = {
+    LockName.API_ERRORS: "resume, once the exchange answers again",
+    LockName.RECONCILIATION: "audit_pnl, when the books agree",
+    LockName.FUNDS: "by itself, once funds suffice",
+    LockName.EQUITY_STOP: "by itself, once equity is above EQUITY_STOP_USD again",
+    LockName.SAFETY: "resume, after looking at what was violated",
+    LockName.RESTORE: "by itself, once the exchange has told all; or adopt, or ignore",
+}
+
+
+def restore_block(state: BotState) -> RestoreBlock | None:
+    """Return what is known of what a restored state lacks; None where it lacks nothing."""
+    restoring = state.restoring
+    if restoring is None:
+        return None
+    return RestoreBlock(
+        since=round(restoring.since, 3),
+        is_told=restoring.is_told,
+        bound=restoring.bound,
+        unbound=tuple(
+            UnboundBlock(
+                order=clean_text(x.txid),
+                slot_id=x.slot_id,
+                trade_id=x.trade_id,
+                role=x.role,
+                side=x.side,
+                price=plain(x.price),
+                volume=plain(x.volume),
+                why=x.why,
+            )
+            for x in restoring.unbound
+        ),
+    )

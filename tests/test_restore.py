@@ -1,0 +1,194 @@
+"""A database made anew from its copy, and whether a database agrees with its copies."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from core import events as e
+from core.ports import StoreError
+from engine.runtime import Runtime, comparable
+from store.restore import (
+    OVERLAP_SEC,
+    Copy,
+    copies_of,
+    disagreement,
+    epochs_of,
+    keep_local,
+    move_aside,
+    own_run,
+    restore,
+    restored_of,
+)
+from store.sqlite import SqliteStore, backup
+from tests.test_replica import ADDRESS, Desk
+
+RUN = {
+    "run": "r1", "bot": "grid", "venue": "paper", "pair": "DOGE/USD", "epoch": 7, "program": "0",
+    "restored_from": None,
+}  # fmt: skip
+BOT = {"bot": "grid", "venue": "paper", "pair": "DOGE/USD"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Yield a store with a round trip behind it, all of it copied as run r1."""
+    made = Desk(tmp_path / "bot.db")
+    made.remote.rows["runs"]["r1",] = RUN
+    with sqlite3.connect(made.path) as db:
+        db.execute("UPDATE meta SET value = 'r1' WHERE name = 'run'")
+    made.send()
+    yield made
+    made.close()
+
+
+def newest(desk: Desk) -> Copy:
+    """Return the newest copy."""
+    return copies_of(desk.remote, **BOT)[0]
+
+
+def test_a_database_is_made_anew_with_all_that_was_copied(desk: Desk, tmp_path: Path) -> None:
+    """State, parameters and history are the same, amounts to the digit; id and epoch are new."""
+    path = tmp_path / "new.db"
+    copy, old = newest(desk), desk.store.load()
+    restore(desk.remote, path, copy, {"venue": "paper"}, lambda _: None)
+    store = SqliteStore(path)
+    loaded = store.load()
+    assert old is not None
+    assert loaded is not None
+    assert loaded == old
+    assert [x.seq for x in store.snapshots()] == [old.seq]
+    was, now = desk.store.export(), store.export()
+    assert {name: rows for name, rows in now.items() if name != "equity"} == {
+        name: rows for name, rows in was.items() if name != "equity"
+    }
+    assert store.audit() == desk.store.audit()
+    assert store.recent_cycles(9) == desk.store.recent_cycles(9)
+    epoch, facts = store.identity()
+    assert epoch != 7
+    assert (facts["venue"], facts["restored_from"]) == ("paper", "r1")
+    assert facts["run"] not in ("r1", "")
+    told = restored_of(facts)
+    assert told is not None
+    assert (told.since, told.epochs[0]) == (old.state.now - OVERLAP_SEC, 7)
+    assert epochs_of(store)[0] == epoch
+    assert 7 in epochs_of(store)
+    runtime = Runtime(store, None, None)
+    assert runtime.restore()
+    assert comparable(runtime.state) == comparable(old.state)
+    runtime.step(e.TimerTick(time=runtime.state.now + 60))
+    assert runtime.seq == old.seq + 1
+    store.close()
+
+
+def test_rows_later_than_the_state_are_left_to_the_exchange(desk: Desk, tmp_path: Path) -> None:
+    """The replica may be ahead of its newest state."""
+    copy = newest(desk)
+    late = max(row["seq"] for row in desk.remote.rows["executions"].values())
+    older = msgspec.structs.replace(copy, seq=late - 1)
+    restore(desk.remote, tmp_path / "new.db", older, {}, lambda _: None)
+    store = SqliteStore(tmp_path / "new.db")
+    assert store.audit()["count"] == desk.store.audit()["count"] - 1
+    assert store.export()["cycles"] == []
+    with sqlite3.connect(tmp_path / "new.db") as db:
+        assert db.execute("SELECT count(*) FROM exit_outcomes").fetchone() == (0,)
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+    store.close()
+
+
+def test_hourly_points_of_equity_come_back_in_order(desk: Desk, tmp_path: Path) -> None:
+    """The first of each hour, the first of each day marked, up to the state."""
+    point = next(iter(desk.remote.rows["equity"].values()))
+    copy = msgspec.structs.replace(newest(desk), seq=10_000)
+    for minutes in range(0, 26 * 60, 10):
+        at = copy.time - 26 * 3600 + minutes * 60.0
+        desk.remote.rows["equity"]["r1", at] = {**point, "time": at}
+    restore(desk.remote, tmp_path / "new.db", copy, {}, lambda _: None)
+    with sqlite3.connect(tmp_path / "new.db") as db:
+        points = db.execute("SELECT time, is_daily FROM equity ORDER BY seq").fetchall()
+    times = [x for x, _ in points]
+    assert times == sorted(times)
+    assert len(times) in (26, 27)
+    assert sum(daily for _, daily in points) in (2, 3)
+
+
+def test_a_copy_that_cannot_be_used_leaves_nothing_behind(desk: Desk, tmp_path: Path) -> None:
+    """Of a newer program, or damaged: refused in words; there is no half database."""
+    path, copy = tmp_path / "new.db", newest(desk)
+    for change, words in (
+        ({"schema": 99}, "newer program"),
+        ({"state": "{"}, "the copied state at"),
+        ({"params": "[]"}, "the copied parameters at"),
+    ):
+        with pytest.raises(StoreError, match=words):
+            restore(desk.remote, path, msgspec.structs.replace(copy, **change), {}, lambda _: None)
+    row = next(iter(desk.remote.rows["executions"].values()))
+    desk.remote.rows["executions"]["r1", "twice"] = row
+    with pytest.raises(StoreError, match="cannot be made from the copy"):
+        restore(desk.remote, path, copy, {}, lambda _: None)
+    assert not path.exists()
+
+
+def test_the_copy_written_last_is_the_newest(desk: Desk) -> None:
+    """Of this bot, venue and pair only."""
+    desk.remote.rows["runs"]["r2",] = {**RUN, "run": "r2"}
+    row = next(iter(desk.remote.rows["snapshots"].values()))
+    desk.remote.rows["snapshots"]["r2", 1] = {**row, "run": "r2", "written_at": 9.0}
+    desk.remote.rows["runs"]["r3",] = {**RUN, "run": "r3", "bot": "other"}
+    desk.remote.rows["snapshots"]["r3", 1] = {**row, "run": "r3", "written_at": 99.0}
+    assert [x.run for x in copies_of(desk.remote, **BOT)] == ["r2", "r1"]
+
+
+def test_a_database_agrees_with_its_own_older_copy_only(desk: Desk, tmp_path: Path) -> None:
+    """An older file, one that went another way, and one of another run disagree."""
+    path = desk.path
+    assert disagreement(path, [newest(desk)]) is None
+    backup(path, tmp_path / "older.db")
+    desk.runtime.stop()
+    desk.step("0.1")
+    desk.send(100.0)
+    copy = newest(desk)
+    assert disagreement(path, [copy]) is None
+    told = disagreement(tmp_path / "older.db", [copy])
+    assert told is not None
+    assert "it is an older one" in told
+    other = msgspec.structs.replace(copy, time=copy.time - 10_000)
+    assert "differ" in (disagreement(path, [other]) or "")
+    stranger = msgspec.structs.replace(copy, run="r2")
+    assert "another database" in (disagreement(path, [stranger, copy]) or "")
+    assert disagreement(path, [copy, stranger]) is None  # written before ours
+    assert disagreement(path, []) is None
+
+
+def test_a_decision_for_the_database_is_made_once(desk: Desk, tmp_path: Path) -> None:
+    """Its copy goes on under a new id with every row, and does not disagree any more."""
+    older = tmp_path / "older.db"
+    backup(desk.path, older)
+    desk.step("0.1")
+    desk.send(100.0)
+    copies = [newest(desk)]
+    assert disagreement(older, copies)
+    keep_local(older, copies)
+    assert disagreement(older, copies) is None
+    store = SqliteStore(older, replica=ADDRESS)
+    facts = store.identity()[1]
+    assert own_run(facts) != "r1"
+    assert facts["run"] == "r1"  # the paper exchange's file belongs to it
+    with sqlite3.connect(older) as db:
+        rows = db.execute("SELECT count(*) FROM outbox WHERE name = 'executions'").fetchone()
+    assert rows == (int(store.audit()["count"]),)
+    store.close()
+    later = [msgspec.structs.replace(copies[0], seq=copies[0].seq + 1)]
+    assert disagreement(older, later)
+
+
+def test_files_are_moved_aside_with_what_belongs_to_them(tmp_path: Path) -> None:
+    """Those that are there; nothing is deleted."""
+    for name in ("bot.db", "bot.db-wal", "other"):
+        (tmp_path / name).write_text(name)
+    moved = move_aside([tmp_path / "bot.db", tmp_path / "none.db"], "before-1")
+    assert sorted(x.name for x in moved) == ["bot.db.before-1", "bot.db.before-1-wal"]
+    assert (tmp_path / "bot.db.before-1").read_text() == "bot.db"
+    assert (tmp_path / "other").exists()
