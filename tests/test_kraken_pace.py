@@ -146,5 +146,5 @@ def test_a_start_that_is_locked_out_is_not_asked_again_at_once() -> None:
 
     world.line.private = locked  # type: ignore[method-assign]
     with pytest.raises(Unavailable) as raised:
-        read_start(world.line, "XDGUSD", tag=TAG, epoch=EPOCH, clock=world.clock)
+        read_start(world.line, "XDGUSD", tag=TAG, epochs=(EPOCH,), clock=world.clock)
     assert raised.value.pause_sec >= 900.0
