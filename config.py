@@ -125,6 +125,7 @@ class Settings(Record, frozen=True, kw_only=True):
     telegram_api_url: str
     supabase_url: str | None
     supabase_key: str | None
+    supabase_candles: bool
     effective: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -332,6 +333,11 @@ def _idle(values: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str
             "REGIME_DIRECTIONAL_ENABLED=true: no effect, there is no regime to act on without "
             "HMM_ENABLED=true or REGIME_MANUAL_OVERRIDE"
         )
+    if values["supabase_candles"]:
+        if _market(values) != "kraken":
+            yield f"SUPABASE_CANDLES=true: no effect with MARKET_DATA={_market(values)}"
+        elif not _hmm_enabled(_Known(values)):
+            yield "SUPABASE_CANDLES=true: no effect without HMM_ENABLED=true"
 
 
 def _fee_checks(values: _Known) -> Iterator[str]:
@@ -490,6 +496,8 @@ def _replica_checks(values: _Known) -> Iterator[str]:
         url, key = values["supabase_url"], values["supabase_key"]
         if (url is None) != (key is None):
             yield "SUPABASE_URL, SUPABASE_KEY: set both or neither"
+        if values.get("supabase_candles") and url is None is key:
+            yield "SUPABASE_CANDLES=true: set SUPABASE_URL and SUPABASE_KEY, for there is no copy"
 
 
 def _settings(

@@ -308,6 +308,16 @@ class LedgerBlock(Record, frozen=True, kw_only=True):
     is_balanced: bool
 
 
+class CandleCopyBlock(Record, frozen=True, kw_only=True):
+    """How the copy of the candles fares (`SUPABASE_CANDLES`)."""
+
+    queue: int  # candles that wait to be sent
+    sent: int  # since the start
+    read: int  # from there, since the start
+    attempts: int  # failed in a row
+    last_error: str  # of these
+
+
 class ReplicaBlock(Record, frozen=True, kw_only=True):
     """How the copy at Supabase fares: what waits for it, and what keeps it."""
 
@@ -319,6 +329,7 @@ class ReplicaBlock(Record, frozen=True, kw_only=True):
     attempts: int  # failed in a row
     last_error: str  # of these
     failing: tuple[str, ...]  # tables that fail alone
+    candles: CandleCopyBlock | None = None  # None: they are not copied
 
 
 class UnboundBlock(Record, frozen=True, kw_only=True):

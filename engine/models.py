@@ -9,8 +9,8 @@ estimate is decided in `regime_policy.py`.
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +19,11 @@ from core.actions import RequestTraining
 from core.events import ModelTrained, RegimeEstimated, TrainingFailed
 from core.market import CandleSource, LabelRow
 from core.params import Params
-from core.ports import StoreError
 from core.record import Record, replace
 from core.regime import Estimate, Evidence, ModelRef
 from core.regime_status import PipelineBlock, TrainerBlock
 from core.state import BotState
+from engine.candle_history import further_places, open_candle_store
 from engine.labelled import Labelled
 from engine.model_files import ModelFiles
 from engine.regime_view import Matrix, RegimeFacts
@@ -47,6 +47,9 @@ from market.pipeline import (
 from regime.evidence import evidence
 from regime_policy import policy
 from store.candles import SqliteCandles, candles_db
+
+if TYPE_CHECKING:
+    from store.candle_replica import CandleReplica
 
 log = logging.getLogger("models")
 
@@ -405,13 +408,16 @@ def _policy(params: Params) -> str:
     )
 
 
-def _open_store(path: Path, market: str) -> SqliteCandles:
-    """Return the file of candles; where it cannot be used, one in memory: trading goes on."""
-    try:
-        return SqliteCandles(path, pair=market)
-    except StoreError as error:
-        log.warning("candles and evidence are kept until the stop only: %s", error)
-        return SqliteCandles(":memory:", pair=market)
+def _recipe(settings: Settings, target: int, least: int) -> Recipe:
+    hmm = settings.hmm
+    return Recipe(
+        target=target,
+        min_candles=least,
+        starts=hmm.starts,
+        seed=settings.seed,
+        label_z=hmm.label_z,
+        decay_halflife=hmm.deep_decay_halflife if hmm.deep_decay_enabled else None,
+    )
 
 
 def open_models(
@@ -424,14 +430,17 @@ def open_models(
     holding_times: Callable[[float, int], list[float]],
     trainer: Trainer | InlineTrainer | None = None,
     store: SqliteCandles | None = None,
+    replica: "CandleReplica | None" = None,
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
     `market` names it in the file of candles. One that can tell its whole past again needs none.
-    `trainer` None: a worker process of their own; `store` None: the file beside the database.
+    `trainer` None: a worker process of their own; `store` None: the file beside the database;
+    `replica`: where candles are copied to, and read from.
     """
     params, hmm = settings.params, settings.hmm
-    store = store or _open_store(candles_db(settings.state_db), market)
+    store = store or open_candle_store(candles_db(settings.state_db), market)
+    further = further_places(store, settings, replica) if is_real_time else ()
     chosen = [(primary_interval(source), hmm.training_candles, params.hmm_min_train_samples)]
     second = secondary_interval(source)
     if params.hmm_multi_timeframe_enabled and second is not None:
@@ -441,14 +450,7 @@ def open_models(
         Frame(
             FrameSettings(
                 interval_sec=interval,
-                recipe=Recipe(
-                    target=target,
-                    min_candles=least,
-                    starts=hmm.starts,
-                    seed=settings.seed,
-                    label_z=hmm.label_z,
-                    decay_halflife=hmm.deep_decay_halflife if hmm.deep_decay_enabled else None,
-                ),
+                recipe=_recipe(settings, target, least),
                 gain=hmm.bias_gain,
             ),
             CandlePipeline(
@@ -457,6 +459,7 @@ def open_models(
                 target=target,
                 minimum=least,
                 store=store if is_real_time else None,
+                further=further,
             ),
             ModelFiles(settings.state_db, interval),
         )

@@ -24,6 +24,7 @@ from core.state import BotState
 from core.status import AccountBlock, Published, ReplicaBlock, Status
 from dashboard import Busy, DashboardHistory, IdReused, Submit
 from engine.books import ExchangeBooks
+from engine.candle_history import candles_of, open_candle_replica, public_market, public_name
 from engine.clock import LiveClock, monotonic, wall_now
 from engine.kelly import KellyDesk
 from engine.live import (
@@ -52,11 +53,8 @@ from engine.restore import (
 )
 from engine.runtime import Runtime
 from engine.telegram import Listener, Telegram
-from exchange.kraken import KrakenClient, is_venue
 from exchange.kraken_exchange import KrakenExchange
-from exchange.kraken_market import KrakenMarket
 from exchange.matching import MatchingConfig, preset
-from exchange.nonce import Nonces
 from exchange.paper import PaperExchange, read_books
 from exchange.queue import QueueModel
 from grid.kelly import is_outstanding
@@ -70,6 +68,7 @@ from store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from engine.models import RegimeModels
+    from store.candle_replica import CandleReplica
     from store.replica import Replica
 
 Source = ReplaySource | SyntheticSource | KrakenFeed
@@ -87,6 +86,7 @@ class Parts(Record, frozen=True, kw_only=True):
     source: Source
     history: SqliteHistory
     replica: "Replica | None" = None
+    candle_replica: "CandleReplica | None" = None
 
     def account(self) -> AccountBlock | None:
         """Return what the status shows of a real exchange's account; None on paper."""
@@ -94,10 +94,15 @@ class Parts(Record, frozen=True, kw_only=True):
 
     def replication(self, now: float) -> ReplicaBlock | None:
         """Return what the status shows of the replica; None where there is none."""
-        return None if self.replica is None else self.replica.view(now)
+        if self.replica is None:
+            return None
+        candles = None if self.candle_replica is None else self.candle_replica.view()
+        return replace(self.replica.view(now), candles=candles)
 
     def close(self) -> None:
         """Release every file, and leave the market."""
+        if self.candle_replica is not None:
+            self.candle_replica.stop()
         if self.replica is not None:
             self.replica.stop()
         if isinstance(self.source, KrakenFeed):
@@ -128,21 +133,10 @@ def open_source(settings: config.Settings, clock: LiveClock | None = None) -> So
 
 
 def _open_feed(settings: config.Settings, clock: LiveClock | None) -> KrakenFeed:
-    url, is_live = settings.kraken_api_url, settings.mode == "live"
-    try:
-        client = KrakenClient(
-            url=url,
-            key="",
-            secret="",
-            nonces=Nonces(lambda: int(wall_now() * 1e9), 0),  # none: all calls are public
-            clock=monotonic,
-            allow=settings.kraken_api_url_allow,
-        )
-    except ValueError as error:
-        raise ConfigError([f"KRAKEN_API_URL={url}: {error}"]) from None
+    is_live = settings.mode == "live"
     return KrakenFeed(
-        KrakenMarket(client, settings.pair),
-        name="Kraken's public prices" + ("" if is_venue(url) else f" from {url}"),
+        public_market(settings),
+        name=public_name(settings),
         poll_sec=min(settings.poll_sec, PUBLIC_POLL_SEC) if is_live else settings.poll_sec,
         wall=wall_now if clock is None else clock.now,
         monotonic=monotonic,
@@ -257,7 +251,8 @@ def with_replica(parts: Parts, settings: config.Settings) -> Parts:
     Raises ConfigError, StoreError; all is closed then.
     """
     try:
-        return replace(parts, replica=open_replica(settings, parts.store, parts.source.name))
+        replica = open_replica(settings, parts.store, parts.source.name)
+        return replace(parts, replica=replica, candle_replica=open_candle_replica(settings))
     except BaseException:
         parts.close()
         raise
@@ -287,14 +282,15 @@ def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None
     from engine import models  # noqa: PLC0415 - numpy is not needed without
 
     source, is_live = parts.source, isinstance(parts.source, KrakenFeed)
-    run, pair = parts.store.identity()[1]["run"], parts.exchange.describe().instrument.pair
+    run = parts.store.identity()[1]["run"]
     return models.open_models(
         settings,
         source,
-        market=f"{pair}, {source.name}" if is_live else f"{source.name}, run {run}",
+        market=candles_of(settings) if is_live else f"{source.name}, run {run}",
         is_real_time=is_live,
         feed_sec=0.0 if is_live else FEED_SEC,
         holding_times=parts.store.holding_times,
+        replica=parts.candle_replica,
     )
 
 
@@ -312,6 +308,8 @@ def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None
         runtime.step(RestoreTold(time=runtime.state.now))
     if parts.replica is not None:
         parts.replica.start()
+    if parts.candle_replica is not None:
+        parts.candle_replica.start()
     if models is not None:
         begin_models(runtime, models, now=max(parts.exchange.now(), runtime.state.now))
     if runtime.params.kelly_enabled:

@@ -337,10 +337,25 @@ class Window:
             first = max(first, end - newest)
         return Rows(*self._table[: len(Rows._fields), first : max(first, end)].copy())
 
+    def rows_of(self, origin: int) -> Rows:
+        """Return a copy of the candles that came from there."""
+        whole = self._table[:, self._first : self._end]
+        return Rows(*whole[: len(Rows._fields), whole[-1] == origin])
+
     def rows_not_of(self, origin: int) -> Rows:
         """Return a copy of the candles that came from elsewhere."""
         whole = self._table[:, self._first : self._end]
         return Rows(*whole[: len(Rows._fields), whole[-1] != origin])
+
+    def lacks(self, rows: Rows) -> Rows:
+        """Return those of `rows` that are not here as they are."""
+        own = Rows(*self._table[: len(Rows._fields), self._first : self._end])
+        at = np.minimum(own.time.searchsorted(rows.time), max(0, own.time.size - 1))
+        if not own.time.size:
+            return rows
+        pairs = zip(own, rows, strict=True)
+        is_here = np.all([(x[at] == y) | (np.isnan(x[at]) & np.isnan(y)) for x, y in pairs], axis=0)
+        return Rows(*(column[~is_here] for column in rows))
 
     def origins(self) -> dict[int, int]:
         """Return origin → how many of the candles came from there."""

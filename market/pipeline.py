@@ -7,13 +7,13 @@ clock, no file, no socket here. Look next at `market/candles.py`.
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from core.market import Candle, CandleSource, PipelineHealth
+from core.market import Candle, CandleRow, CandleSource, PipelineHealth
 from core.ports import CandleStore, MarketError, StoreError, Unavailable
 from market.candles import Rows, Window, empty, merged, prepare, retention_sec, rows_of
 
@@ -29,15 +29,17 @@ STORE, MARKET, FURTHER = 0, 1, 2  # where a candle came from
 
 
 class CandleHistory(Protocol):
-    """Another place where candles are kept, such as a replica."""
+    """Another place where candles are kept, such as a replica. It is never waited for."""
 
     name: str
+    is_stored: bool  # what it tells is in the store already
 
-    def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
-        """Yield candles that opened from `since` on and closed by `until`.
+    def ask(self, interval: float, since: float, until: float) -> None:
+        """Begin to look for candles that opened from `since` on and closed by `until`."""
+        ...
 
-        Raises StoreError, Unavailable.
-        """
+    def arrived(self, interval: float) -> list[CandleRow]:
+        """Return, once, what has been found of an interval. Raises StoreError."""
         ...
 
 
@@ -110,7 +112,8 @@ class CandlePipeline:
         """Fill the window with what had closed by `now`: store, further places, market.
 
         The newest place wins on equal times. Of what the store has, the market is asked again for
-        the newest 720 bars only.
+        the newest 720 bars only. Further places are asked where the store has not enough for a full
+        training; what they find later is taken by `sync`.
         """
         since, refused = now - self.span_sec, self.window.refused
         self.window = Window(self.interval, self.span_sec)
@@ -118,9 +121,10 @@ class CandlePipeline:
         stored = self._stored(since, now)
         self.window.add_rows(stored, now=now, origin=STORE)
         oldest, newest = self.window.first_time, self.window.last_close_time
-        for n, place in enumerate(self._further):
-            told = self._told(place.candles, since, now)
-            self.window.add(told, now=now, origin=FURTHER + n)
+        if self.window.count < self.target:
+            for place in self._further:
+                place.ask(self.interval, since, now)
+        self._hear(now)
         if oldest is None or newest is None:
             self._take(since, now)
         else:
@@ -141,6 +145,7 @@ class CandlePipeline:
             self.load(now)
             return self.window.rows(until=now)
         since = self._next
+        self._hear(now)
         self._take(since, now)
         self.window.trim(now)
         self._last_sync = now
@@ -152,6 +157,24 @@ class CandlePipeline:
         """Write what is not written yet. Safe to call twice."""
         self._save()
 
+    def _hear(self, now: float) -> None:
+        """Take what further places have found; what the market told stays."""
+        for n, place in enumerate(self._further):
+            try:
+                told = place.arrived(self.interval)
+            except StoreError as error:
+                self._failed("candles were not read", error)
+                continue
+            new = self.window.lacks(rows_of(told))
+            if not new.time.size:
+                continue
+            market = self.window.rows_of(MARKET)
+            self.window.add_rows(new, now=now, origin=FURTHER + n)
+            self.window.add_rows(market, now=now, origin=MARKET)
+            log.info("candles of %g s from the %s: %s", self.interval, place.name, new.time.size)
+            if not place.is_stored:
+                self._keep(self.window.rows_of(FURTHER + n), now)
+
     def _take(self, since: float, until: float, *, now: float | None = None) -> None:
         """Ask the market, and go on behind the newest it told, believed or not."""
         at = until if now is None else now
@@ -162,19 +185,14 @@ class CandlePipeline:
             closes = rows.time + self.interval
             closed = closes[closes <= until].tolist()
         else:
-            told = self._told(source.candles, since, until)
+            told = self._told(source, since, until)
             self.window.add(told, now=at, origin=MARKET)
             closed = [x.time + self.interval for x in told if x.time + self.interval <= until]
         self._next = max([-math.inf if self._next is None else self._next, *closed])
 
-    def _told(
-        self,
-        candles: Callable[[float, float, float], Iterator[Candle]],
-        since: float,
-        until: float,
-    ) -> list[Candle]:
+    def _told(self, source: CandleSource, since: float, until: float) -> list[Candle]:
         try:
-            return list(candles(self.interval, since, until))
+            return list(source.candles(self.interval, since, until))
         except (MarketError, StoreError, Unavailable) as error:
             self._failed("candles were not told", error)
             return []

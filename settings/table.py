@@ -296,5 +296,7 @@ VARIABLES: tuple[Variable, ...] = (
        "copy of the books is kept in; unset: no copy"),
     _v(_REPLICA, "SUPABASE_KEY", "secret", "", "supabase_key", "its service key, or "
        "SUPABASE_KEY_FILE: a file that holds it; it stays on this machine"),
+    _v(_REPLICA, "SUPABASE_CANDLES", "flag", "false", "supabase_candles", "candles of the live "
+       "market are copied there too, and read from there where few are here"),
 )  # fmt: skip
 BY_NAME = {variable.name: variable for variable in VARIABLES}

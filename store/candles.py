@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from core.market import CandleRow, LabelRow
@@ -21,6 +21,7 @@ VERSION = 1
 APPLICATION_ID = 0x43414E44  # tells this kind of file from others
 LABEL_DAYS = 400
 DAY_SEC = 86_400.0
+WAIT_SEC = 1.0
 WAL_BYTES_KEPT = 8 * 1024 * 1024
 _SCHEMA = """
 CREATE TABLE candles (
@@ -33,6 +34,40 @@ CREATE TABLE labels (
     label INTEGER,
     PRIMARY KEY (pair, interval, time)
 ) STRICT, WITHOUT ROWID;
+"""
+# Later than the first version, and beside it: a file of an older program serves a newer one, and
+# the other way round.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS backfilled (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, pair TEXT NOT NULL, since REAL NOT NULL,
+    until REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS depths (pair TEXT PRIMARY KEY, sec REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS unsent (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, pair TEXT NOT NULL, interval REAL NOT NULL,
+    time REAL NOT NULL, UNIQUE (pair, interval, time)
+) STRICT;
+"""
+_NAME = """
+CREATE TRIGGER IF NOT EXISTS {name} AFTER {what} ON candles BEGIN
+    DELETE FROM unsent WHERE pair = NEW.pair AND interval = NEW.interval AND time = NEW.time;
+    INSERT INTO unsent (pair, interval, time) VALUES (NEW.pair, NEW.interval, NEW.time);
+END;
+"""
+_FORGET = """
+CREATE TRIGGER IF NOT EXISTS name_deleted AFTER DELETE ON candles BEGIN
+    DELETE FROM unsent WHERE pair = OLD.pair AND interval = OLD.interval AND time = OLD.time;
+END;
+"""
+_TRIGGERS = {"name_new": "INSERT", "name_changed": "UPDATE"}
+# A candle that is told again as it was is no change, and is not sent again.
+_UPSERT = """
+INSERT INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (pair, interval, time) DO UPDATE SET open = excluded.open, high = excluded.high,
+    low = excluded.low, close = excluded.close, volume = excluded.volume, trades = excluded.trades
+WHERE (open, high, low, close, volume, trades) IS NOT (excluded.open, excluded.high, excluded.low,
+    excluded.close, excluded.volume, excluded.trades)
 """
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _TABLES = {"candles", "labels"}
@@ -48,10 +83,13 @@ class SqliteCandles:
 
     Other pairs may live in the same file; a market that is not the venue's own is a pair of its
     own. Labels are those of one `policy`: with other settings they would be others. `notice` says
-    what was moved aside, if anything. Raises StoreError where no file can be made at all.
+    what was moved aside, if anything. A call waits `wait_sec` at most for another writer. Raises
+    StoreError where no file can be made at all.
     """
 
-    def __init__(self, path: Path | str, *, pair: str, policy: str = "") -> None:
+    def __init__(
+        self, path: Path | str, *, pair: str, policy: str = "", wait_sec: float = WAIT_SEC
+    ) -> None:
         self._path = Path(path)
         self._pair = pair
         self._labelled = f"{pair} by {policy}"
@@ -60,7 +98,7 @@ class SqliteCandles:
         if str(path) != ":memory:":
             self._prepare_file()
         try:
-            self._db = _opened(str(path))
+            self._db = _opened(str(path), wait_sec)
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be opened: {error}") from None
 
@@ -102,13 +140,79 @@ class SqliteCandles:
 
     def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
         """Store candles, all or none; one of a time that is there already takes its place."""
-        query = "INSERT OR REPLACE INTO candles VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        self._write(query, ((self._pair, interval, *row) for row in rows))
+        self._write(_UPSERT, ((self._pair, interval, *row) for row in rows))
 
     def prune(self, interval: float, before: float) -> None:
-        """Delete candles that opened before a time."""
-        query = "DELETE FROM candles WHERE pair = ? AND interval = ? AND time < ?"
-        self._write(query, [(self._pair, interval, before)])
+        """Delete candles that opened before a time, but as deep as was asked for by `keep`."""
+        with self._changing("old candles cannot be deleted") as db:
+            query = "SELECT sec FROM depths WHERE pair = ?"
+            kept = db.execute(query, (self._pair,)).fetchone()
+            if kept is not None:
+                query = "SELECT max(time) FROM candles WHERE pair = ? AND interval = ?"
+                newest = db.execute(query, (self._pair, interval)).fetchone()[0]
+                before = before if newest is None else min(before, newest - kept[0])
+            query = "DELETE FROM candles WHERE pair = ? AND interval = ? AND time < ?"
+            db.execute(query, (self._pair, interval, before))
+            db.execute("DELETE FROM backfilled WHERE pair = ? AND until <= ?", (self._pair, before))
+            query = "UPDATE backfilled SET since = ? WHERE pair = ? AND since < ?"
+            db.execute(query, (before, self._pair, before))
+
+    # ---- stretches that were read from prints ---------------------------------------------------
+
+    def keep(self, sec: float) -> None:
+        """Keep candles for so long at least, from now on."""
+        query = (
+            "INSERT INTO depths VALUES (?, ?) "
+            "ON CONFLICT (pair) DO UPDATE SET sec = max(sec, excluded.sec)"
+        )
+        self._write(query, [(self._pair, sec)])
+
+    def write_stretch(
+        self, since: float, until: float, candles: Mapping[float, Sequence[CandleRow]]
+    ) -> None:
+        """Store all candles there are of a stretch, by interval, and that it is complete."""
+        with self._changing("candles cannot be written") as db:
+            for interval, rows in candles.items():
+                db.executemany(_UPSERT, ((self._pair, interval, *row) for row in rows))
+            query = (
+                "DELETE FROM backfilled WHERE pair = ? AND until = ? AND since > ? RETURNING since"
+            )
+            joined = db.execute(query, (self._pair, since, until - DAY_SEC)).fetchall()
+            first = min([since, *(x for (x,) in joined)])
+            query = "INSERT INTO backfilled (pair, since, until) VALUES (?, ?, ?)"
+            db.execute(query, (self._pair, first, until))
+
+    def stretches(self, after: int = 0) -> list[tuple[int, float, float]]:
+        """Return (number, since, until) of complete stretches; a number rises with each change."""
+        query = "SELECT id, since, until FROM backfilled WHERE pair = ? AND id > ? ORDER BY id"
+        with self._told("candles cannot be read") as db:
+            return db.execute(query, (self._pair, after)).fetchall()
+
+    # ---- the replica ----------------------------------------------------------------------------
+
+    def replicate(self, address: str | None) -> None:
+        """From now on note each change for the replica at `address`; None: there is none.
+
+        All that is there is noted for one that is new. What is noted is bounded by what is there.
+        """
+        with self._changing("candles cannot be noted for the replica") as db:
+            known = db.execute("SELECT value FROM facts WHERE name = 'replica'").fetchone()
+            if known == (None if address is None else (address,)):
+                return
+            for name in (*_TRIGGERS, "name_deleted"):
+                db.execute(f"DROP TRIGGER IF EXISTS {name}")
+            db.execute("DELETE FROM unsent")
+            db.execute("DELETE FROM facts WHERE name = 'replica'")
+            if address is None:
+                return
+            for name, what in _TRIGGERS.items():
+                db.execute(_NAME.format(name=name, what=what))
+            db.execute(_FORGET)
+            db.execute("INSERT INTO facts VALUES ('replica', ?)", (address,))
+            db.execute(
+                "INSERT INTO unsent (pair, interval, time) "
+                "SELECT pair, interval, time FROM candles ORDER BY time"
+            )
 
     # ---- labels ---------------------------------------------------------------------------------
 
@@ -141,10 +245,16 @@ class SqliteCandles:
     # ---- helpers --------------------------------------------------------------------------------
 
     def _write(self, query: str, rows: Iterable[tuple[object, ...]]) -> None:
-        with self._told("candles cannot be written") as db:
+        with self._changing("candles cannot be written") as db:
+            db.executemany(query, rows)
+
+    @contextlib.contextmanager
+    def _changing(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a transaction: all or nothing."""
+        with self._told(what) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
-                db.executemany(query, rows)
+                yield db
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:  # a full disk has rolled back already
@@ -189,8 +299,8 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def _opened(path: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
+def _opened(path: str, wait_sec: float) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=wait_sec, check_same_thread=False)
     try:
         for pragma in (
             "journal_mode=WAL",
@@ -203,6 +313,7 @@ def _opened(path: str) -> sqlite3.Connection:
                 f"BEGIN IMMEDIATE; {_SCHEMA}; PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {VERSION}; COMMIT;"
             )
+        db.executescript(_ADDED)
     except BaseException:
         db.close()
         raise

@@ -65,13 +65,10 @@ class Supabase:
 
         `equal` narrows columns to values. A page is asked for at a time.
         """
-        columns = ",".join(
-            f"{name}::text" if kind == "numeric" else name for name, kind in table.columns.items()
-        )
         first = 0
         while limit is None or first < limit:
             count = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - first)
-            query = self._client.table(table.name).select("run," + columns)
+            query = self._client.table(table.name).select(_selected(table))
             for name, value in (equal or {}).items():
                 query = query.eq(name, value)
             for name in table.key:
@@ -88,6 +85,25 @@ class Supabase:
         query = query.eq("run", run).order(by, desc=True).limit(1)
         found = self._ask(query, f"{table.name} cannot be read")
         return found[0] if found else None
+
+    def pages(
+        self, table: Table, *, equal: Mapping[str, str], column: str, since: float, before: float
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield the rows with a `column` from `since` on and before `before`, the newest first.
+
+        `column` is the last of the key and `equal` has the others: its values are unique. A page
+        is asked for at a time. Raises RemoteError.
+        """
+        while True:
+            query = self._client.table(table.name).select(_selected(table))
+            for name, value in equal.items():
+                query = query.eq(name, value)
+            query = query.gte(column, since).lt(column, before).order(column, desc=True)
+            page = self._ask(query.limit(PAGE_ROWS), f"{table.name} cannot be read")
+            if not page:  # a short page is not the last where the project gives fewer rows
+                return
+            yield page
+            before = min(float(row[column]) for row in page)
 
     def check(self, run: Mapping[str, Any]) -> None:
         """Make sure that all tables and rights are there, and that `run` is known.
@@ -140,7 +156,7 @@ class Supabase:
 
     def _columns_problem(self) -> str | None:
         for table in BY_NAME.values():
-            query = self._client.table(table.name).select(",".join(("run", *table.columns)))
+            query = self._client.table(table.name).select(",".join(table.all_columns))
             try:
                 self._ask(query.limit(1), f"{table.name} cannot be read")
             except RemoteError as error:
@@ -176,6 +192,13 @@ class Supabase:
         if not isinstance(found, list):
             raise RemoteError(f"{what}: the answer is none of Supabase's", is_line=True)
         return found
+
+
+def _selected(table: Table) -> str:
+    """Return what is asked for of a table: amounts as text, so that they stay exact."""
+    return ",".join(
+        f"{name}::text" if kind == "numeric" else name for name, kind in table.all_columns.items()
+    )
 
 
 def _key_problem(error: RemoteError) -> str:

@@ -1,27 +1,34 @@
 """What is replicated: the tables of the replica, their columns and natural keys.
 
 The migrations in `docs/migrations` make these tables; a test compares the two. `run`, the database
-a row came from, is a column of each and the first of every key.
+a row came from, is a column of each and the first of every key; of candles, which are the same for
+all, it is not.
 """
 
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["text", "integer", "bigint", "numeric", "double precision", "boolean"]
-REMOTE_VERSION = 2
-MIGRATION_FILES = {1: "001_first_schema.sql", 2: "002_regime_tag.sql"}
+REMOTE_VERSION = 3
+MIGRATION_FILES = {1: "001_first_schema.sql", 2: "002_regime_tag.sql", 3: "003_candles.sql"}
 
 
 class Table(NamedTuple):
     """One table of the replica; rows come from the table of the same name in the local database.
 
     `source` is the local column that the outbox names rows by; one name may stand for several
-    rows. None: the outbox holds the row itself.
+    rows. None: the outbox holds the row itself. `is_shared`: its rows are of no run in particular.
     """
 
     name: str
     key: tuple[str, ...]
     columns: dict[str, Kind]
     source: str | None
+    is_shared: bool = False
+
+    @property
+    def all_columns(self) -> dict[str, Kind]:
+        """Return the columns as they are there, `run` too."""
+        return self.columns if self.is_shared else {"run": "text", **self.columns}
 
     def row(self, run: str, values: tuple[Any, ...]) -> dict[str, Any]:
         """Return a row as it is sent, from local values in the order of the columns."""
@@ -112,4 +119,8 @@ TABLES = (
         ),
     ),
 )  # fmt: skip
-BY_NAME = {table.name: table for table in (*TABLES, RUNS, SNAPSHOTS)}
+CANDLES = Table(
+    name="candles", key=("pair", "interval", "time"), source=None, is_shared=True,
+    columns=_columns(text="pair", times="interval time open high low close volume trades"),
+)  # fmt: skip
+BY_NAME = {table.name: table for table in (*TABLES, RUNS, SNAPSHOTS, CANDLES)}

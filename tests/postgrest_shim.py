@@ -2,11 +2,11 @@
 
 What it does as PostgREST 12 does: a bulk upsert is one statement over `json_to_recordset` with
 `on_conflict` and `columns`; `Prefer: resolution=merge-duplicates` and `return=representation`;
-`select` with casts, `order`, `limit`, `offset`, filters `eq`; at most 1,000 rows of a read; the
-role of the key is taken on with SET ROLE, so rights and row-level security are PostgreSQL's own;
-errors are worded, numbered and given the statuses as there (PGRST204 unknown column of a write,
-PGRST205 unknown table, SQLSTATE for all else). An unknown key is answered as Supabase's gateway
-does.
+`select` with casts, `order`, `limit`, `offset`, filters `eq`, `gte`, `lt`; at most 1,000 rows of a
+read; the role of the key is taken on with SET ROLE, so rights and row-level security are
+PostgreSQL's own; errors are worded, numbered and given the statuses as there (PGRST204 unknown
+column of a write, PGRST205 unknown table, SQLSTATE for all else). An unknown key is answered as
+Supabase's gateway does.
 
 What it does not cover: JWTs (a key is a word that stands for a role), embedded resources, other
 filters and methods, RPC, counts, `missing=default`, ranges by header, schemas but public, a stale
@@ -38,6 +38,8 @@ SERVICE_KEY = "sb_service_0123456789abcdefghijklmnop"
 PUBLIC_KEY = "sb_public_0123456789abcdefghijklmnopq"
 ROLES = {SERVICE_KEY: "service_role", PUBLIC_KEY: "anon"}
 PAGE_ROWS = 1000
+NO_FILTERS = ("select", "limit", "offset", "order")
+SIGNS = {"eq": "=", "gte": ">=", "lt": "<"}
 ROLE_SQL = """
 create role anon nologin; create role service_role nologin bypassrls;
 grant usage on schema public to anon, service_role;
@@ -243,12 +245,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(
         self, role: str, table: str, columns: dict[str, str], asked: dict[str, str], _body: bytes
     ) -> None:
-        wanted = [x.split("::") for x in asked.pop("select", "*").split(",")]
-        limit = min(int(asked.pop("limit", PAGE_ROWS)), PAGE_ROWS)
-        offset = int(asked.pop("offset", 0))
-        order = [x.split(".") for x in asked.pop("order", "").split(",") if x]
+        wanted = [x.split("::") for x in asked.get("select", "*").split(",")]
+        limit = min(int(asked.get("limit", PAGE_ROWS)), PAGE_ROWS)
+        offset = int(asked.get("offset", 0))
+        order = [x.split(".") for x in asked.get("order", "").split(",") if x]
         names = [f't."{x[0]}"' + (f'::{x[1]} as "{x[0]}"' if x[1:] else "") for x in wanted]
-        where = [f't."{k}" = {_quoted(v.removeprefix("eq."))}' for k, v in asked.items()]
+        filters = parse_qsl(urlsplit(self.path).query)  # a column may have several
+        where = [_condition(*item) for item in filters if item[0] not in NO_FILTERS]
         query = f"select {', '.join(names)} from public.{table} t"
         if where:
             query += " where " + " and ".join(where)
@@ -320,6 +323,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _condition(name: str, text: str) -> str:
+    sign, _, value = text.partition(".")
+    return f't."{name}" {SIGNS[sign]} {_quoted(value)}'
 
 
 def _quoted(text: str) -> str:

@@ -45,7 +45,6 @@ class ListSource:
     candle_interval = MINUTE
     candle_errors = 0
     candle_trouble: str | None = None
-    name = "replica"
 
     def __init__(self, candles: list[Candle]) -> None:
         self.all = candles
@@ -60,6 +59,37 @@ class ListSource:
                 raise self.failure
             if x.time >= since and x.time + interval <= until:
                 yield x
+
+
+class Place:
+    """A further place whose candles come when the test says so."""
+
+    name = "replica"
+
+    def __init__(self, *, is_stored: bool = False) -> None:
+        self.is_stored = is_stored
+        self.asked: list[tuple[float, float]] = []
+        self.ready: list[CandleRow] = []
+        self.failure: StoreError | None = None
+
+    def ask(self, interval: float, since: float, until: float) -> None:
+        """Note what is asked."""
+        self.asked.append((since, until))
+
+    def arrived(self, interval: float) -> list[CandleRow]:
+        """Give what is ready, once; or fail."""
+        if self.failure is not None:
+            raise self.failure
+        ready, self.ready = self.ready, []
+        return ready
+
+
+def numbers(*candles: Candle) -> list[CandleRow]:
+    """Return candles as plain numbers."""
+    return [
+        (x.time, float(x.open), float(x.high), float(x.low), float(x.close), float(x.volume), None)
+        for x in candles
+    ]
 
 
 class DeadStore:
@@ -115,7 +145,8 @@ def test_the_newest_place_wins_on_equal_times() -> None:
     store = SqliteCandles(":memory:", pair=PAIR)
     stored = rows_of([(T + n * MINUTE, 1, 1, 1, 1, 1, None) for n in range(4)])
     store.write(MINUTE, list(zip(*(x.tolist() for x in stored[:6]), [None] * 4, strict=True)))
-    replica = ListSource([candle(n, "2") for n in (1, 2, 3, 5)])
+    replica = Place()
+    replica.ready = numbers(*(candle(n, "2") for n in (1, 2, 3, 5)))
     made = pipeline(
         ListSource([candle(n, "3") for n in (2, 4)]), store=store, further=(replica,)
     )  # fmt: skip
@@ -127,6 +158,45 @@ def test_the_newest_place_wins_on_equal_times() -> None:
     again = pipeline(ListSource([]), store=store)
     again.load(T + 6 * MINUTE)
     assert same(again.window.rows(), made.window.rows())
+
+
+def test_what_a_further_place_finds_late_is_taken_without_waiting() -> None:
+    """The market's word stays, and what is told as the store has it stays the store's."""
+    now = T + 150 * MINUTE
+    store, replica = SqliteCandles(":memory:", pair=PAIR), Place()
+    store.write(MINUTE, numbers(*(candle(n) for n in range(100, 110))))
+    source = ListSource([candle(n, "3") for n in range(120, 150)])
+    made = pipeline(source, store=store, further=(replica,))
+    made.load(now)
+    assert replica.asked == [(now - made.span_sec, now)]
+    assert made.window.count == 40
+    replica.ready = numbers(*(candle(n) for n in range(90, 111)), candle(130, "9"), candle(150))
+    assert made.sync(now + 1).time.size == 0
+    expected = dict.fromkeys(range(90, 111), 1.0) | dict.fromkeys(range(120, 150), 3.0)
+    assert closes(made.window.rows()) == expected
+    assert made.health(now).sources == {"store": 10, "replica": 11, "market": 30}
+    assert closes(rows_of(store.read(MINUTE, 0, 1e12))) == expected
+    assert len(replica.asked) == 1
+
+
+def test_a_further_place_is_asked_only_where_the_store_has_too_few() -> None:
+    """A full training window needs nobody else."""
+    store, replica = SqliteCandles(":memory:", pair=PAIR), Place()
+    store.write(MINUTE, numbers(*(candle(n) for n in range(100))))
+    pipeline(ListSource([]), store=store, further=(replica,)).load(T + 100 * MINUTE)
+    assert replica.asked == []
+
+
+def test_a_further_place_that_cannot_be_read_is_told() -> None:
+    """Nothing is raised, and it is asked again."""
+    replica = Place(is_stored=True)
+    replica.failure = StoreError("the disk is gone")
+    made = pipeline(ListSource([candle(0)]), further=(replica,))
+    made.load(T + MINUTE)
+    assert "the disk is gone" in str(made.health(T + MINUTE).trouble)
+    replica.failure, replica.ready = None, numbers(candle(1))
+    made.sync(T + 2 * MINUTE)
+    assert made.health(T + 2 * MINUTE).sources == {"replica": 1, "market": 1}
 
 
 def test_of_what_the_store_has_only_the_newest_is_asked_again() -> None:

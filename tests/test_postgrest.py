@@ -18,7 +18,7 @@ RUN = {
 POINT = dict.fromkeys(BY_NAME["equity"].columns, "1.10") | {"run": "r1", "time": 60.0}
 OLD = """
 alter table exit_outcomes alter column regime_at_entry type text;
-delete from replica_schema where version = 2;
+delete from replica_schema where version > 1;
 insert into exit_outcomes (run, cycle_id, resolution, holding_sec, entry_price, exit_price,
     net_profit, regime_at_entry) values
     ('r1', 1, 'filled', 1, 1, 1, 1, 'BULLISH'), ('r1', 2, 'filled', 1, 1, 1, 1, ' 2'),
@@ -59,7 +59,7 @@ def refusal(shim: Shim, key: str = SERVICE_KEY) -> str:
 def test_the_tables_are_those_of_the_program(shim: Shim) -> None:
     """Same columns, types and keys; row-level security everywhere, and no policy."""
     for table in BY_NAME.values():
-        assert shim.columns(table.name) == {"run": "text", **table.columns}
+        assert shim.columns(table.name) == table.all_columns
         key = shim.sql(
             "select string_agg(attname, ',' order by array_position(conkey, attnum)) from "
             f"pg_constraint join pg_attribute on attrelid = conrelid and attnum = any (conkey) "
@@ -112,7 +112,10 @@ def test_an_older_schema_is_refused(shim: Shim) -> None:
     """The text names the migration to run."""
     shim.sql(OLD)
     text = refusal(shim)
-    assert text.endswith("has version 1, 2 is needed: run docs/migrations/002_regime_tag.sql")
+    assert text.endswith(
+        "has version 1, 3 is needed: run docs/migrations/002_regime_tag.sql, then "
+        "docs/migrations/003_candles.sql"
+    )
 
 
 def test_a_missing_column_or_table_is_refused(shim: Shim) -> None:

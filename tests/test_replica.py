@@ -55,7 +55,7 @@ class FakeRemote:
         if table.name in self.broken or (self.poison and self.poison in str(rows)):
             raise RemoteError(f"{table.name} cannot be written: 500")
         for row in rows:
-            assert set(row) == {"run", *table.columns}
+            assert set(row) == set(table.all_columns)
             self.rows[table.name][tuple(row[x] for x in table.key)] = row
             self.writes.append((table.name, row))
 

@@ -24,6 +24,8 @@ MODELS = (
 PURE = ("core", *DECISIONS, *MODELS)
 PROGRAMS = (
     "bot.py",
+    "engine/backfill.py",
+    "engine/candle_history.py",
     "engine/cli.py",
     "engine/counter.py",
     "engine/live.py",
@@ -48,6 +50,7 @@ BOUNDARIES = {
     "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
     "engine/trainer.py",
     "exchange/kraken_exchange.py", "regime/worker.py", "store/replica.py",
+    "store/candle_replica.py",
 }  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""Composition of what candles come from: the public market, its name on disk, the candles' copy.
+
+A program, as `engine/wiring.py`.
+"""
+
+import logging
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import config
+from core.ports import ConfigError, StoreError
+from engine.clock import monotonic, wall_now
+from exchange.kraken import KrakenClient, is_venue
+from exchange.kraken_market import KrakenMarket
+from exchange.nonce import Nonces
+from store.candles import SqliteCandles, candles_db
+
+if TYPE_CHECKING:
+    from market.pipeline import CandleHistory
+    from store.candle_replica import CandleReplica
+
+log = logging.getLogger("models")
+
+
+def public_market(settings: config.Settings) -> KrakenMarket:
+    """Return what asks Kraken, or what stands for it, in public. Raises ConfigError."""
+    url = settings.kraken_api_url
+    try:
+        client = KrakenClient(
+            url=url,
+            key="",
+            secret="",
+            nonces=Nonces(lambda: int(wall_now() * 1e9), 0),  # none: all calls are public
+            clock=monotonic,
+            allow=settings.kraken_api_url_allow,
+        )
+    except ValueError as error:
+        raise ConfigError([f"KRAKEN_API_URL={url}: {error}"]) from None
+    return KrakenMarket(client, settings.pair)
+
+
+def public_name(settings: config.Settings) -> str:
+    """Return what that market is called."""
+    url = settings.kraken_api_url
+    return "Kraken's public prices" + ("" if is_venue(url) else f" from {url}")
+
+
+def candles_of(settings: config.Settings) -> str:
+    """Return what its candles are filed under, here and in the replica."""
+    return f"{settings.pair}, {public_name(settings)}"
+
+
+def open_candle_replica(settings: config.Settings) -> "CandleReplica | None":
+    """Return the candles' copy, not yet started; None where there is none to be."""
+    url, key = settings.supabase_url, settings.supabase_key
+    is_on = settings.supabase_candles and settings.params.hmm_enabled
+    if url is None or key is None or not is_on or settings.market_data != "kraken":
+        return None
+    from store.candle_replica import CandleReplica  # noqa: PLC0415 - slow to import
+    from store.supabase import Supabase  # noqa: PLC0415
+
+    return CandleReplica(
+        Supabase(url, key),
+        candles_db(settings.state_db),
+        pair=candles_of(settings),
+        rng=Random(settings.seed + 3),
+        monotonic=monotonic,
+    )
+
+
+def open_candle_store(path: Path, market: str) -> SqliteCandles:
+    """Return the file of candles; where it cannot be used, one in memory: trading goes on."""
+    try:
+        return SqliteCandles(path, pair=market)
+    except StoreError as error:
+        log.warning("candles and evidence are kept until the stop only: %s", error)
+        return SqliteCandles(":memory:", pair=market)
+
+
+def further_places(
+    store: SqliteCandles, settings: config.Settings, replica: "CandleReplica | None"
+) -> "tuple[CandleHistory, ...]":
+    """Return where candles may come from beside store and market, in the order they are asked."""
+    from store.backfilled import Backfilled  # noqa: PLC0415 - not needed without models
+
+    try:
+        store.replicate(None if replica is None else settings.supabase_url)
+        backfilled = Backfilled(store)
+    except StoreError as error:
+        log.warning("candles are neither copied nor taken from a backfill: %s", error)
+        return () if replica is None else (replica,)
+    return (backfilled,) if replica is None else (backfilled, replica)
