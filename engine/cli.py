@@ -1,4 +1,4 @@
-"""The sub-commands beside `run`: check, verify, backup, status, export, refold.
+"""The sub-commands beside `run`: check, verify, backup, backfill, status, export, refold.
 
 They print for people and return exit codes; each opens what it needs and leaves no trace.
 """
@@ -33,7 +33,9 @@ from engine.start_check import start_checks
 from engine.wiring import exchange_books, open_parts, open_store, open_trial
 from exchange.paper import PaperExchange
 from settings.variable import path_is
+from sim.arguments import number
 
+DAYS_MIN, DAYS_MAX, DAYS = 0.1, 400.0, 14.0  # of a backfill
 LAG_SEC = 6.0  # more than what Kraken tells of an account may lag
 EXIT_OK, EXIT_FAILED, EXIT_REFUSED = 0, 1, 3
 COMMANDS = {
@@ -41,6 +43,7 @@ COMMANDS = {
     "check": "check configuration, market, minimums and database; places no order",
     "verify": "prove the books: refold the journal, compare with the exchange",
     "backup": "copy the running database to FILE",
+    "backfill": "read deeper candles from Kraken's public trades; the daemon may run",
     "status": "show the status of the running daemon",
     "export": "print history and final state as JSON",
     "refold": "fold the journal anew and compare every action",
@@ -60,6 +63,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
             _add_choices(sub, default=False)
         if name == "backup":
             sub.add_argument("file", type=Path, help="where to write the copy; must not exist")
+        if name == "backfill":
+            sub.add_argument(
+                "--days", type=number(DAYS_MIN, DAYS_MAX), default=DAYS, metavar="DAYS",
+                help=f"how far back, {DAYS_MIN:g} to {DAYS_MAX:g} (default {DAYS:g})",
+            )  # fmt: skip
         if name == "export":
             sub.add_argument(
                 "--canonical", action="store_true", help="sorted keys, on one line, with its hash"
@@ -92,6 +100,7 @@ def run(args: argparse.Namespace, settings: config.Settings) -> int:
         "check": _check,
         "verify": _verify,
         "backup": _backup,
+        "backfill": _backfill,
         "status": _status,
         "export": _export,
         "refold": _refold,
@@ -237,6 +246,12 @@ def _backup(args: argparse.Namespace, settings: config.Settings) -> int:
     if pairs:
         _out("they belong together: restore all or none")
     return EXIT_OK
+
+
+def _backfill(args: argparse.Namespace, settings: config.Settings) -> int:
+    from engine.backfill import backfill  # noqa: PLC0415 - only this command needs numpy
+
+    return backfill(args, settings)
 
 
 def _status(_args: argparse.Namespace, settings: config.Settings) -> int:
