@@ -42,7 +42,10 @@ def backfill(args: argparse.Namespace, settings: config.Settings) -> int:
         )
         return EXIT_CONFIG
     path = candles_db(settings.state_db)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path.parent} cannot be made: {error.strerror}") from None
     since = datetime.fromtimestamp(wall_now(), UTC).isoformat(timespec="seconds")
     try:
         lock = StoreLock(path, f"process {os.getpid()}, started {since}")
@@ -52,6 +55,9 @@ def backfill(args: argparse.Namespace, settings: config.Settings) -> int:
         return EXIT_IN_USE
     try:
         return _locked(args.days, settings)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted before anything was read.\n")
+        return EXIT_INTERRUPTED
     finally:
         lock.release()
 

@@ -36,6 +36,7 @@ from market.backfill import (
 from store.candles import SqliteCandles, candles_db
 from tests.helpers import market_file
 from tests.public_server import PublicServer, serving
+from tests.test_daemon import Running
 
 D = Decimal
 ROOT = Path(__file__).parent.parent
@@ -520,3 +521,40 @@ def test_a_backfill_that_is_killed_or_interrupted_goes_on(
     assert {b[0] - a[0] for a, b in pairwise(found)} == {60.0}
     with sqlite3.connect(candles_db(tmp_path / "bot.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.slow
+def test_a_running_daemon_trains_deeper_on_what_a_backfill_writes(
+    tmp_path: Path, server: PublicServer
+) -> None:
+    """Without a restart: its tier improves, and the status says where candles came from."""
+    history(server, 40)
+    env = environment(
+        tmp_path, server, PORT="0", HMM_ENABLED="true", HMM_TRAINING_CANDLES="2000",
+        REGIME_EVAL_INTERVAL_SEC="30",
+    )  # fmt: skip
+    daemon = Running(env)
+
+    def depth() -> str:
+        regime = daemon.get("/api/status").json()["hmm_regime"]
+        is_there = regime["is_trained"] and regime["model"] and regime["training_depth"]
+        return regime["training_depth"]["quality_tier"] if is_there else ""
+
+    def wait_for(tier: str) -> None:
+        deadline = time.monotonic() + 90
+        while depth() != tier:
+            assert time.monotonic() < deadline, depth()
+            time.sleep(0.5)
+
+    try:
+        daemon.wait("/readyz")
+        wait_for("baseline")
+        assert command(env, "--days", "1.6").returncode == 0
+        wait_for("full")
+        sources = daemon.get("/api/status").json()["hmm_data_pipeline"]["sources"]
+        assert sources["backfill"] > 1_500
+        assert daemon.stop() == 0
+    finally:
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
