@@ -155,7 +155,7 @@ class _Job:
             if is_used
             else "The models are off: HMM_ENABLED=true lets them learn from it.",
         ]
-        self.say("")
+        self._line.end()
         sys.stdout.write("\n".join(lines) + "\n")
 
     def _there(self) -> list[str]:
