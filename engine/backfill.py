@@ -18,7 +18,16 @@ from engine.candle_history import candles_of, public_market, public_name
 from engine.clock import sleep, wall_now
 from engine.live import no_answer
 from engine.progress import ProgressLine
-from market.backfill import DAY_SEC, MINUTES, Backfill, Done, missing, quarter
+from market.backfill import (
+    DAY_SEC,
+    MINUTES,
+    PAGE_SEC,
+    Backfill,
+    Done,
+    known_since,
+    missing,
+    quarter,
+)
 from market.candles import gap_limit, rows_of
 from market.pipeline import PRIMARY_SEC, SECONDARY_SEC
 from store.candles import SqliteCandles, candles_db
@@ -67,7 +76,14 @@ def _locked(days: float, settings: config.Settings) -> int:
     until = quarter(market.server_time() - LAG_SEC)
     if market.pair()[1] == "delisted":
         raise StartRefused(f"it does not know the pair {settings.pair}")
-    since = quarter(until - days * DAY_SEC)
+    first, since = known_since(market), quarter(until - days * DAY_SEC)
+    if first > since:
+        told = f"from {_time(first)} on only" if first < until else "not yet; try again later"
+        sys.stderr.write(f"{public_name(settings)} tell whole quarters of an hour {told}.\n")
+        if first >= until:
+            return EXIT_OK
+        since = first
+    sleep(PAGE_SEC)
     store = SqliteCandles(
         candles_db(settings.state_db), pair=candles_of(settings), wait_sec=WAIT_SEC
     )

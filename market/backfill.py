@@ -74,6 +74,16 @@ def quarter(time: float) -> float:
     return math.floor(time / SECONDARY_SEC) * SECONDARY_SEC
 
 
+def known_since(prints: Prints) -> float:
+    """Return the first quarter of an hour all of whose prints can be told, inf without any.
+
+    Kraken tells all there ever were; a source that tells its newest only begins in the midst of
+    some minute. Raises Unavailable.
+    """
+    page, _ = prints.trades(0)
+    return math.ceil(page[0].time / SECONDARY_SEC) * SECONDARY_SEC if page else math.inf
+
+
 def missing(store: HistoryStore, since: float, until: float) -> list[Stretch]:
     """Return what is to be read, a day at most each, the newest first.
 

@@ -30,6 +30,7 @@ from market.backfill import (
     Backfill,
     Done,
     MinuteCandles,
+    known_since,
     missing,
     quarter,
 )
@@ -419,13 +420,35 @@ def test_the_command_fills_the_file_of_candles(
     assert [x[0] for x in found] == [begin + 60 * n for n in range(len(found))]
     assert found[-1][0] + 60 == quarter(found[-1][0] + 60)
     assert found[0] == (begin, 0.1, 0.1002, 0.1, 0.1002, 30.0, 3.0)
-    assert f"there are {len(found):,} of 360 minutes ({len(found):,} with trades)" in out
-    assert "1 silence of more than 15 min" in out
+    assert f"there are {len(found):,} of {len(found):,} minutes ({len(found):,} with" in out
+    assert "silence" not in out
     assert "HMM_ENABLED=true" in out
     assert "are to be read" in err
+    assert "on only" in err  # it is asked for more than the tape has
     server.asked.clear()
     assert here(monkeypatch, env, "--days", "0.25") == 0
-    assert server.asked.count("Trades") <= 1  # a quarter may have ended meanwhile
+    assert server.asked.count("Trades") <= 2  # a quarter may have ended meanwhile
+
+
+def test_a_source_that_begins_in_the_midst_of_a_minute_is_read_from_the_next_quarter_on() -> None:
+    """Half of a minute is no minute; one that has no prints tells nothing."""
+    assert known_since(Prints([trade(1), trade(2)])) == T + 900
+    assert known_since(Prints([trade(0)])) == T
+    assert known_since(Prints([])) == float("inf")
+
+
+def test_a_source_without_a_whole_quarter_says_so(
+    tmp_path: Path,
+    server: PublicServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A sandbox that has just begun: nothing is written, nothing is noted as complete."""
+    assert here(monkeypatch, environment(tmp_path, server)) == 0
+    out, err = capsys.readouterr()
+    assert "not yet; try again later" in err
+    assert out == ""
+    assert minutes(tmp_path, server) == []
 
 
 def test_the_command_says_what_is_wrong(
