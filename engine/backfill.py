@@ -76,7 +76,8 @@ def _locked(days: float, settings: config.Settings) -> int:
     until = quarter(market.server_time() - LAG_SEC)
     if market.pair()[1] == "delisted":
         raise StartRefused(f"it does not know the pair {settings.pair}")
-    first, since = known_since(market), quarter(until - days * DAY_SEC)
+    since = quarter(until - days * DAY_SEC)
+    first = known_since(market, since)
     if first > since:
         told = f"from {_time(first)} on only" if first < until else "not yet; try again later"
         sys.stderr.write(f"{public_name(settings)} tell whole quarters of an hour {told}.\n")

@@ -74,14 +74,17 @@ def quarter(time: float) -> float:
     return math.floor(time / SECONDARY_SEC) * SECONDARY_SEC
 
 
-def known_since(prints: Prints) -> float:
-    """Return the first quarter of an hour all of whose prints can be told, inf without any.
+def known_since(prints: Prints, since: float) -> float:
+    """Return the first quarter of an hour from `since` on that can be read whole, inf without any.
 
-    Kraken tells all there ever were; a source that tells its newest only begins in the midst of
-    some minute. Raises Unavailable.
+    Kraken tells all there ever were. Where nothing is told of the time just before `since`, the
+    source may tell its newest prints only, and begin in the midst of some minute. Raises
+    Unavailable.
     """
-    page, _ = prints.trades(0)
-    return math.ceil(page[0].time / SECONDARY_SEC) * SECONDARY_SEC if page else math.inf
+    page, _ = prints.trades(_cursor(since))
+    if not page:
+        return math.inf
+    return max(since, math.ceil(page[0].time / SECONDARY_SEC) * SECONDARY_SEC)
 
 
 def missing(store: HistoryStore, since: float, until: float) -> list[Stretch]:
@@ -187,8 +190,7 @@ class Backfill:
     def _read(self, since: float, until: float) -> None:
         """Read one stretch; all of it is past when it is begun."""
         reached, candles, tail = since, MinuteCandles(), Tail(0.0)
-        # A little earlier: a silence at the begin stands at the price before it.
-        cursor = int(since - gap_limit(PRIMARY_SEC)) * NS - 1
+        cursor = _cursor(since)
         is_over = False
         while not is_over:
             page, following = self._page(cursor)
@@ -249,6 +251,11 @@ class Backfill:
             minutes=self.done.minutes + len(minutes),
             bars=self.done.bars + len(table),
         )
+
+
+def _cursor(since: float) -> int:
+    """Return where to begin: a little earlier, for a silence stands at the price before it."""
+    return int(since - gap_limit(PRIMARY_SEC)) * NS - 1
 
 
 def _bars(minutes: Rows) -> Rows:

@@ -432,9 +432,12 @@ def test_the_command_fills_the_file_of_candles(
 
 def test_a_source_that_begins_in_the_midst_of_a_minute_is_read_from_the_next_quarter_on() -> None:
     """Half of a minute is no minute; one that has no prints tells nothing."""
-    assert known_since(Prints([trade(1), trade(2)])) == T + 900
-    assert known_since(Prints([trade(0)])) == T
-    assert known_since(Prints([])) == float("inf")
+    assert known_since(Prints([trade(1), trade(2)]), T) == T + 900
+    assert known_since(Prints([trade(2_000), trade(9_000)]), T) == T + 2_700
+    assert known_since(Prints([trade(0)]), T) == T
+    assert known_since(Prints([trade(-800), trade(5_000)]), T) == T
+    assert known_since(Prints([trade(-901)]), T) == float("inf")
+    assert known_since(Prints([]), T) == float("inf")
 
 
 def test_a_source_without_a_whole_quarter_says_so(
