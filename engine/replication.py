@@ -18,18 +18,27 @@ from store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from store.replica import Replica
+    from store.supabase import Supabase
 
 
-def open_replica(settings: config.Settings, store: SqliteStore, market: str) -> "Replica | None":
-    """Return the replica, if one is set: checked, not yet started.
-
-    One that does not answer stops nothing. Raises ConfigError, StoreError; it is closed then.
-    """
+def open_remote(settings: config.Settings) -> "Supabase | None":
+    """Return the door to the replica, if one is set; nothing is asked yet."""
     url, key = settings.supabase_url, settings.supabase_key
     if url is None or key is None:
         return None
+    from store.supabase import Supabase  # noqa: PLC0415 - slow to import, and not needed without
+
+    return Supabase(url, key)
+
+
+def open_replica(
+    settings: config.Settings, remote: "Supabase", store: SqliteStore, market: str
+) -> "Replica":
+    """Return the replica behind a door, checked, not yet started.
+
+    One that does not answer stops nothing. Raises ConfigError, StoreError; it is closed then.
+    """
     from store.replica import Replica  # noqa: PLC0415 - slow to import, and not needed without
-    from store.supabase import Supabase  # noqa: PLC0415
 
     epoch, facts = store.identity()
     run = {
@@ -42,9 +51,9 @@ def open_replica(settings: config.Settings, store: SqliteStore, market: str) -> 
         "restored_from": facts.get("restored_from"),
     }
     replica = Replica(
-        Supabase(url, key),
+        remote,
         settings.state_db,
-        address=url,
+        address=settings.supabase_url or "",
         run=run,
         rng=Random(settings.seed + 2),
         monotonic=monotonic,
@@ -60,16 +69,17 @@ def open_replica(settings: config.Settings, store: SqliteStore, market: str) -> 
 
 def replica_checks(settings: config.Settings) -> list[Check]:
     """Return the line of `check` on the replica; none where none is set. Nothing is written."""
-    url, key = settings.supabase_url, settings.supabase_key
-    if url is None or key is None:
+    remote = open_remote(settings)
+    if remote is None:
         return []
-    from store.supabase import RemoteError, Supabase  # noqa: PLC0415 - slow to import
+    from store.supabase import RemoteError  # noqa: PLC0415 - slow to import
 
     try:
-        problem = Supabase(url, key).problem()
+        problem = remote.problem()
     except RemoteError as error:
         problem = f"{error}; a run would go on, and its rows wait"
-    return [Check(name="replica", is_ok=problem is None, detail=problem or url)]
+    detail = problem or settings.supabase_url or ""
+    return [Check(name="replica", is_ok=problem is None, detail=detail)]
 
 
 def forgetting(store: SqliteStore, replica: "Replica") -> Callable[[BotState], None]:

@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -27,10 +27,14 @@ from store.lock import StoreLock
 from store.replica import replica_db
 from store.sqlite import SqliteStore
 
+if TYPE_CHECKING:
+    from store.supabase import Supabase
+
 log = logging.getLogger("restore")
 
 StateChoice = Literal["local", "remote"]
 RETRY_SEC = 5.0
+ASK_SEC = 15.0
 PAPER_START = "paper_start"  # fact: what a paper exchange that begins anew begins with
 
 
@@ -57,46 +61,70 @@ def copy_venue(settings: config.Settings, market: str) -> str:
 
 def settle_state(
     settings: config.Settings,
+    remote: "Supabase | None",
     market: str,
     choice: StateChoice | None,
+    *,
     stopping: threading.Event,
     say: Callable[[str], None],
 ) -> bool:
     """Have the database that the run is to go on with; False: stopped while waiting for the copy.
 
-    A database that is there does not wait for a replica that does not answer. Raises ConfigError,
+    A database that is there does not wait long for a copy that does not answer. Raises ConfigError,
     StartRefused, StoreError, StoreInUse.
     """
-    url, key = settings.supabase_url, settings.supabase_key
-    if url is None or key is None:
+    if remote is None:
         if choice is not None:
             raise ConfigError([f"--state {choice}: there is no copy: SUPABASE_URL is not set"])
         return True
-    from store.supabase import RemoteError, Supabase  # noqa: PLC0415 - slow to import
-
-    remote, is_there = Supabase(url, key), path_is(settings.state_db, "there")
+    is_there = path_is(settings.state_db, "there")
     if not is_there and choice == "local":
         return True
     while True:
+        copies = _ask(settings, remote, market)
+        if isinstance(copies, list):
+            trouble = _settle(settings, remote, copies, choice, is_there=is_there, say=say)
+            if trouble is None:
+                return True
+        else:
+            trouble = copies
+        if is_there and choice is None:
+            log.warning("whether the copy agrees is not known: %s", trouble)
+            return True
+        say(f"the copy at Supabase, which may hold a run to go on with ({trouble})")
+        if stopping.wait(RETRY_SEC):
+            return False
+
+
+def _ask(settings: config.Settings, remote: "Supabase", market: str) -> list[restore.Copy] | str:
+    """Return the copies there are, or why they are not told; after ASK_SEC at most.
+
+    Raises ConfigError.
+    """
+    from store.supabase import RemoteError  # noqa: PLC0415 - slow to import
+
+    found: list[list[restore.Copy] | str | ConfigError] = []
+
+    def ask() -> None:
         try:
             problem = remote.problem()
             if problem is not None:
-                raise ConfigError([problem])
-            copies = restore.copies_of(
-                remote,
-                bot=settings.bot_name,
-                venue=copy_venue(settings, market),
-                pair=settings.pair,
+                found.append(ConfigError([problem]))
+                return
+            venue = copy_venue(settings, market)
+            found.append(
+                restore.copies_of(remote, bot=settings.bot_name, venue=venue, pair=settings.pair)
             )
-            _settle(settings, remote, copies, choice, is_there=is_there, say=say)
-            return True
         except RemoteError as error:
-            if is_there and choice is None:
-                log.warning("whether the copy agrees is not known: %s", error)
-                return True
-            say(f"the copy at Supabase, which may hold a run to go on with ({error})")
-        if stopping.wait(RETRY_SEC):
-            return False
+            found.append(str(error))
+
+    asking = threading.Thread(target=ask, name="copies", daemon=True)
+    asking.start()
+    asking.join(ASK_SEC)  # a line that trickles may not hold up the start
+    told = found[0] if found else f"no answer within {ASK_SEC:.0f} s"
+    if isinstance(told, ConfigError):
+        raise told
+    return told
 
 
 def _settle(
@@ -107,14 +135,17 @@ def _settle(
     *,
     is_there: bool,
     say: Callable[[str], None],
-) -> None:
-    """Restore, go on, or refuse. Raises StartRefused, StoreError, StoreInUse, RemoteError."""
+) -> str | None:
+    """Restore, go on, or refuse; return what keeps the copy from being read, if anything does.
+
+    Raises StartRefused, StoreError, StoreInUse.
+    """
     path = settings.state_db
     if not copies:
-        return
+        return None
     why = restore.disagreement(path, copies) if is_there else None
     if is_there and why is None:
-        return
+        return None
     newest = copies[0]
     told = f"the newest copy is of {_utc(newest.time)}, written {_utc(newest.written_at)}"
     if why is not None and choice is None:
@@ -129,8 +160,8 @@ def _settle(
         if choice == "local":
             restore.keep_local(path, copies)
             log.warning("%s: going on with the database; its copy goes on under a new id", why)
-            return
-        _put_back(settings, remote, newest, say)
+            return None
+        return _put_back(settings, remote, newest, say)
     finally:
         lock.release()
 
@@ -140,7 +171,9 @@ def _put_back(
     remote: restore.Copies,
     copy: restore.Copy,
     say: Callable[[str], None],
-) -> None:
+) -> str | None:
+    from store.supabase import RemoteError  # noqa: PLC0415 - slow to import
+
     path, facts = settings.state_db, {VENUE: venue_of(settings)}
     state = codec.decode_state(copy.state, f"the copied state at {copy.seq}")
     files = [path, replica_db(path)]
@@ -153,7 +186,10 @@ def _put_back(
     mark = datetime.fromtimestamp(wall_now(), UTC).strftime("before-%Y%m%dT%H%M%SZ")
     for file in restore.move_aside(files, mark):
         log.warning("kept aside: %s", file)
-    restore.restore(remote, path, copy, facts, say)
+    try:
+        restore.restore(remote, path, copy, facts, say)
+    except RemoteError as error:  # nothing is there yet: it is tried again
+        return str(error)
     log.warning(
         "restored from the copy at Supabase: the state of %s (step %s); what our orders did since "
         "is asked of the exchange",
@@ -162,6 +198,7 @@ def _put_back(
     )
     if settings.mode != "live":
         log.warning("the paper exchange begins anew with the balances of then and without orders")
+    return None
 
 
 def _utc(seconds: float) -> str:

@@ -41,7 +41,7 @@ from engine.loop import Loop
 from engine.notices import Notices
 from engine.notify import Channel, Line, Notifications, Webhook
 from engine.regime_view import RegimeFacts
-from engine.replication import forgetting, open_replica
+from engine.replication import forgetting, open_remote, open_replica
 from engine.report import ReportClock, status_text
 from engine.restore import (
     Choice,
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from engine.models import RegimeModels
     from store.candle_replica import CandleReplica
     from store.replica import Replica
+    from store.supabase import Supabase
 
 Source = ReplaySource | SyntheticSource | KrakenFeed
 PUBLIC_POLL_SEC = 5.0  # with real orders prices are asked for at least so often
@@ -222,12 +223,14 @@ def open_run(
 
     Raises ConfigError, MarketError, StoreError, StoreInUse, StartRefused, Unavailable.
     """
-    if not settle_state(settings, source.name, choice.state, stopping, say):
+    remote = open_remote(settings)
+    market = source.name
+    if not settle_state(settings, remote, market, choice.state, stopping=stopping, say=say):
         return None
     if settings.mode != "live" or not isinstance(source, KrakenFeed):
         if choice.adopt_epoch:
             raise ConfigError(["--adopt-epoch: with MODE=live only"])
-        return with_replica(open_parts(settings, source), settings)
+        return with_replica(open_parts(settings, source), settings, remote)
     account = open_account(settings, clock)
     try:
         adopt = adopt_epochs if choice.adopt_epoch else None
@@ -242,16 +245,18 @@ def open_run(
         raise
     history = SqliteHistory(settings.state_db)
     parts = Parts(store=account.store, exchange=exchange, source=source, history=history)
-    return with_replica(parts, settings)
+    return with_replica(parts, settings, remote)
 
 
-def with_replica(parts: Parts, settings: config.Settings) -> Parts:
+def with_replica(parts: Parts, settings: config.Settings, remote: "Supabase | None") -> Parts:
     """Return the parts with their replica, if one is set: checked, not yet started.
 
     Raises ConfigError, StoreError; all is closed then.
     """
+    if remote is None:
+        return parts
     try:
-        replica = open_replica(settings, parts.store, parts.source.name)
+        replica = open_replica(settings, remote, parts.store, parts.source.name)
         return replace(parts, replica=replica, candle_replica=open_candle_replica(settings))
     except BaseException:
         parts.close()

@@ -45,6 +45,7 @@ class Supabase:
             postgrest_client_retry=False,  # it would sleep; the replica has its own pauses
         )
         self._client: Client = create_client(url, key, options)
+        self._is_complete = False
 
     def upsert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows, each in place of one with the same key. All or none. Raises RemoteError.
@@ -58,30 +59,28 @@ class Supabase:
         if len(answered) != len(rows):
             raise RemoteError(f"{table.name}: {len(rows)} rows sent, {len(answered)} acknowledged")
 
-    def read(
-        self, table: Table, *, equal: Mapping[str, str] | None = None, limit: int | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def read(self, table: Table, *, equal: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """Yield rows in the order of their key, amounts as text. Raises RemoteError.
 
         `equal` narrows columns to values. A page is asked for at a time.
         """
         first = 0
-        while limit is None or first < limit:
-            count = PAGE_ROWS if limit is None else min(PAGE_ROWS, limit - first)
+        while True:
             query = self._client.table(table.name).select(_selected(table))
-            for name, value in (equal or {}).items():
+            for name, value in equal.items():
                 query = query.eq(name, value)
             for name in table.key:
                 query = query.order(name)
-            page = self._ask(query.range(first, first + count - 1), f"{table.name} cannot be read")
+            last = first + PAGE_ROWS - 1
+            page = self._ask(query.range(first, last), f"{table.name} cannot be read")
+            if not page:  # a short page is not the last where the project gives fewer rows
+                return
             yield from page
             first += len(page)
-            if len(page) < count:
-                return
 
     def newest(self, table: Table, run: str, by: str) -> dict[str, Any] | None:
         """Return the row of a run with the greatest `by`, None without any. Raises RemoteError."""
-        query = self._client.table(table.name).select(",".join(("run", *table.columns)))
+        query = self._client.table(table.name).select(_selected(table))
         query = query.eq("run", run).order(by, desc=True).limit(1)
         found = self._ask(query, f"{table.name} cannot be read")
         return found[0] if found else None
@@ -124,9 +123,13 @@ class Supabase:
     def problem(self) -> str | None:
         """Return what is wrong with the tables there, or with the key; nothing is written.
 
-        Raises RemoteError while there is no answer.
+        Asked until it is complete, once. Raises RemoteError while there is no answer.
         """
-        return self._version_problem() or self._columns_problem()
+        if self._is_complete:
+            return None
+        problem = self._version_problem() or self._columns_problem()
+        self._is_complete = problem is None
+        return problem
 
     def _version_problem(self) -> str | None:
         query = self._client.table("replica_schema").select("version")
