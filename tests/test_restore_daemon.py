@@ -114,8 +114,9 @@ def _old_disk_is_refused(daemon: Daemon, lost: Path) -> None:
 
 def paper(folder: Path, shim: Shim, **changes: str) -> dict[str, str]:
     """Return the environment of a daemon on paper with a replica."""
-    keys = {"SUPABASE_URL": shim.url, "SUPABASE_KEY": SERVICE_KEY, "SYNTHETIC_SPEED": "600"}
-    return environment(folder, **keys | changes)
+    grid = {"PAIR_ENTRY_PCT": "0.1", "PAIR_PROFIT_PCT": "1.0"}
+    keys = {"SUPABASE_URL": shim.url, "SUPABASE_KEY": SERVICE_KEY, "SYNTHETIC_SPEED": "6000"}
+    return environment(folder, **keys | grid | changes)
 
 
 def until_copied(daemon: Running, disk: Path, table: str, count: int) -> None:
