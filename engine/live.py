@@ -115,14 +115,19 @@ def venue_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def open_account(
-    settings: config.Settings, clock: LiveClock | None = None, *, must_exist: bool = False
+    settings: config.Settings,
+    clock: LiveClock | None = None,
+    *,
+    must_exist: bool = False,
+    is_run: bool = False,
 ) -> Account:
     """Open database and client; the first nonces are reserved.
 
     Raises ConfigError, StoreError, StoreInUse.
     """
     _client(settings, Nonces(lambda: 0, 0)).close()  # refused before a file is made
-    return account_of(_open_store(settings, must_exist=must_exist), settings, clock=clock)
+    store = _open_store(settings, must_exist=must_exist, is_run=is_run)
+    return account_of(store, settings, clock=clock)
 
 
 def open_trial_account(settings: config.Settings) -> Account:
@@ -132,7 +137,12 @@ def open_trial_account(settings: config.Settings) -> Account:
     return account_of(MemoryStore(), settings, is_trial=True)
 
 
-def _open_store(settings: config.Settings, *, must_exist: bool) -> SqliteStore:
+def replica_address(settings: config.Settings) -> str:
+    """Return where a run keeps a copy of its books, "" for nowhere."""
+    return settings.supabase_url or ""
+
+
+def _open_store(settings: config.Settings, *, must_exist: bool, is_run: bool) -> SqliteStore:
     since = datetime.fromtimestamp(wall_now(), UTC).isoformat(timespec="seconds")
     return SqliteStore(
         settings.state_db,
@@ -141,7 +151,7 @@ def _open_store(settings: config.Settings, *, must_exist: bool) -> SqliteStore:
         retention_days=settings.journal_retention_days,
         history_days=settings.history_retention_days,
         must_exist=must_exist,
-        replica=settings.supabase_url or "",
+        replica=replica_address(settings) if is_run else None,
     )
 
 

@@ -84,12 +84,12 @@ def replica_checks(settings: config.Settings) -> list[Check]:
 
 def forgetting(store: SqliteStore, replica: "Replica") -> Callable[[BotState], None]:
     """Return what deletes, after a commit, the outbox rows that the replica has by now."""
-    batches = -1
+    batches, is_done = -1, False
 
     def look(_state: BotState) -> None:
-        nonlocal batches
-        if replica.batches != batches:
+        nonlocal batches, is_done
+        if replica.batches != batches or not is_done:
             batches = replica.batches
-            store.forget_sent(replica.acknowledged())
+            is_done = store.forget_sent(replica.acknowledged())
 
     return look

@@ -35,6 +35,7 @@ from engine.live import (
     no_answer,
     open_account,
     refuse_other_venue,
+    replica_address,
 )
 from engine.live_books import live_books
 from engine.loop import Loop
@@ -194,8 +195,13 @@ def matching_config(settings: config.Settings) -> MatchingConfig:
     return preset(settings.paper_preset, own)
 
 
-def open_store(settings: config.Settings, *, must_exist: bool = False) -> SqliteStore:
-    """Open the database for writing. Raises StoreError, StoreInUse."""
+def open_store(
+    settings: config.Settings, *, must_exist: bool = False, is_run: bool = False
+) -> SqliteStore:
+    """Open the database for writing; only a run begins or ends a replica of it.
+
+    Raises StoreError, StoreInUse.
+    """
     since = datetime.fromtimestamp(wall_now(), UTC).isoformat(timespec="seconds")
     # A simulation's order ids follow from its seed, so that equal runs are equal to the byte.
     epoch = int.from_bytes(hashlib.sha256(f"epoch {settings.seed}".encode()).digest()[:3])
@@ -206,7 +212,7 @@ def open_store(settings: config.Settings, *, must_exist: bool = False) -> Sqlite
         retention_days=settings.journal_retention_days,
         history_days=settings.history_retention_days,
         must_exist=must_exist,
-        replica=settings.supabase_url or "",
+        replica=replica_address(settings) if is_run else None,
     )
 
 
@@ -230,8 +236,8 @@ def open_run(
     if settings.mode != "live" or not isinstance(source, KrakenFeed):
         if choice.adopt_epoch:
             raise ConfigError(["--adopt-epoch: with MODE=live only"])
-        return with_replica(open_parts(settings, source), settings, remote)
-    account = open_account(settings, clock)
+        return with_replica(open_parts(settings, source, is_run=True), settings, remote)
+    account = open_account(settings, clock, is_run=True)
     try:
         adopt = adopt_epochs if choice.adopt_epoch else None
         start = await_account(account, settings, stopping, say, adopt)
@@ -332,14 +338,16 @@ def begin_models(runtime: Runtime, models: "RegimeModels", *, now: float) -> Non
         runtime.step(models.estimate(now))
 
 
-def open_parts(settings: config.Settings, source: Source | None = None) -> Parts:
+def open_parts(
+    settings: config.Settings, source: Source | None = None, *, is_run: bool = False
+) -> Parts:
     """Open everything a run needs, with `source` as its market if that is open already.
 
     Raises MarketError, StoreError, StoreInUse; Unavailable, StartRefused of a live market.
     """
     source = source or _looked_at(open_source(settings))
     _refuse_widow(settings)
-    store = open_store(settings)
+    store = open_store(settings, is_run=is_run)
     try:
         refuse_other_venue(store, settings)
         paper = settings.paper_db()

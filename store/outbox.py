@@ -17,6 +17,7 @@ from core.record import plain
 from store.tables import SNAPSHOTS, TABLES
 
 ROWS_MAX = 500_000  # some 50 MB, and more than a month of one pair
+FORGET_ROWS = 2_000  # deleted in one step at most
 TRIM_EVERY = 500  # rows put between two looks at the size
 MINUTE_SEC = 60
 _EQUITY_STEP = Decimal("0.00000001")
@@ -137,6 +138,17 @@ def empty(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM outbox_dropped")
 
 
-def forget(db: sqlite3.Connection, acknowledged: Mapping[str, int]) -> None:
-    """Delete what the replica has: rows of each table up to a number."""
-    db.executemany("DELETE FROM outbox WHERE name = ? AND id <= ?", acknowledged.items())
+def forget(db: sqlite3.Connection, acknowledged: Mapping[str, int]) -> bool:
+    """Delete what the replica has: rows of each table up to a number; tell whether all are gone.
+
+    A bounded number at a time: after a long outage they are many, and the step waits.
+    """
+    left = FORGET_ROWS
+    for name, number in acknowledged.items():
+        cursor = db.execute(
+            "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE name = ? AND id <= ? "
+            "ORDER BY id LIMIT ?)",
+            (name, number, left),
+        )
+        left -= cursor.rowcount
+    return left > 0

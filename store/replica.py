@@ -32,7 +32,7 @@ BATCH_ROWS = 500
 POLL_SEC = 2.0
 SNAPSHOT_SEC = 60.0
 PAUSE_SEC, PAUSE_SEC_MAX = 2.0, 300.0
-STOP_SEC = 5.0
+STOP_SEC, CUT_SEC = 5.0, 0.5
 CHECK_SEC = 15.0
 DAY_SEC = 86_400
 _ALL = ""  # the name troubles of the whole line are kept under
@@ -113,6 +113,8 @@ def _opened(path: Path) -> sqlite3.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         db = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
         try:
+            # What a power cut takes back is sent again: not worth a wait for the disk.
+            db.execute("PRAGMA synchronous=OFF")
             db.executescript(_SCHEMA)
             db.execute("SELECT id, attempts, last_error FROM acknowledged").fetchall()
         except sqlite3.DatabaseError as error:
@@ -272,7 +274,7 @@ class Replica:
         self._snapshot_due = float("-inf")
         self._sent = self._vanished = 0
         self._look: Look | None = None
-        self._stopping = threading.Event()
+        self._stopping, self._cut = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="replica", daemon=True)
 
     # ---- what other threads call ----------------------------------------------------------------
@@ -300,13 +302,21 @@ class Replica:
 
     def start(self) -> None:
         """Begin to send."""
+        with contextlib.suppress(sqlite3.Error):  # the thread will say
+            self._look = self._waiting.look(self._progress)
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what has not been sent is sent by the next run. Safe to call twice."""
+        """Send what waits, the state too, for STOP_SEC at most; the next run sends the rest.
+
+        Safe to call twice.
+        """
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(STOP_SEC)
+            self._cut.set()
+            self._thread.join(CUT_SEC)
+            log.info("replication ends: %s rows wait", self._look.queue if self._look else "some")
         if not self._thread.is_alive():  # else it is cut off with the process
             self._waiting.close()
             self._acknowledged.close()
@@ -336,12 +346,18 @@ class Replica:
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            try:
-                self.send_once()
-            except Exception as error:  # the worker's top: trading must not know of it
-                log.exception("replication failed")
-                self._fail(_ALL, f"{type(error).__name__}: {error}")
+            self._try_to_send()
             self._stopping.wait(POLL_SEC)
+        self._resume_at.clear()  # the last pass waits for nothing
+        self._snapshot_due = float("-inf")
+        self._try_to_send()
+
+    def _try_to_send(self) -> None:
+        try:
+            self.send_once()
+        except Exception as error:  # the worker's top: trading must not know of it
+            log.exception("replication failed")
+            self._fail(_ALL, f"{type(error).__name__}: {error}")
 
     def send_once(self) -> None:
         """Send all that waits now and may be tried; each failure is kept and waits its pause."""
@@ -372,7 +388,7 @@ class Replica:
     def _drain(self, table: Table, until: int) -> bool:
         """Send what waits of a table; False: not all. Raises RemoteError for the whole line."""
         name = table.name
-        while not self._stopping.is_set() and self._may_try(name):
+        while not self._cut.is_set() and self._may_try(name):
             after = self._progress.get(name, Progress()).id
             batch = self._waiting.batch(table, after, until, self._size[name])
             if batch is None:

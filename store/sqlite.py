@@ -47,10 +47,10 @@ class SqliteStore:
     """A store in the file `path`, or in memory for ":memory:" (no lock, no other difference).
 
     A new store draws its 24-bit epoch unless `epoch` gives it; an existing one keeps its own.
-    `owner` is what a second opener is told; `replica` the address of what is given a copy: without
-    one the outbox is empty, with another than before it begins with every row. Raises StoreInUse,
-    or StoreError for a file that is damaged, foreign, of a newer program, or absent when it
-    `must_exist`; such a file is untouched.
+    `owner` is what a second opener is told; `replica` the address of what is given a copy: with ""
+    the outbox is emptied, with another than before it begins with every row, with None it is left
+    as it is. Raises StoreInUse, or StoreError for a file that is damaged, foreign, of a newer
+    program, or absent when it `must_exist`; such a file is untouched.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SqliteStore:
         retention_days: int = 30,
         history_days: int = 400,
         must_exist: bool = False,
-        replica: str = "",
+        replica: str | None = None,
     ) -> None:
         self._path = Path(path)
         self._lock: StoreLock | None = None
@@ -163,10 +163,10 @@ class SqliteStore:
         with self._transaction(f"the fact {name}", is_full=True) as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
-    def forget_sent(self, acknowledged: Mapping[str, int]) -> None:
-        """Delete what the replica has: outbox rows of each table up to a number."""
+    def forget_sent(self, acknowledged: Mapping[str, int]) -> bool:
+        """Delete outbox rows that the replica has, up to a number; False: not all of them yet."""
         with self._transaction("the end of what was replicated", is_full=False) as db:
-            outbox.forget(db, acknowledged)
+            return outbox.forget(db, acknowledged)
 
     def audit(self) -> Mapping[str, Decimal]:
         """Return sums over all executions, exact: base and quote change, fees, and their count."""
@@ -434,9 +434,11 @@ def _make_private(path: Path) -> None:
         raise StoreError(f"{path} cannot be made private: {error.strerror}") from None
 
 
-def _outbox(db: sqlite3.Connection, replica: str) -> outbox.Outbox | None:
+def _outbox(db: sqlite3.Connection, replica: str | None) -> outbox.Outbox | None:
     """Return the outbox for a replica; one that is new, or missed rows, is to be given all."""
     known = db.execute("SELECT value FROM meta WHERE name = 'replica'").fetchone()
+    if replica is None:
+        return None if known is None else outbox.Outbox()
     is_known = known is not None and known[0] == replica and not outbox.dropped(db)
     if not is_known and (known is not None or replica):
         db.execute("BEGIN IMMEDIATE")

@@ -4,7 +4,10 @@ Nothing here retries, waits or keeps anything: `store/replica.py` does. The pack
 a replica is opened: a run without one does not pay for it.
 """
 
+import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
     from supabase import Client
 
 PAGE_ROWS = 1000  # more are never given in one answer
-TIMEOUT_SEC = 10.0
+TIMEOUT_SEC = 10.0  # of a connection, and between two bytes
+CALL_SEC = 60.0  # of a call in all
+_OPENED = ("connect_tcp.complete", "start_tls.complete")
 SCHEMA_FILE = "docs/supabase_v1_schema.sql"
 _NO_TABLE = ("PGRST205", "42P01")
 _NO_COLUMN = ("PGRST204", "42703")
@@ -35,13 +40,16 @@ class RemoteError(Exception):
 class Supabase:
     """The tables of one project."""
 
-    def __init__(self, url: str, key: str, *, timeout_sec: float = TIMEOUT_SEC) -> None:
+    def __init__(
+        self, url: str, key: str, *, timeout_sec: float = TIMEOUT_SEC, call_sec: float = CALL_SEC
+    ) -> None:
         from supabase import ClientOptions, create_client  # noqa: PLC0415 - slow to import
 
+        self._line = _Line(timeout_sec, call_sec)
         options = ClientOptions(
             auto_refresh_token=False,
             persist_session=False,
-            httpx_client=httpx.Client(timeout=timeout_sec),
+            httpx_client=self._line.client,
             postgrest_client_retry=False,  # it would sleep; the replica has its own pauses
         )
         self._client: Client = create_client(url, key, options)
@@ -178,7 +186,8 @@ class Supabase:
         from supabase import PostgrestAPIError  # noqa: PLC0415 - imported before
 
         try:
-            found = query.execute().data
+            with self._line.call():
+                found = query.execute().data
         except PostgrestAPIError as error:
             code = str(error.code or "")
             text = error.message or error.details or "no reason is given"
@@ -202,6 +211,42 @@ def _selected(table: Table) -> str:
     return ",".join(
         f"{name}::text" if kind == "numeric" else name for name, kind in table.all_columns.items()
     )
+
+
+class _Line:
+    """The connections of a client. A call that takes too long in all is broken off.
+
+    The client's own limit is between two bytes: an answer that trickles would never end.
+    """
+
+    def __init__(self, timeout_sec: float, call_sec: float) -> None:
+        self.client = httpx.Client(timeout=timeout_sec, event_hooks={"request": [self._watch]})
+        self._call_sec = call_sec
+        self._sockets: list[socket.socket] = []
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Break off what is done here once its time is over."""
+        timer = threading.Timer(self._call_sec, self._break)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _watch(self, request: httpx.Request) -> None:
+        request.extensions["trace"] = self._opened
+
+    def _opened(self, event: str, told: Mapping[str, Any]) -> None:
+        if event.endswith(_OPENED):
+            opened = told["return_value"].get_extra_info("socket")
+            self._sockets = [*(x for x in self._sockets if x.fileno() >= 0), opened]
+
+    def _break(self) -> None:
+        for opened in self._sockets:
+            with suppress(OSError):  # closed meanwhile
+                socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 def _key_problem(error: RemoteError) -> str:

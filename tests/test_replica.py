@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+import config
 from core import events as e
 from core.commands import AddSlot
 from core.ports import ConfigError, StoreError
 from core.record import replace
+from engine import cli
 from engine.runtime import Runtime
+from engine.wiring import open_parts
 from store import outbox
 from store.replica import Acknowledged, Progress, Replica, replica_db
 from store.sqlite import SqliteStore
@@ -435,3 +438,104 @@ def test_a_refusal_at_the_start_is_an_error_and_silence_is_none(desk: Desk) -> N
     desk.send()
     assert desk.replica.view(0.0).is_checked
     assert desk.remote.counts()["orders"] == desk.expected()["orders"]
+
+
+# ---- the end, and what is forgotten -------------------------------------------------------------
+
+
+def test_a_clean_stop_sends_what_waits_and_the_state(desk: Desk) -> None:
+    """Whatever pause is under way, and within the state's minute, too."""
+    desk.send()
+    desk.remote.error = RemoteError("no answer", is_line=True)
+    desk.step("0.1")
+    desk.send(0.0)
+    assert desk.replica.view(0.0).last_error == "no answer"
+    desk.replica.start()
+    desk.remote.error = None
+    for _ in range(30):
+        desk.step("0.1")
+    desk.replica.stop()
+    assert desk.replica.view(0.0).queue == 0
+    counts = desk.remote.counts()
+    assert {x: counts[x] for x in desk.expected()} == desk.expected()
+    name, row = desk.remote.writes[-1]
+    assert (name, row["seq"]) == ("snapshots", desk.local("SELECT seq FROM state")[0][0])
+
+
+def test_a_stop_does_not_wait_for_a_remote_that_hangs(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its time the process goes on; nothing is lost."""
+    monkeypatch.setattr("store.replica.STOP_SEC", 0.05)
+    monkeypatch.setattr("store.replica.CUT_SEC", 0.05)
+    desk.remote.answers.clear()
+    desk.replica.start()
+    desk.replica.stop()
+    assert desk.remote.writes == []
+    desk.remote.answers.set()
+    desk.replica._thread.join(10)  # the end of the process, in a test
+    desk.replica.stop()
+    waits = {name for (name,) in desk.local("SELECT name FROM outbox")}
+    assert {"orders", "executions"} <= waits
+
+
+def test_rows_that_retention_took_before_they_were_sent_are_counted(desk: Desk) -> None:
+    """They hold nothing up; the status says how many were lost."""
+    count = desk.local("SELECT count(*) FROM outbox WHERE name = 'ledger_entries'")[0][0]
+    with sqlite3.connect(desk.path) as db:
+        db.execute("DELETE FROM ledger_entries")
+    desk.send()
+    view = desk.replica.view(0.0)
+    assert (view.queue, view.dropped) == (0, count)
+    assert count > 0
+    assert desk.remote.counts()["orders"] == desk.expected()["orders"]
+
+
+def test_what_was_sent_is_deleted_a_bounded_number_at_a_time(desk: Desk) -> None:
+    """After a long outage no step waits for all of it."""
+    desk.replica.send_once()
+    with sqlite3.connect(desk.path) as db:
+        db.executemany(
+            "INSERT INTO outbox (id, name, key, time) VALUES (?, 'orders', ?, 0)",
+            [(-n, str(n)) for n in range(1, outbox.FORGET_ROWS + 1)],
+        )
+    assert not desk.store.forget_sent(desk.replica.acknowledged())
+    assert 0 < desk.local("SELECT count(*) FROM outbox")[0][0] < 1000
+    assert desk.store.forget_sent(desk.replica.acknowledged())
+    assert desk.local("SELECT count(*) FROM outbox") == [(0,)]
+
+
+def test_a_subcommand_leaves_the_outbox_alone(desk: Desk) -> None:
+    """One that knows of no replica ends none: what it does is named, as before."""
+    waiting = desk.local("SELECT * FROM outbox")
+    known = desk.local("SELECT value FROM meta WHERE name = 'replica'")
+    desk.close()
+    store = SqliteStore(desk.path)
+    assert desk.local("SELECT * FROM outbox") == waiting
+    assert desk.local("SELECT value FROM meta WHERE name = 'replica'") == known
+    runtime = Runtime(store, None, None)
+    runtime.restore()
+    runtime.step(e.CommandReceived(time=runtime.state.now, command_id="x", command=AddSlot()))
+    store.close()
+    assert len(desk.local("SELECT * FROM outbox")) > len(waiting)
+
+
+@pytest.mark.parametrize("command", ["check", "verify", "export", "refold"])
+def test_no_subcommand_touches_the_outbox(tmp_path: Path, command: str) -> None:
+    """Run in an environment without the two settings that the daemon has."""
+    env = {"STATE_DB": str(tmp_path / "bot.db"), "HMM_ENABLED": "false"}
+    own = env | {"SUPABASE_URL": "http://127.0.0.1:1", "SUPABASE_KEY": "sb_0123456789" * 4}
+    settings = config.load(own, tmp_path / ".env")
+    parts = open_parts(settings, is_run=True)
+    runtime = Runtime(parts.store, parts.exchange, None)
+    runtime.start(parts.exchange.describe(), settings.params, now=parts.exchange.now(), bot_tag=1)
+    parts.close()
+
+    def waiting() -> list[Any]:
+        with sqlite3.connect(tmp_path / "bot.db") as db:
+            return db.execute("SELECT name, key FROM outbox").fetchall()
+
+    before = waiting()
+    assert before
+    cli.run(cli.parse([command]), config.load(env, tmp_path / ".env"))
+    assert waiting() == before

@@ -4,9 +4,10 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,7 @@ def replica(tmp_path: Path, shim: Shim) -> Iterator[Replica]:
     trade(store)
     ticks = iter(range(0, 10**9, 3600))
     made = Replica(
-        Supabase(shim.url, SERVICE_KEY, timeout_sec=1.0),
+        Supabase(shim.url, SERVICE_KEY, timeout_sec=2.0),
         path,
         address=shim.url,
         run=RUN,
@@ -93,7 +94,7 @@ def test_no_fault_of_the_other_side_loses_or_doubles_a_row(
     tables = {"executions", "ledger_entries"}
     if fault != "slow":
         setattr(shim, fault, True if fault == "down" else tables)
-    shim.slow_sec = 2.0 if fault == "slow" else 0.0
+    shim.slow_sec = 3.0 if fault == "slow" else 0.0
     for _ in range(3):
         replica.send_once()
     view = replica.view(0.0)
@@ -111,15 +112,21 @@ def test_no_fault_of_the_other_side_loses_or_doubles_a_row(
     assert replica.view(0.0).queue == 0
 
 
-def settled(daemon: Running) -> dict[str, object]:
-    """Return the replica's block once nothing waits."""
+def block_once(daemon: Running, claim: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the replica's block of the status once `claim` holds of it."""
     deadline = time.monotonic() + PATIENCE_SEC
     while True:
-        block: dict[str, object] = daemon.get("/api/status").json()["persistence"]["replica"]
-        if block["is_checked"] and not block["queue"]:
-            return block
+        answer = daemon.get("/api/status")
+        block = answer.json()["persistence"]["replica"] if answer.status_code == 200 else {}
+        if block and claim(block):
+            return dict(block)
         assert time.monotonic() < deadline, block
         time.sleep(0.2)
+
+
+def is_settled(block: dict[str, Any]) -> bool:
+    """Tell whether nothing waits."""
+    return bool(block["is_checked"] and not block["queue"])
 
 
 def test_the_daemon_trades_while_the_replica_is_down_and_killed_itself(
@@ -137,15 +144,13 @@ def test_the_daemon_trades_while_the_replica_is_down_and_killed_itself(
         while not local(tmp_path / "bot.db", "SELECT 1 FROM executions LIMIT 1"):
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        block = daemon.get("/api/status").json()["persistence"]["replica"]
-        assert block["queue"] > 0
-        assert block["last_error"]
+        block_once(daemon, lambda x: x["queue"] > 0 and x["last_error"])
         shim.down = False
         daemon.process.kill()
         daemon.process.wait()
         daemon = Running({**env, "SYNTHETIC_SPEED": "1"})
         daemon.wait("/readyz")
-        assert settled(daemon)["last_error"] == ""
+        assert block_once(daemon, is_settled)["last_error"] == ""
         assert daemon.stop() == 0
         errors = daemon.process.stderr.read() if daemon.process.stderr else ""
     finally:
