@@ -22,6 +22,7 @@ import pwd
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -97,17 +98,23 @@ class Postgres:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        data = self.folder / "data"
-        own: dict[str, Any] = {"cwd": self.folder, **_as_postgres()}
+        self._programs = folder
+        self._own: dict[str, Any] = {"cwd": self.folder, **_as_postgres()}
         subprocess.run(
-            [folder / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N", "-E", "UTF8",
-             "--locale=C"],
-            check=True, capture_output=True, **own,
+            [folder / "initdb", "-D", self.folder / "data", "-U", "postgres", "-A", "trust", "-N",
+             "-E", "UTF8", "--locale=C"],
+            check=True, capture_output=True, **self._own,
         )  # fmt: skip
+        self.resume()
+        self.sql("postgres", ROLE_SQL.split("grant", maxsplit=1)[0])
+
+    def resume(self) -> None:
+        """Start the server; it takes what it had before."""
         self._process = subprocess.Popen(
-            [folder / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port),
-             "-k", self.folder, "-c", "fsync=off", "-c", "shared_buffers=16MB"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **own,
+            [self._programs / "postgres", "-D", self.folder / "data", "-h", "127.0.0.1",
+             "-p", str(self.port), "-k", self.folder, "-c", "fsync=off",
+             "-c", "shared_buffers=16MB"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self._own,
         )  # fmt: skip
         for _ in range(200):
             try:
@@ -115,7 +122,11 @@ class Postgres:
                 break
             except SqlError:
                 time.sleep(0.05)
-        self.sql("postgres", ROLE_SQL.split("grant", maxsplit=1)[0])
+
+    def halt(self) -> None:
+        """Stop the server at once, as a crash does: what runs is broken off."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(20)
 
     def sql(self, database: str, text: str) -> str:
         """Run a script in one connection; return what it prints. Raises SqlError."""
@@ -230,12 +241,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(401, {"message": "Invalid API key", "hint": hint})
         elif table in shim.broken:
             self._answer(500, {"message": "the disk is full", "code": "53100"})
-        elif not (columns := shim.columns(table)):
-            self._refuse(404, "PGRST205", f"Could not find the table 'public.{table}' in the "
-                         "schema cache")  # fmt: skip
         else:
             try:
-                work(role, table, columns, dict(parse_qsl(parts.query)), body)
+                columns = shim.columns(table)
+                if columns:
+                    work(role, table, columns, dict(parse_qsl(parts.query)), body)
+                else:
+                    self._refuse(404, "PGRST205", f"Could not find the table 'public.{table}' in "
+                                 "the schema cache")  # fmt: skip
             except SqlError as error:
                 states = {"42501": 403 if role != "anon" else 401, "23505": 409, "57014": 500}
                 server = error.state[:2] in ("08", "53", "54", "55", "57", "58", "XX")

@@ -46,21 +46,26 @@ def shim(postgres: Postgres) -> Iterator[Shim]:
 def local(path: Path, query: str) -> list[str]:
     """Return rows of the database as text."""
     with sqlite3.connect(path) as db:
-        return ["|".join("" if x is None else str(x) for x in row) for row in db.execute(query)]
+        return ["|".join(map(text, row)) for row in db.execute(query)]
+
+
+def text(value: object) -> str:
+    """Return a value as PostgreSQL writes it."""
+    return "" if value is None else str(value).removesuffix(".0" * isinstance(value, float))
 
 
 def differences(path: Path, shim: Shim) -> list[str]:
-    """Return the tables that are not the same here and there, amounts to the digit."""
+    """Return the tables that are not the same here and there, every column to the digit."""
     found = []
     for table in TABLES:
         if table.source is None:
             continue
-        names = [x for x, kind in table.columns.items() if kind in ("text", "integer", "numeric")]
-        columns = ", ".join([*(x for x in table.key if x not in ("run", *names)), *names])
-        here = local(path, f"SELECT {columns} FROM {table.name}")
-        there = shim.sql(f"select {columns} from {table.name}")
-        if sorted(here) != sorted(there.splitlines()):
-            found.append(f"{table.name}: {len(here)} here, {len(there.splitlines())} there")
+        here = local(path, f"SELECT {', '.join(table.columns)} FROM {table.name}")
+        flags = {x: f"{x}::integer" for x, kind in table.columns.items() if kind == "boolean"}
+        columns = ", ".join(flags.get(x, x) for x in table.columns)
+        there = shim.sql(f"select {columns} from {table.name}").splitlines()
+        if sorted(here) != sorted(there):
+            found.append(f"{table.name}: {sorted(set(here) ^ set(there))[:4]}")
     return found
 
 
@@ -129,38 +134,87 @@ def is_settled(block: dict[str, Any]) -> bool:
     return bool(block["is_checked"] and not block["queue"])
 
 
-def test_the_daemon_trades_while_the_replica_is_down_and_killed_itself(
-    tmp_path: Path, shim: Shim
-) -> None:
-    """Down at the start, killed, up again: in the end both sides are the same."""
-    env = environment(
-        tmp_path, SYNTHETIC_SPEED="600", SUPABASE_URL=shim.url, SUPABASE_KEY=SERVICE_KEY
-    )
-    shim.down = True
-    daemon = Running(env)
-    try:
-        assert daemon.wait("/readyz").status_code == 200
+class Hour:
+    """A daemon on a fast synthetic market, killed and started again; `errors` is all it has said."""
+
+    def __init__(self, folder: Path, shim: Shim) -> None:
+        self._env = environment(
+            folder, SYNTHETIC_SPEED="300", SUPABASE_URL=shim.url, SUPABASE_KEY=SERVICE_KEY,
+            SLOT_COUNT="10", SLOT_STAGGER_PCT="0.2", ORDER_SIZE_USD="20",
+            PAPER_START_QUOTE="5000", PAPER_START_BASE_USD="5000",
+        )  # fmt: skip
+        self._path = folder / "bot.db"
+        self.errors = ""
+        self.daemon = self.start()
+
+    def start(self) -> Running:
+        """Start it, again."""
+        self.daemon = Running(self._env)
+        assert self.daemon.wait("/readyz").status_code == 200
+        return self.daemon
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        self.daemon.process.kill()
+        self.collect()
+
+    def collect(self) -> None:
+        """Wait for its end, and keep what it has said."""
+        self.errors += self.daemon.process.communicate()[1]
+
+    def now(self) -> float:
+        """Return its time."""
+        return float(local(self._path, "SELECT max(time) FROM journal")[0])
+
+    def until(self, claim: Callable[[], bool]) -> None:
+        """Wait until `claim` holds."""
         deadline = time.monotonic() + PATIENCE_SEC
-        while not local(tmp_path / "bot.db", "SELECT 1 FROM executions LIMIT 1"):
+        while not claim():
             assert time.monotonic() < deadline
-            time.sleep(0.2)
-        block_once(daemon, lambda x: x["queue"] > 0 and x["last_error"])
+            time.sleep(0.1)
+
+
+def test_an_hour_of_outages_and_kills_loses_and_doubles_nothing(
+    tmp_path: Path, postgres: Postgres, shim: Shim
+) -> None:
+    """The door is shut, PostgreSQL crashes, the daemon is killed: in the end both are the same."""
+    path = tmp_path / "bot.db"
+    shim.down = True
+    hour = Hour(tmp_path, shim)
+    began = hour.now()
+    try:
+        block_once(hour.daemon, lambda x: x["queue"] > 0 and x["last_error"])
         shim.down = False
-        daemon.process.kill()
-        daemon.process.wait()
-        daemon = Running({**env, "SYNTHETIC_SPEED": "1"})
-        daemon.wait("/readyz")
-        assert block_once(daemon, is_settled)["last_error"] == ""
-        assert daemon.stop() == 0
-        errors = daemon.process.stderr.read() if daemon.process.stderr else ""
+        hour.until(lambda: shim.sql("select count(*) from executions") != "0")
+        postgres.halt()
+        block_once(hour.daemon, lambda x: x["attempts"] > 1 and x["queue"] > 60)
+        hour.kill()  # while the replica is down
+        hour.start()
+        block_once(hour.daemon, lambda x: x["attempts"] > 1 and x["queue"] > 120)
+        written = len(shim.writes)
+        shim.slow_sec = 0.2
+        postgres.resume()
+        hour.until(lambda: len(shim.writes) > written)
+        hour.kill()  # while it is drained
+        assert local(path, "SELECT count(*) FROM outbox") != ["0"]
+        shim.slow_sec = 0.0
+        hour.start()
+        hour.until(lambda: hour.now() - began > 3600)
+        assert hour.daemon.stop() == 0
+        hour.collect()
     finally:
-        if daemon.process.poll() is None:
-            daemon.process.kill()
-            daemon.process.wait()
-    assert SERVICE_KEY not in errors
-    assert differences(tmp_path / "bot.db", shim) == []
-    assert int(shim.sql("select count(*) from equity")) > 0
-    assert shim.sql("select count(*) from snapshots") != "0"
+        hour.daemon.process.kill()
+        hour.daemon.process.wait()
+    assert SERVICE_KEY not in hour.errors
+    assert "replication ends: 0 rows wait" in hour.errors
+    assert differences(path, shim) == []
+    assert int(shim.sql("select count(*) from cycles")) > 0
+    sent = shim.sql("select seq, state, params from snapshots order by time desc limit 1")
+    assert sent == local(path, "SELECT seq, state, params FROM state")[0]
+    first, last, count = map(float, shim.sql(
+        "select min(time), max(time), count(*) from equity").split("|"))  # fmt: skip
+    assert count == (last - first) / 60 + 1  # each minute once
+    assert last - first > 3500
 
 
 def test_an_older_schema_stops_the_start(tmp_path: Path, postgres: Postgres) -> None:
