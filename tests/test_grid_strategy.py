@@ -262,8 +262,10 @@ def test_size_is_total_and_within_its_caps(
 
 @pytest.mark.parametrize(
     ("stored", "tag"),
-    [("BULLISH", 2), ("bearish", 0), ("Ranging", 1), (1, 1), (None, None), ("up", None), (7, None)],
-)
+    [("BULLISH", 2), ("bullish", 2), ("bearish", 0), ("Ranging", 1), (0, 0), (1, 1), (2, 2),
+     (None, None), ("2", None), ("up", None), ("sideways", None), ("", None), (7, None), (-1, None),
+     (True, None), (2.0, None)],
+)  # fmt: skip
 def test_completed_cycle_reads_legacy_tags(stored: object, tag: int | None) -> None:
     """Every from_dict normalises the regime tag; anything unknown becomes None."""
     cycle = CompletedCycle(

@@ -1,6 +1,7 @@
 """Kelly in the daemon: asked in time, heard, applied to sizes, shown; off it leaves no trace."""
 
 import json
+import sqlite3
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from engine.kelly import KellyDesk, book_of
 from engine.status_view import build_status
 from grid.kelly import is_outstanding
 from grid_strategy import KellyFacts, entry_size
+from kelly_sizer import partition_cycles_by_regime
 from store import codec
+from store.sqlite import SqliteStore
 from tests.helpers import write_candles
 from tests.test_grid_strategy import facts, stage
 from tests.test_models import running
 from tests.test_regime_reducer import hear, of, start_again
 from tests.test_status import sample_facts, sample_state
+from tests.test_store import trade
 from tests.world import HMM_PARAMS, World, entered
 
 D = Decimal
@@ -214,6 +218,39 @@ def test_a_run_learns_from_its_own_cycles(tmp_path: Path, file: Path) -> None:
         assert any(x.startswith("kelly_aggregate(") for x in reasons)
         assert any(x.startswith(("kelly_bullish(", "kelly_ranging(", "kelly_bearish(",
                                  "kelly_no_edge(")) for x in reasons)  # fmt: skip
+
+
+# ---- what the tables keep -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["cycles", "exit_outcomes"])
+@pytest.mark.parametrize(
+    ("tag", "kept"),
+    [(2, 2), ("2", 2), (None, None), (7, 7), ("BULLISH", "refused"), ("bullish", "refused"),
+     ("sideways", "refused")],
+)  # fmt: skip
+def test_the_local_tables_take_no_word_for_a_regime(
+    tmp_path: Path, table: str, tag: object, kept: object
+) -> None:
+    """The columns are strict integers from the first schema on: there is nothing to migrate.
+
+    A number that is none of the three counts as unknown where cycles are read.
+    """
+    store = SqliteStore(tmp_path / "bot.db", epoch=7)
+    trade(store)
+    change = f"UPDATE {table} SET regime_at_entry = ?"
+    with sqlite3.connect(tmp_path / "bot.db") as db:
+        if kept == "refused":
+            with pytest.raises(sqlite3.IntegrityError, match="cannot store TEXT value in INTEGER"):
+                db.execute(change, (tag,))
+        else:
+            db.execute(change, (tag,))
+            found = db.execute(f"SELECT regime_at_entry FROM {table}").fetchall()
+            assert {x for (x,) in found} == {kept}
+    parts = partition_cycles_by_regime(store.recent_cycles(10), CONFIG.regime_labels)
+    is_bullish = table == "cycles" and kept == 2
+    assert len(parts["bullish" if is_bullish else "unknown"]) == len(parts["aggregate"]) > 0
+    store.close()
 
 
 # ---- the status ---------------------------------------------------------------------------------

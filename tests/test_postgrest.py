@@ -80,12 +80,12 @@ def test_the_schema_runs_twice(shim: Shim) -> None:
 
 
 def test_the_regime_tag_becomes_a_number_once(shim: Shim) -> None:
-    """What is none of 0, 1, 2 is nulled; a second run touches nothing."""
+    """Tags of the exit's moment are nulled, numbers too; a second run touches nothing."""
     shim.sql(OLD)
     migration = migrations()[1].read_text()
     shim.sql(migration)
     assert shim.columns("exit_outcomes")["regime_at_entry"] == "integer"
-    assert shim.sql(f"{TAGS} from exit_outcomes") == "- 2 - 0 - -"
+    assert shim.sql(f"{TAGS} from exit_outcomes") == "- - - - - -"
     shim.sql("update exit_outcomes set regime_at_entry = 9 where cycle_id = 1")
     before = shim.sql("select xmin, * from exit_outcomes order by cycle_id")
     shim.sql(migration)

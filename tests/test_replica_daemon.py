@@ -135,7 +135,7 @@ def is_settled(block: dict[str, Any]) -> bool:
 
 
 class Hour:
-    """A daemon on a fast synthetic market, killed and started again; `errors` is all it has said."""
+    """A daemon on a fast market, killed and started again; `errors` is all it has said."""
 
     def __init__(self, folder: Path, shim: Shim) -> None:
         self._env = environment(

@@ -110,7 +110,7 @@ def told(odd: Odd, answer: Answer, **limits: float) -> RemoteError:
 def test_no_odd_answer_is_taken_for_an_acknowledgement(
     odd: Odd, status: int, body: bytes, kind: str
 ) -> None:
-    """An error with a short text, however long the answer is; never an exception of another kind."""
+    """An error with a short text, however long the answer is; never another exception."""
     told(odd, plain(status, body, kind=kind))
     assert len(odd.asked) == 1
 
