@@ -68,22 +68,20 @@ def _outcomes(
 ) -> list[Outcome]:
     """Return the returns, newest first: positions open for longer than the horizon, then cycles."""
     marked = [
-        x.marked_usd / x.capital_usd
+        (x.marked_usd / x.capital_usd, True)
         for x in held
         if x.capital_usd > 0 and book.now - x.opened_at > book.horizon_sec
     ]
     closed = [
-        net / tied
+        (net / tied, False)
         for net, cycle in newest_first(cycles, cfg.lookback_cycles)
         if (tied := capital(cycle)) is not None
     ]
-    returns = [*marked, *closed]
+    returns = [(r, is_censored) for r, is_censored in (*marked, *closed) if math.isfinite(r)]
+    weights = recency_weights(len(returns), cfg)
     return [
-        Outcome(min(max(r, -RETURN_MAX), RETURN_MAX), weight, rank < len(marked))
-        for rank, (r, weight) in enumerate(
-            zip(returns, recency_weights(len(returns), cfg), strict=True)
-        )
-        if math.isfinite(r)
+        Outcome(min(max(r, -RETURN_MAX), RETURN_MAX), weight, is_censored)
+        for (r, is_censored), weight in zip(returns, weights, strict=True)
     ]
 
 
@@ -107,14 +105,15 @@ def _result(
     facts = replace(facts, f_slot=f_slot, rho=rho)
     decided = weight_w + weight_l
     reason = NO_EDGE if f_slot <= 0 else OK if losses else ALL_WINS
+    has_size = f_slot > 0 and book.base_usd > 0
     return KellyResult(
         f_star=facts.f_raw,
         f_fractional=cfg.kelly_fraction * f_slot,
-        multiplier=target_usd(f_slot, cfg, book.bank) / book.base_usd if f_slot > 0 else 1.0,
+        multiplier=target_usd(f_slot, cfg, book.bank) / book.base_usd if has_size else 1.0,
         win_rate=weight_w / decided if decided > 0 else 0.0,
         avg_win=avg_win,
-        avg_loss=-avg_loss,
-        payoff_ratio=min(avg_win / -avg_loss, PAYOFF_MAX) if losses else PAYOFF_MAX,
+        avg_loss=abs(avg_loss),
+        payoff_ratio=min(avg_win / abs(avg_loss), PAYOFF_MAX) if losses else PAYOFF_MAX,
         n_total=len(outcomes),
         n_wins=len(wins),
         n_losses=len(losses),

@@ -135,20 +135,21 @@ def _tilt(cycles: Iterable[Cycle], cfg: KellyConfig) -> KellyResult:
 
 
 def _tilt_results(parts: Mapping[str, list[Cycle]], cfg: KellyConfig) -> dict[str, KellyResult]:
+    """Return what each bucket says; a regime's counts only where there are enough in all."""
     total = _tilt(parts[AGGREGATE], cfg)
-    results = {AGGREGATE: _judged(total, cfg.min_samples_total)}
+    is_enough = total.n_total >= cfg.min_samples_total
+    results = {AGGREGATE: _judged(total, is_enough=is_enough)}
     for label in cfg.regime_labels.values():
         found = _tilt(parts[label], cfg)
-        is_few = total.n_total < cfg.min_samples_total
-        least = max(found.n_total + 1, 1) if is_few else cfg.min_samples_per_regime
-        results[label] = _judged(found, least)
+        is_own_enough = found.n_total >= cfg.min_samples_per_regime
+        results[label] = _judged(found, is_enough=is_enough and is_own_enough)
     return results
 
 
-def _judged(found: KellyResult, least: int) -> KellyResult:
+def _judged(found: KellyResult, *, is_enough: bool) -> KellyResult:
     if found.n_total == 0:
         return KellyResult()
-    if found.n_total < least:
+    if not is_enough:
         return replace(found, multiplier=1.0, sufficient_data=False, reason=INSUFFICIENT)
     if found.n_wins + found.n_losses == 0:  # all of them exactly zero: nothing won
         return replace(found, sufficient_data=True, reason=NO_EDGE)
@@ -163,7 +164,8 @@ class KellySizer:
         self.results: dict[str, KellyResult] = {}
         self.active_regime: str | None = None
         self.update_count = 0
-        self._unknown = self._last_n = 0
+        self.unknown_count = 0  # of the cycles of the last update, entered in no known regime
+        self.last_update_n = 0
         self._book: Book | None = None
 
     def update(
@@ -182,7 +184,7 @@ class KellySizer:
         known = list(cycles)
         parts = partition_cycles_by_regime(known, self.cfg.regime_labels)
         self.active_regime = self._label(regime_label)
-        self._unknown, self._last_n = len(parts[UNKNOWN]), len(known)
+        self.unknown_count, self.last_update_n = len(parts[UNKNOWN]), len(known)
         self._book = book
         if self.cfg.mode == BANKROLL:
             self.results = {} if book is None else bankroll_results(parts, self.cfg, book)
@@ -210,9 +212,9 @@ class KellySizer:
             "active_regime": self.active_regime,
             "kelly_fraction": self.cfg.kelly_fraction,
             **{x: self.results.get(x, KellyResult()).to_dict() for x in labels},
-            "unknown_count": self._unknown,
+            "unknown_count": self.unknown_count,
             "fallback": fallback(self.results, self.active_regime, self.cfg),
-            "last_update_n": self._last_n,
+            "last_update_n": self.last_update_n,
             "open_losers": {
                 "count": 0 if book is None else book.open_losers,
                 "marked_usd": 0.0 if book is None else book.open_losers_usd,

@@ -8,12 +8,12 @@ from typing import Any
 from accounting import equity
 from core.domain import HUNDRED
 from core.events import KellyUpdated
-from core.kelly import AGGREGATE, NO_DATA, UNKNOWN, Bank, Book, OpenPosition
+from core.kelly import NO_DATA, Bank, Book, OpenPosition
 from core.params import Params
 from core.state import BotState
 from engine.positions import marked_positions
 from grid.kelly import active_label
-from kelly_sizer import KellySizer, partition_cycles_by_regime
+from kelly_sizer import KellySizer
 
 log = logging.getLogger("kelly")
 
@@ -39,12 +39,11 @@ class KellyDesk:
         )
         if cfg.log_kelly_updates:
             self._tell(results)
-        parts = partition_cycles_by_regime(cycles, cfg.regime_labels)
         return KellyUpdated(
             time=state.now,
             results=results,
-            cycles=len(parts[AGGREGATE]),
-            unknown=len(parts[UNKNOWN]),
+            cycles=sizer.last_update_n,
+            unknown=sizer.unknown_count,
         )
 
     def _tell(self, results: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The Kelly block of the status, from the state. Pure; the contract is `core/kelly_status.py`."""
 
 from core.domain import ZERO
-from core.kelly import AGGREGATE, KellyResult, fallback, sizing
+from core.kelly import AGGREGATE, BANKROLL, KellyResult, fallback, sizing
 from core.kelly_status import KellyBlock, OpenLosersBlock
 from core.params import Params
 from core.record import plain
@@ -39,7 +39,9 @@ def kelly_block(state: BotState, params: Params) -> KellyBlock:
         bullish=told("bullish"),
         aggregate=told(AGGREGATE),
         unknown_count=heard.unknown,
-        fallback=fallback(heard.results, label, cfg),
+        fallback="base size: the equity is not known yet"
+        if cfg.mode == BANKROLL and facts.bank is None
+        else fallback(heard.results, label, cfg),
         multiplier_now=round(now.multiplier, 6),
         reason_now=now.reason,
         last_update_n=heard.cycles,

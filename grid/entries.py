@@ -112,7 +112,7 @@ def _try_entry(r: Reduction, slot_id: int, trade_id: TradeId) -> float | None:
         wait = (1 - r.state.entry_tokens) / rate
         return _veto(r, slot_id, leg, VetoReason.THROTTLE, again=r.now + wait, chain=size.chain)
     _place(r, slot_id, leg, approved, size.chain)
-    if size.kelly is not None:
+    if size.kelly is not None and size.kelly.bucket is not None:
         r.count("kelly_sizes")
         if size.kelly.is_capped:
             r.count("kelly_sizes_capped")

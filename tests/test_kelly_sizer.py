@@ -445,3 +445,17 @@ def test_weights_are_worth_fewer_cycles() -> None:
     cfg = KellyConfig()
     assert n_effective(recency_weights(500, cfg)) == pytest.approx(271.053, abs=1e-3)
     assert n_effective([]) == 0.0
+
+
+def test_odd_returns_are_left_out_before_they_are_weighed() -> None:
+    """A profit beyond all capital, an order of no size: numbers all the same."""
+    cfg = KellyConfig(mode="bankroll", recency_halflife_cycles=1e-3)
+    made = returns((0.01, 2))
+    made.append(cycle(1e308, at=99.0, entry_price=1e-300, volume=1e-5, slot_id=1))
+    found = KellySizer(cfg).update(made, "bullish", book=a_book())
+    assert found["bullish"].n_total == 2
+    assert found["bullish"].bankroll is not None
+    assert found["bullish"].bankroll.n_effective == pytest.approx(1.0)
+    good = returns((0.01, 80), (-0.015, 15))
+    small = KellySizer(cfg).update(good, "bullish", book=a_book(base_usd=0.0))
+    assert small["bullish"].multiplier == 1.0

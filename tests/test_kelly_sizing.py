@@ -130,6 +130,17 @@ def test_entries_go_by_the_regime_now() -> None:
     assert world.state.counters.get("kelly_sizes_capped", 0) == 0
 
 
+def test_sizes_that_kelly_has_not_made_are_not_counted() -> None:
+    """The share at floor or ceiling is of sizes that a bucket decided."""
+    world = World(KELLY_PARAMS)
+    hear(world, BULLISH)
+    heard(world)
+    placed = [x for x in world.timer() if isinstance(x, a.PlaceOrderAction)]
+    reasons = {s.reason for x in placed for s in x.chain if s.stage == "kelly"}
+    assert reasons == {"kelly_inactive"}
+    assert "kelly_sizes" not in world.state.counters
+
+
 def test_off_nothing_is_asked_heard_or_kept() -> None:
     """Switched off, what was heard is forgotten; the event of a late answer changes nothing."""
     world = World(KELLY_PARAMS)
@@ -286,3 +297,14 @@ def test_the_status_has_every_bucket_and_who_decides() -> None:
     assert (told["fallback"], told["multiplier_now"]) == ("aggregate: no regime is known", 1.125)
     assert (told["sizes"], told["capped_share"], told["last_update_n"]) == (8, 0.25, 40)
     assert set(told["open_losers"]) == {"count", "marked_usd"}
+
+
+def test_without_a_market_the_status_names_no_bucket() -> None:
+    """A share of equity needs an equity."""
+    params = replace(KELLY_PARAMS, kelly=replace(CONFIG, mode="bankroll"))
+    state = replace(
+        sample_state(), market=None, regime=None, kelly=KellyState(results={"aggregate": GOOD})
+    )
+    told = shown(state, params)
+    assert (told["reason_now"], told["multiplier_now"]) == ("kelly_inactive", 1.0)
+    assert told["fallback"] == "base size: the equity is not known yet"

@@ -11,19 +11,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.kelly import KellyConfig, KellyResult, KellyState
+from core.kelly import BankrollFacts, KellyConfig, KellyResult, KellyState, sizing
 from core.params import Params
 from core.record import replace
 from core.state import BotState
 from dashboard import Dashboard
 from engine.publish import Published
 from engine.status_view import build_status
+from grid.kelly import facts_of
 from store.history import SqliteHistory
 from tests.helpers import write_candles
 from tests.test_kelly_sizing import GOOD, KELLY_PARAMS
 from tests.test_models import running
 from tests.test_status import sample_facts, sample_state
-from web.kelly_views import KELLY_VIEWS, health, performance, wilson
+from web.kelly_views import KELLY_VIEWS, health, performance, recommendations, wilson
 
 NAMES = (
     "current-recommendations", "performance-metrics", "risk-status", "service-health", "history",
@@ -108,6 +109,46 @@ def test_recommendations_have_sides_and_regimes(asked: Asked, run: Any) -> None:
     assert 0 <= low <= total["p"] <= high <= 1
     assert 0.5 <= total["multiplier"] <= 2.0
     assert total["reason"] == run.runtime.state.kelly.results["aggregate"].reason
+
+
+class NoCycles:
+    """A history without cycles."""
+
+    def __init__(self, params: Params) -> None:
+        self._params = params.to_dict()
+
+    def kelly_params(self) -> dict[str, Any]:
+        """Return the parameters."""
+        return self._params
+
+    def recent_cycles(self, _limit: int) -> list[dict[str, Any]]:
+        """Return none."""
+        return []
+
+
+@pytest.mark.parametrize("mode", ["tilt", "bankroll"])
+@pytest.mark.parametrize("share", [0.25, 0.0001])
+def test_a_recommendation_is_the_size_that_would_be_made(mode: str, share: float) -> None:
+    """A regime with too few cycles is sized by all of them, a share of equity with its cap."""
+    bankroll = BankrollFacts(
+        n_effective=40.0, mean_return=0.01, growth=0.01, f_raw=9.0, f_slot=3.0, p_low=None,
+        structural_loss=None, censored=0, censored_share=0.0,
+    )  # fmt: skip
+    total = replace(GOOD, bankroll=bankroll) if mode == "bankroll" else GOOD
+    few = replace(GOOD, n_total=2, sufficient_data=False, reason="insufficient_samples")
+    results = {"bullish": few, "aggregate": total}
+    state = replace(sample_state(), kelly=KellyState(results=results))
+    kelly = replace(KELLY_PARAMS.kelly, mode=mode, max_equity_share=share)
+    params = replace(KELLY_PARAMS, kelly=kelly)
+    facts = facts_of(state, params)
+    assert facts is not None
+    base = float(params.order_size_usd)
+    made = sizing(results, "bullish", kelly, base_usd=base, bank=facts.bank)
+    told = recommendations(status_of(state, params), NoCycles(params))["recommendations"]
+    row = next(x for x in told if x["regime"] == "bullish")
+    assert row["multiplier"] == pytest.approx(made.multiplier, abs=1e-6)
+    assert (row["sized_by"], row["reason"]) == ("aggregate", "insufficient_samples")
+    assert (made.multiplier < 0.5) is (mode == "bankroll" and share < 0.25)
 
 
 def test_performance_is_told_on_the_same_cycles(asked: Asked, run: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
-from core.kelly import AGGREGATE, KellyConfig
+from core.kelly import AGGREGATE, Bank, KellyConfig, KellyResult, sizing
 from kelly_samples import n_effective, newest_first, number, recency_weights
 from web.message import number as whole
 
@@ -45,6 +45,7 @@ def recommendations(status: Status, history: KellyHistory) -> dict[str, Any]:
     """Return for each side and regime the win rate with its interval, and what sizes make of it."""
     kelly, cfg = status["kelly"], _config(history)
     cycles = history.recent_cycles(cfg.lookback_cycles)
+    sizes = _sizes(status, history.kelly_params(), cfg)
     made = []
     for leg, side in SIDES.items():
         for tag, label in [*enumerate(LABELS), (None, AGGREGATE)]:
@@ -52,7 +53,7 @@ def recommendations(status: Status, history: KellyHistory) -> dict[str, Any]:
                 c for c in cycles
                 if c["trade_id"] == leg and (tag is None or c["regime_at_entry"] == tag)
             ]  # fmt: skip
-            made.append({"side": side, "regime": label, **_rates(own, cfg), **_sizes(kelly, label)})
+            made.append({"side": side, "regime": label, **_rates(own, cfg), **sizes[label]})
     return {
         "enabled": kelly["enabled"],
         "as_of": kelly.get("updated_at"),
@@ -97,25 +98,33 @@ def wilson(p: float, n: float) -> list[float] | None:
     return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
 
 
-def _sizes(kelly: Status, label: str) -> dict[str, Any]:
+def _sizes(
+    status: Status, params: Mapping[str, Any], cfg: KellyConfig
+) -> dict[str, dict[str, Any]]:
+    """Return for each label what an order of the base size entered in it would be made of."""
+    kelly, names = status["kelly"], (*LABELS, AGGREGATE)
     if not kelly["enabled"]:
-        return {"f_raw": None, "f_shrunk": None, "f_fractional": None, "multiplier": 1.0,
-                "reason": "disabled"}  # fmt: skip
-    found = kelly[label]
-    bankroll = found["bankroll"]
-    wanted = found["multiplier"]
-    if not found["sufficient_data"]:
-        wanted = 1.0
-    elif found["reason"] == "no_edge":
-        wanted = kelly["negative_edge_mult"]
-    bounded = min(max(wanted, kelly["floor_mult"]), kelly["ceiling_mult"])
-    return {
-        "f_raw": found["f_star"],
-        "f_shrunk": None if bankroll is None else bankroll["f_shrunk"],
-        "f_fractional": found["f_fractional"],
-        "multiplier": round(bounded if found["sufficient_data"] else 1.0, 6),
-        "reason": found["reason"],
-    }
+        off = {"f_raw": None, "f_shrunk": None, "f_fractional": None, "multiplier": 1.0,
+               "reason": "disabled", "sized_by": None}  # fmt: skip
+        return dict.fromkeys(names, off)
+    results = {x: KellyResult.from_dict(kelly[x]) for x in names}
+    worth, share = number(status["equity"]["equity"]), number(params["max_equity_share"])
+    bank = None
+    if worth is not None and share is not None:
+        bank = Bank(equity_usd=worth, equity_share=share, slots=len(status["slots"]))
+    base = number(params["order_size_usd"]) or 0.0
+    told = {}
+    for name, found in results.items():
+        made = sizing(results, name, cfg, base_usd=base, bank=bank)
+        told[name] = {
+            "f_raw": found.f_star,
+            "f_shrunk": None if found.bankroll is None else found.bankroll.f_shrunk,
+            "f_fractional": found.f_fractional,
+            "multiplier": round(made.multiplier, 6),
+            "reason": found.reason,
+            "sized_by": made.bucket,
+        }
+    return told
 
 
 def performance(status: Status, history: KellyHistory, days: float) -> dict[str, Any]:
