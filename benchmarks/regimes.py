@@ -24,7 +24,7 @@ SPEED = 30.0  # faster than a live market: more events to look at
 FEATURES = 4
 
 
-class _Late(Pacer):
+class Late(Pacer):
     """Tells by how many seconds an event is late; of prices, which come when they are due."""
 
     def __init__(self, speed: float) -> None:
@@ -51,7 +51,7 @@ def loop_gaps(folder: Path) -> str:
         settings, parts.source, market="bench", is_real_time=True, feed_sec=FEED_SEC,
         holding_times=parts.store.holding_times,
     )  # fmt: skip
-    pacer = _Late(SPEED)
+    pacer = Late(SPEED)
     loop = Loop(runtime, parts.exchange, models=models, pacer=pacer)
     venue = parts.exchange.describe()
     runtime.start(venue, settings.params, now=parts.exchange.now(), bot_tag=1)
@@ -80,12 +80,13 @@ def loop_gaps(folder: Path) -> str:
     models.close()
     parts.close()
     return (
-        f"{_lateness(before)} without, {_lateness(during)} over "
+        f"{lateness(before)} without, {lateness(during)} over "
         f"{trained - 2} trainings (required p99 ≤ 50 ms, none over 250 ms)"
     )
 
 
-def _lateness(late: list[float]) -> str:
+def lateness(late: list[float]) -> str:
+    """Return the 99th percentile and the worst of some events in words."""
     ordered = sorted(late)
     p99 = ordered[int(len(ordered) * 0.99)] if ordered else 0.0
     return f"p99 {p99 * 1000:.0f} ms, worst {ordered[-1] * 1000:.0f} ms of {len(ordered):,} events"

@@ -174,11 +174,13 @@ class Waiting:
         try:
             queue, oldest = 0, None
             for table in TABLES:
-                query = "SELECT count(*), min(time) FROM outbox WHERE name = ? AND id > ?"
+                rows = "FROM outbox WHERE name = ? AND id > ?"
                 values = (table.name, progress.get(table.name, Progress()).id)
-                count, at = self._db.execute(query, values).fetchone()
-                queue += count
-                oldest = at if oldest is None or (at is not None and at < oldest) else oldest
+                queue += self._db.execute(f"SELECT count(*) {rows}", values).fetchone()[0]
+                # The first of the line, not the least of all times: that would read every row.
+                first = self._db.execute(f"SELECT time {rows} ORDER BY id LIMIT 1", values)
+                oldest = min((x for x in (oldest, *(first.fetchone() or ())) if x is not None),
+                             default=None)  # fmt: skip
             query = "SELECT id FROM outbox WHERE name = ? AND id > ?"
             values = (SNAPSHOTS.name, progress.get(SNAPSHOTS.name, Progress()).id)
             found = self._db.execute(query, values).fetchone()
