@@ -17,7 +17,7 @@ from core.record import plain
 from store.tables import SNAPSHOTS, TABLES
 
 ROWS_MAX = 500_000  # some 50 MB, and more than a month of one pair
-FORGET_ROWS = 2_000  # deleted in one step at most
+FORGET_ROWS = 500  # deleted in one step at most
 TRIM_EVERY = 500  # rows put between two looks at the size
 MINUTE_SEC = 60
 _EQUITY_STEP = Decimal("0.00000001")

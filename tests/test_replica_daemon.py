@@ -217,6 +217,25 @@ def test_an_hour_of_outages_and_kills_loses_and_doubles_nothing(
     assert last - first > 3500
 
 
+def test_a_daemon_whose_replica_hangs_ends_in_time(tmp_path: Path, shim: Shim) -> None:
+    """Ten seconds at most from SIGTERM to the end, in the midst of a call; nothing is lost."""
+    hour = Hour(tmp_path, shim)
+    try:
+        block_once(hour.daemon, is_settled)
+        shim.slow_sec = 30.0
+        asked = shim.asked
+        hour.until(lambda: shim.asked > asked)
+        assert hour.daemon.stop() == 0  # waits ten seconds
+        hour.collect()
+    finally:
+        hour.daemon.process.kill()
+        hour.daemon.process.wait()
+        shim.slow_sec = 0.0
+    assert "replication ends: " in hour.errors
+    assert "Traceback" not in hour.errors
+    assert local(tmp_path / "bot.db", "SELECT count(*) FROM outbox") != ["0"]
+
+
 def test_an_older_schema_stops_the_start(tmp_path: Path, postgres: Postgres) -> None:
     """Exit 2, with the file to run; no order was placed."""
     with door(postgres, migrations()[0].read_text()) as shim:
