@@ -36,7 +36,7 @@ from engine.loop import Loop
 from engine.notices import obstacle
 from engine.progress import ProgressLine
 from engine.publish import Publisher
-from engine.restore import Choice
+from engine.restore import AS_IT_IS, Choice
 from engine.runtime import Runtime
 from engine.start_check import start_checks
 from engine.status_view import Facts, build_status
@@ -71,7 +71,7 @@ logger = logging.getLogger("bot")
 class Daemon:
     """One run of the bot, from its ports to its exit."""
 
-    def __init__(self, settings: config.Settings, choice: Choice) -> None:
+    def __init__(self, settings: config.Settings, choice: Choice = AS_IT_IS) -> None:
         self.settings, self.choice = settings, choice
         self.counter = Counter()
         self.publisher = Publisher(recent_events=self.counter.recent_events)

@@ -45,6 +45,7 @@ ROUTES = {
     "unlock": Route.IMMEDIATE,
     "uncertain": Route.IMMEDIATE,
     "ghost": Route.IMMEDIATE,
+    "restore": Route.IMMEDIATE,
     "owed_exit": Route.IMMEDIATE,
     "rejected": Route.IMMEDIATE,
     "cancelled": Route.IMMEDIATE,

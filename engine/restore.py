@@ -45,6 +45,9 @@ class Choice(Record, frozen=True, kw_only=True):
     adopt_epoch: bool = False
 
 
+AS_IT_IS = Choice()
+
+
 class PaperStart(Record, frozen=True, kw_only=True):
     """What a paper exchange begins with whose file was lost: the balances of the state at `seq`."""
 

@@ -529,6 +529,7 @@ def test_no_subcommand_touches_the_outbox(tmp_path: Path, command: str) -> None:
     parts = open_parts(settings, is_run=True)
     runtime = Runtime(parts.store, parts.exchange, None)
     runtime.start(parts.exchange.describe(), settings.params, now=parts.exchange.now(), bot_tag=1)
+    runtime.step(e.CommandReceived(time=runtime.state.now, command_id="x", command=AddSlot()))
     parts.close()
 
     def waiting() -> list[Any]:
