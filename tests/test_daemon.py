@@ -36,9 +36,9 @@ def environment(folder: Path, **changes: str) -> dict[str, str]:
 class Running:
     """A daemon process and its page."""
 
-    def __init__(self, env: dict[str, str]) -> None:
+    def __init__(self, env: dict[str, str], *args: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "bot.py"], cwd=ROOT, env=env, stdout=subprocess.PIPE,
+            [sys.executable, "bot.py", *args], cwd=ROOT, env=env, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.url = ""

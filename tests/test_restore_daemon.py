@@ -114,7 +114,7 @@ def _old_disk_is_refused(daemon: Daemon, lost: Path) -> None:
 
 def paper(folder: Path, shim: Shim, **changes: str) -> dict[str, str]:
     """Return the environment of a daemon on paper with a replica."""
-    grid = {"PAIR_ENTRY_PCT": "0.1", "PAIR_PROFIT_PCT": "1.0"}
+    grid = {"PAIR_ENTRY_PCT": "0.1", "PAIR_PROFIT_PCT": "1.0", "LOG_LEVEL": "WARNING"}
     keys = {"SUPABASE_URL": shim.url, "SUPABASE_KEY": SERVICE_KEY, "SYNTHETIC_SPEED": "6000"}
     return environment(folder, **keys | grid | changes)
 
@@ -177,28 +177,19 @@ def _prefix(before: str, after: str, names: tuple[str, ...]) -> bool:
 def test_an_empty_disk_waits_for_a_copy_that_does_not_answer(tmp_path: Path, shim: Shim) -> None:
     """Nothing is begun meanwhile; --state local does not wait."""
     shim.down = True
-    env = paper(tmp_path, shim)
-    process = subprocess.Popen(
-        [sys.executable, "bot.py"], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    said = ""
-    while "the copy at Supabase" not in said:
-        said = process.stderr.readline()
-        assert said or process.poll() is None
+    env = paper(tmp_path, shim, LOG_LEVEL="INFO", SYNTHETIC_SPEED="1")
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen([sys.executable, "bot.py"], cwd=ROOT, env=env, stderr=said)
+        is_told = wait_until(lambda: "the copy at Supabase" in (tmp_path / "said").read_text(), 30)
+        assert not (tmp_path / "bot.db").exists()
+        process.terminate()
+        assert process.wait(15) == 0
+    assert is_told
     assert not (tmp_path / "bot.db").exists()
-    process.terminate()
-    assert process.wait(10) == 0
-    assert not (tmp_path / "bot.db").exists()
-    choice = subprocess.Popen(
-        [sys.executable, "bot.py", "--state", "local"], cwd=ROOT, env=env, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        assert wait_until((tmp_path / "bot.db").exists, 40)
-    finally:
-        choice.terminate()
-        choice.wait(15)
+    choice = Running(env, "--state", "local")
+    assert choice.wait("/readyz").status_code == 200
+    assert (tmp_path / "bot.db").exists()
+    assert choice.stop() == 0
 
 
 @pytest.mark.parametrize("choice", ["local", "remote"])
@@ -219,18 +210,10 @@ def test_an_older_database_asks_whose_word_counts(tmp_path: Path, shim: Shim, ch
     refused = run_bot(env)
     assert refused.returncode == 3, refused.stdout + refused.stderr
     assert "it is an older one" in refused.stderr
-    run = subprocess.Popen(
-        [sys.executable, "bot.py", "--state", choice], cwd=ROOT,
-        env=env | {"SYNTHETIC_SPEED": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert run.stderr is not None
-    for line in run.stderr:
-        if "started from disk" in line:
-            break
-    run.terminate()
-    assert run.wait(15) == 0
-    assert (steps(disk) > newer) is (choice == "remote")
+    run = Running(env | {"SYNTHETIC_SPEED": "1"}, "--state", choice)
+    assert run.wait("/readyz").status_code == 200
+    assert run.stop() == 0
+    assert (steps(disk) >= newer) is (choice == "remote")
     assert bool(list(disk.glob("bot.db.before-*"))) is (choice == "remote")
     verify = run_bot(env, "verify")
     assert verify.returncode == 0, verify.stdout + verify.stderr
@@ -240,9 +223,9 @@ def test_an_older_database_asks_whose_word_counts(tmp_path: Path, shim: Shim, ch
 
 
 def steps(disk: Path) -> int:
-    """Return how far the journal of a database has come."""
+    """Return the step of the newest state of a database."""
     with sqlite3.connect(disk / "bot.db") as db:
-        found: int = db.execute("SELECT max(seq) FROM journal").fetchone()[0]
+        found: int = db.execute("SELECT seq FROM state").fetchone()[0]
     return found
 
 
