@@ -162,6 +162,13 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that have gone, and of a PostgreSQL that a test has stopped."""
+
+
 class Shim:
     """The door: `url` is what SUPABASE_URL would be. Faults are switched on by setting them."""
 
@@ -176,8 +183,7 @@ class Shim:
         self.writes: list[tuple[str, int]] = []  # table and rows of each write that was taken
         self.asked = 0
         handler = type("Handler", (_Handler,), {"shim": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()

@@ -58,10 +58,15 @@ def copied(shim: Shim) -> int:
     return int(shim.sql("select count(*) from snapshots"))
 
 
-def trade_on(daemon: Daemon, cycles: int) -> None:
-    """Wait until so many more cycles are complete."""
-    wanted = booked(daemon, "cycles") + cycles
-    assert wait_until(lambda: booked(daemon, "cycles") >= wanted, 120, 0.2), daemon.said()
+def trade_on(daemon: Daemon, executions: int) -> None:
+    """Wait until there are so many more executions, exits among them."""
+    wanted = booked(daemon, "executions") + executions
+    query = "SELECT 1 FROM executions WHERE role <> 'entry'"
+
+    def is_enough() -> bool:
+        return booked(daemon, "executions") >= wanted and bool(daemon.rows(query))
+
+    assert wait_until(is_enough, 120, 0.2), daemon.said()
 
 
 def lose_disk(daemon: Daemon) -> Path:
@@ -79,10 +84,10 @@ def test_a_lost_disk_at_the_exchange_loses_nothing(
     """The copy is older by many executions: the exchange is asked, and all is booked once."""
     daemon, sandbox = live
     daemon.start()
-    trade_on(daemon, 1)
+    assert wait_until(lambda: booked(daemon, "executions") >= 2, 60, 0.2)
     assert wait_until(lambda: copied(shim) > 0, 60, 0.2)
     shim.down = True
-    trade_on(daemon, 2)
+    trade_on(daemon, 10)
     lost = lose_disk(daemon)
     shim.down = False
     daemon.start()
