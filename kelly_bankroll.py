@@ -69,7 +69,7 @@ def _outcomes(
     """Return the returns, newest first: positions open for longer than the horizon, then cycles."""
     marked = [
         (x.marked_usd / x.capital_usd, True)
-        for x in held
+        for x in sorted(held, key=lambda x: -x.opened_at)
         if x.capital_usd > 0 and book.now - x.opened_at > book.horizon_sec
     ]
     closed = [

@@ -294,6 +294,12 @@ def _exit_draft(
     r: Reduction, found: Found, position: Position, *, is_crossing: bool
 ) -> Draft | str:
     """Return the exit as it should be placed now, or why it cannot be."""
+    place, cycle = (found.slot_id, found.trade_id), r.cycle(found)
+    if any(
+        (x.slot_id, x.trade_id) == place and x.cycle == cycle and x.role is not Role.ENTRY
+        for x in r.state.ghosts
+    ):
+        return "ghost"  # an exit of this position that may still execute
     params = r.effective(found.slot_id)
     try:
         price = exit_price(

@@ -172,6 +172,7 @@ def _after_order_news(r: Reduction) -> None:
     """Go on with a pair-off, and have the entry pass look again: an order has changed."""
     for slot in r.state.slots:
         pair_when_ready(r, slot.slot_id)
+    restoring.rebind(r)
     r.update(pass_due=r.now)
 
 

@@ -131,6 +131,7 @@ class Ghost(Record, frozen=True, kw_only=True):
     cycle: int
     side: Side
     found_at: float
+    since: float | None = None  # it was opened then; None: unknown, in the last days
     cancelled_at: float = 0.0
     executed: Decimal = ZERO
     execution_ids: tuple[str, ...] = ()
@@ -149,6 +150,7 @@ class Unbound(Record, frozen=True, kw_only=True):
     side: Side
     price: Decimal
     volume: Decimal
+    opened_at: float
     why: str
 
 

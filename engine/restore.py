@@ -48,6 +48,10 @@ class Choice(Record, frozen=True, kw_only=True):
 AS_IT_IS = Choice()
 
 
+class _Stopped(Exception):
+    """The daemon is to end while a copy is read."""
+
+
 class PaperStart(Record, frozen=True, kw_only=True):
     """What a paper exchange begins with whose file was lost: the balances of the state at `seq`."""
 
@@ -86,7 +90,12 @@ def settle_state(
     while True:
         copies = _ask(settings, remote, market)
         if isinstance(copies, list):
-            trouble = _settle(settings, remote, copies, choice, is_there=is_there, say=say)
+            try:
+                trouble = _settle(
+                    settings, remote, copies, choice, is_there=is_there, say=say, stopping=stopping
+                )
+            except _Stopped:
+                return False
             if trouble is None:
                 return True
         else:
@@ -138,6 +147,7 @@ def _settle(
     *,
     is_there: bool,
     say: Callable[[str], None],
+    stopping: threading.Event,
 ) -> str | None:
     """Restore, go on, or refuse; return what keeps the copy from being read, if anything does.
 
@@ -164,7 +174,7 @@ def _settle(
             restore.keep_local(path, copies)
             log.warning("%s: going on with the database; its copy goes on under a new id", why)
             return None
-        return _put_back(settings, remote, newest, say)
+        return _put_back(settings, remote, newest, say, stopping)
     finally:
         lock.release()
 
@@ -174,6 +184,7 @@ def _put_back(
     remote: restore.Copies,
     copy: restore.Copy,
     say: Callable[[str], None],
+    stopping: threading.Event,
 ) -> str | None:
     from store.supabase import RemoteError  # noqa: PLC0415 - slow to import
 
@@ -186,13 +197,22 @@ def _put_back(
         )
         facts[PAPER_START] = msgspec.json.encode(start).decode()
         files.append(settings.paper_db())
+    made = path.with_name(path.name + ".restored")
+
+    def said(text: str) -> None:
+        if stopping.is_set():
+            raise _Stopped
+        say(text)
+
+    try:
+        made.unlink(missing_ok=True)
+        restore.restore(remote, made, copy, facts, said)
+    except RemoteError as error:  # nothing has changed yet: it is tried again
+        return str(error)
     mark = datetime.fromtimestamp(wall_now(), UTC).strftime("before-%Y%m%dT%H%M%SZ")
     for file in restore.move_aside(files, mark):
         log.warning("kept aside: %s", file)
-    try:
-        restore.restore(remote, path, copy, facts, say)
-    except RemoteError as error:  # nothing is there yet: it is tried again
-        return str(error)
+    made.rename(path)
     log.warning(
         "restored from the copy at Supabase: the state of %s (step %s); what our orders did since "
         "is asked of the exchange",
@@ -225,10 +245,10 @@ def adopt_epochs(store: SqliteStore, others: Collection[int]) -> None:
     epoch, known = store.identity()[0], restore.epochs_of(store)
     while epoch in known or epoch in others:
         epoch = secrets.randbits(24)
-    since = loaded.state.now - restore.OVERLAP_SEC
+    since = restore.heard_until(loaded.state) - restore.OVERLAP_SEC
     restored = restore.Restored(since=since, epochs=(*known, *others))
-    store.keep_fact(restore.RESTORED, msgspec.json.encode(restored).decode())
-    store.keep_fact("epoch", str(epoch))
+    fact = msgspec.json.encode(restored).decode()
+    store.keep_facts({restore.RESTORED: fact, "epoch": str(epoch)})
     log.warning("open orders of other databases of this bot are bound to this one: %s", [*others])
 
 

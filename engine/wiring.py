@@ -356,7 +356,7 @@ def open_parts(
         if is_begun and not paper.exists():
             raise StoreError(
                 f"{paper} is missing: the paper exchange of {settings.state_db}. Restore it, or "
-                "set STATE_DB to a new file"
+                "set STATE_DB to a new file (with a copy at Supabase: and start with --state local)"
             )
         run = store.identity()[1]["run"]
         made = 0 if begins is None or paper.exists() else _made(settings, store)

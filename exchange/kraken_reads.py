@@ -180,13 +180,18 @@ class Reader:
         return self.parsed(open_orders, self.read("OpenOrders", params, priority))
 
     def closed_orders(
-        self, start: float, priority: Priority, client_order_id: str | None = None
+        self,
+        start: float,
+        priority: Priority,
+        client_order_id: str | None = None,
+        *,
+        end: float | None = None,
     ) -> list[OrderView]:
-        """Return the orders closed since `start`, or those of one client id."""
+        """Return the orders closed from `start` to `end` (None: now), or those of one client id."""
         if client_order_id is None:
-            end = self._end()
+            until = self._end() if end is None else end
             return self._walk(
-                lambda offset: self.closed_page(start, end, offset, priority), lambda x: x.txid
+                lambda offset: self.closed_page(start, until, offset, priority), lambda x: x.txid
             )
 
         def page(offset: int) -> Page[OrderView]:

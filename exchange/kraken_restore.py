@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kraken")
 
 RETRY_SEC = 5.0
+WINDOW_SEC = 86_400.0
 WAIT_SEC = 0.25  # between two looks at whether the loop has taken what was told
 # Of what happened at the same instant: executions, then what ended, then what was opened.
 _FILL, _CLOSE, _OPEN = range(3)
@@ -74,9 +75,12 @@ class Restorer:
         start = since + reader.offset_sec
         views = {x.txid: x for x in reader.open_orders(Priority.EXECUTIONS)}
         # Read later, so that an order that ends meanwhile is seen as ended.
-        views |= {x.txid: x for x in reader.closed_orders(start, Priority.EXECUTIONS)}
+        views |= {x.txid: x for x in self._closed(start)}
+        lacking = {x.txid: x for x in desk.known.values() if x.txid and x.txid not in views}
+        views |= {x.txid: x for x in reader.orders(list(lacking), Priority.EXECUTIONS)}
+        oldest = min((x.placed_at + reader.offset_sec for x in lacking.values()), default=start)
         trades: dict[str, list[TradeView]] = {}
-        for trade in reader.trades(start, Priority.EXECUTIONS):
+        for trade in self._trades(min(start, oldest)):
             trades.setdefault(trade.txid, []).append(trade)
         booked = desk.booked({x.execution_id for some in trades.values() for x in some})
         happened: list[tuple[float, int, int, e.Event]] = []
@@ -88,6 +92,22 @@ class Restorer:
         for _, _, _, event in sorted(happened, key=lambda x: x[:3]):
             desk.post(event)
         desk.post(e.RestoreTold(time=desk.clock()))
+
+    def _closed(self, start: float) -> Iterator[OrderView]:
+        """Yield orders closed since an instant, read in windows: no walk is too long."""
+        for first, last in self._windows(start):
+            yield from self._desk.reader.closed_orders(first, Priority.EXECUTIONS, end=last)
+
+    def _trades(self, start: float) -> Iterator[TradeView]:
+        for first, last in self._windows(start):
+            yield from self._desk.reader.trades(first, Priority.EXECUTIONS, end=last)
+
+    def _windows(self, start: float) -> Iterator[tuple[float, float | None]]:
+        """Yield windows of exchange time from `start` to now, which has no end."""
+        while start + WINDOW_SEC < self._desk.clock() + self._desk.reader.offset_sec:
+            yield start, start + WINDOW_SEC
+            start += WINDOW_SEC
+        yield start, None
 
     def _happened(
         self, view: OrderView, fresh: Sequence[TradeView]

@@ -65,7 +65,7 @@ def watched(state: BotState) -> dict[str, Watched]:
             filled=ghost.executed,
             execution_ids=ghost.execution_ids,
             is_ghost=True,
-            since=ghost.found_at - GHOST_SEC,
+            since=ghost.found_at - GHOST_SEC if ghost.since is None else ghost.since,
         )
     return found
 

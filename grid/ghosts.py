@@ -18,8 +18,8 @@ from grid.reduction import Reduction
 CANCEL_AGAIN_SEC = 10.0
 
 
-def ghost_found(r: Reduction, event: GhostFound) -> None:
-    """Take note of a ghost, alarm, and ask for its end."""
+def ghost_found(r: Reduction, event: GhostFound, *, since: float | None = None) -> None:
+    """Take note of a ghost, alarm, and ask for its end; `since`: when it was opened, if known."""
     place = decode(event.client_order_id)
     known = r.find(event.client_order_id) is not None or _ghost(r, event.client_order_id)
     if place is None or known:
@@ -37,6 +37,7 @@ def ghost_found(r: Reduction, event: GhostFound) -> None:
         cycle=place.cycle,
         side=place.trade_id.entry_side if is_entry else place.trade_id.exit_side,
         found_at=r.now,
+        since=since,
     )
     r.update(ghosts=(*r.state.ghosts, ghost))
     r.count("ghosts")

@@ -12,17 +12,20 @@ from core.order_id import OrderPlace, decode
 from core.record import replace
 from core.state import Entering, Exiting, Idle, LockName, Restoring, Unbound
 from grid import watch
+from grid.endings import orphan
 from grid.ghosts import ghost_found
 from grid.reduction import Reduction
 from grid.upkeep import retry_owed
 from leg import acknowledge, holding
+
+EPOCHS_KEPT = 16
 
 
 def begin(r: Reduction, event: RestoreBegun) -> None:
     """Place nothing until the exchange has told what happened since."""
     known = (*r.state.former_epochs, *event.epochs)
     others = tuple(x for x in dict.fromkeys(known) if x != r.state.store_epoch)
-    r.update(restoring=Restoring(since=event.since), former_epochs=others)
+    r.update(restoring=Restoring(since=event.since), former_epochs=others[-EPOCHS_KEPT:])
     watch.set_lock(r, LockName.RESTORE, "what happened since the restored state is not settled yet")
 
 
@@ -48,6 +51,7 @@ def order_restored(r: Reduction, event: OrderRestored) -> None:
         side=event.side,
         price=event.price,
         volume=event.volume,
+        opened_at=event.opened_at,
         why=why,
     )
     r.update(restoring=replace(restoring, unbound=(*restoring.unbound, unbound)))
@@ -58,7 +62,21 @@ def order_restored(r: Reduction, event: OrderRestored) -> None:
     r.notify("error", "restore", f"{text}. Trading waits for adopt or ignore")
 
 
-def _bind(r: Reduction, event: OrderRestored, place: OrderPlace) -> str | None:
+def rebind(r: Reduction) -> None:
+    """Look again at what had no place: an order may have ended that stood there."""
+    restoring = r.state.restoring
+    if restoring is None or not restoring.is_told:
+        return
+    for x in restoring.unbound:
+        place = decode(x.client_order_id)
+        if place is not None and _bind(r, x, place) is None:
+            restoring = r.state.restoring or restoring
+            left = tuple(y for y in restoring.unbound if y is not x)
+            r.update(restoring=replace(restoring, bound=restoring.bound + 1, unbound=left))
+    _end_if_done(r)
+
+
+def _bind(r: Reduction, event: OrderRestored | Unbound, place: OrderPlace) -> str | None:
     """Put the order where its id says; return why that cannot be, or None."""
     is_entry = place.role is Role.ENTRY
     slot = r.slot(place.slot)
@@ -85,6 +103,10 @@ def _bind(r: Reduction, event: OrderRestored, place: OrderPlace) -> str | None:
 
 def _bind_entry(r: Reduction, place: OrderPlace, order: OrderState) -> str | None:
     leg = r.leg(place.slot, place.trade_id)
+    if isinstance(leg.state, Exiting) and leg.cycle < place.cycle:
+        # The leg has entered again: its exit had become a recovery.
+        orphan(r, place.slot, place.trade_id, "restored", is_loss=True)
+        leg = r.leg(place.slot, place.trade_id)
     if not isinstance(leg.state, Idle):
         return "its leg is at another order or position"
     if place.cycle < leg.cycle:
@@ -142,7 +164,7 @@ def resolve(r: Reduction, command: Adopt | Ignore) -> int | None:
     for x in chosen:
         if isinstance(command, Adopt):
             found = GhostFound(time=r.now, client_order_id=x.client_order_id, txid=x.txid)
-            ghost_found(r, found)
+            ghost_found(r, found, since=x.opened_at)
         else:
             r.update(ignored=(*r.state.ignored, x.client_order_id))
     _end_if_done(r)

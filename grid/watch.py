@@ -41,6 +41,7 @@ from risk import (
 )
 
 DAY_SEC = 86_400
+GHOST_WAIT_SEC = 600.0  # so long a ghost may explain that the balances differ
 HOUR_SEC = 3_600
 RESTING = (OrderStatus.OPEN, OrderStatus.CANCELLING)
 DRIFT_SHARE = Decimal("0.02")
@@ -372,7 +373,10 @@ def _is_in_flight(r: Reduction, placed_by: float) -> bool:
             or order.closed_executed is not None
         )
         for order in orders(r.state)
-    ) or any(ghost.closed_executed != ghost.executed for ghost in r.state.ghosts)
+    ) or any(
+        ghost.closed_executed != ghost.executed and r.now < ghost.found_at + GHOST_WAIT_SEC
+        for ghost in r.state.ghosts
+    )
 
 
 def is_drifting(r: Reduction) -> bool:

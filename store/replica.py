@@ -160,6 +160,7 @@ class Waiting:
         self._db = sqlite3.connect(
             uri, uri=True, timeout=5.0, isolation_level=None, check_same_thread=False
         )
+        self._log = path.with_name(path.name + "-wal")
         self._run = run
 
     def last_id(self) -> int:
@@ -196,16 +197,29 @@ class Waiting:
             self._db.execute("ROLLBACK")
 
     def _snapshot(self) -> dict[str, Any] | None:
-        query = "SELECT seq, state, params FROM state WHERE id = 1"
+        query = (
+            "SELECT seq, state, params, journal.time FROM state LEFT JOIN journal USING (seq) "
+            "WHERE id = 1"
+        )
         found = self._db.execute(query).fetchone()
         if found is None:
             return None
-        seq, state, params = found
-        time = float(msgspec.json.decode(state)["now"])
+        seq, state, params, time = found
+        if time is None:  # put back, and nothing has happened since
+            time = float(msgspec.json.decode(state)["now"])
         return {
             "run": self._run, "day": int(time // DAY_SEC), "seq": seq, "time": time,
             "schema": STATE_VERSION, "state": state, "params": params,
         }  # fmt: skip  # `written_at` is added when it is sent
+
+    def make_durable(self) -> None:
+        """Have all that was read survive a power cut: a copy must not know more than the disk."""
+        with contextlib.suppress(FileNotFoundError):  # all of it is in the database itself
+            handle = os.open(self._log, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def batch(self, table: Table, after: int, until: int, rows_max: int) -> Batch | None:
         """Return the next rows of a table, numbers above `after` up to `until`; None: none wait."""
@@ -416,6 +430,7 @@ class Replica:
     def _send_state(self, number: int, row: Mapping[str, Any] | None) -> None:
         try:
             if row is not None:
+                self._waiting.make_durable()
                 self._remote.upsert(SNAPSHOTS, [{**row, "written_at": self._wall()}])
         except RemoteError as error:
             if error.is_line:

@@ -17,7 +17,7 @@ import msgspec
 
 from core.ports import Store, StoreError
 from core.record import Record
-from core.state import STATE_VERSION
+from core.state import STATE_VERSION, BotState
 from store import codec
 from store.sqlite import create
 from store.tables import BY_NAME, RUNS, SNAPSHOTS, Table
@@ -49,7 +49,7 @@ class Copy(Record, frozen=True, kw_only=True):
     epoch: int
     program: str
     seq: int
-    time: float  # bot time of the state
+    time: float  # of the event that made the state
     written_at: float  # wall time at which it was sent
     schema: int
     state: str
@@ -100,7 +100,7 @@ def restore(
     while epoch in (copy.epoch, state.store_epoch, *state.former_epochs):
         epoch = secrets.randbits(24)
     restored = Restored(
-        since=state.now - OVERLAP_SEC,
+        since=heard_until(state) - OVERLAP_SEC,
         epochs=tuple(dict.fromkeys((copy.epoch, state.store_epoch, *state.former_epochs))),
     )
     more = {
@@ -167,6 +167,11 @@ def _insert_equity(db: sqlite3.Connection, points: Iterable[Mapping[str, Any]], 
         )
 
 
+def heard_until(state: BotState) -> float:
+    """Return until when all that the exchange knew was heard of: quotes alone may go on longer."""
+    return min(state.now, state.balances.reported_at or state.started_at)
+
+
 def restored_of(facts: Mapping[str, str]) -> Restored | None:
     """Return what a database has not told its state yet of having been put back."""
     text = facts.get(RESTORED)
@@ -226,7 +231,7 @@ def _disagreement(
         if newest.seq > seq:
             return f"the copy has {newest.seq:,} steps, the database {seq:,}: it is an older one"
         row = db.execute("SELECT time FROM journal WHERE seq = ?", (newest.seq,)).fetchone()
-        if row is not None and abs(row[0] - newest.time) > OVERLAP_SEC:
+        if row is not None and row[0] != newest.time:
             return f"from some step before {newest.seq:,} on the copy and the database differ"
         return None
     return (
@@ -253,6 +258,7 @@ def move_aside(paths: Iterable[Path], mark: str) -> list[Path]:
     moved = []
     try:
         for path in paths:
+            _checkpoint(path)
             for suffix in ("-wal", "-shm", ""):
                 file = path.with_name(path.name + suffix)
                 if file.exists():
@@ -260,3 +266,10 @@ def move_aside(paths: Iterable[Path], mark: str) -> list[Path]:
     except OSError as error:
         raise StoreError(f"{error.filename} cannot be moved: {error.strerror}") from None
     return moved
+
+
+def _checkpoint(path: Path) -> None:
+    """Let a database be whole without its log, so that no part of it can be left behind."""
+    if path.exists():
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -10,6 +10,7 @@ import msgspec
 from accounting import orders
 from core import actions as a
 from core import events as e
+from core.order_id import decode
 from core.ports import Commit, StoreError
 from core.record import plain
 from store import codec
@@ -148,6 +149,8 @@ def _order_event(db: Rows, commit: Commit) -> None:
     match event:
         case e.OrderAccepted() | e.OrderFound():
             _status(db, event.client_order_id, "open", txid=event.txid)
+        case e.OrderRestored():
+            _restored(db, event)
         case e.OrderRejected():
             detail = f"{event.reason} {event.detail}".strip()
             is_doubted = any(
@@ -164,6 +167,23 @@ def _order_event(db: Rows, commit: Commit) -> None:
             _status(db, event.client_order_id, "closed", detail=event.reason, closed_at=event.time)
         case _:
             pass
+
+
+def _restored(db: Rows, event: e.OrderRestored) -> None:
+    """Write an order whose row was lost; its id tells its place, how it was sized is not known."""
+    place = decode(event.client_order_id)
+    if place is None:
+        return
+    db.write(
+        "orders",
+        event.client_order_id,
+        f"INSERT OR IGNORE INTO orders VALUES ({', '.join('?' * 16)})",
+        (
+            event.client_order_id, place.slot, place.trade_id, place.role, event.side,
+            _amount(event.price), _amount(event.volume), place.cycle, place.attempt, "[]",
+            event.opened_at, event.opened_at, "open", event.txid, None, None,
+        ),
+    )  # fmt: skip
 
 
 def _is_alive(commit: Commit, client_order_id: str) -> bool:

@@ -163,6 +163,11 @@ class SqliteStore:
         with self._transaction(f"the fact {name}", is_full=True) as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
+    def keep_facts(self, facts: Mapping[str, str]) -> None:
+        """Keep several facts, all or none. Raises StoreError."""
+        with self._transaction(f"the facts {', '.join(facts)}", is_full=True) as db:
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts.items())
+
     def forget_sent(self, acknowledged: Mapping[str, int]) -> bool:
         """Delete outbox rows that the replica has, up to a number; False: not all of them yet."""
         with self._transaction("the end of what was replicated", is_full=False) as db:

@@ -1,14 +1,19 @@
 """A database made anew from its copy, and whether a database agrees with its copies."""
 
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+import config
+import engine.restore
 from core import events as e
 from core.ports import StoreError
+from engine.restore import settle_state
 from engine.runtime import Runtime, comparable
 from store.restore import (
     OVERLAP_SEC,
@@ -23,7 +28,9 @@ from store.restore import (
     restored_of,
 )
 from store.sqlite import SqliteStore, backup
-from tests.test_replica import ADDRESS, Desk
+from store.supabase import RemoteError
+from store.tables import Table
+from tests.test_replica import ADDRESS, Desk, FakeRemote, Row
 
 RUN = {
     "run": "r1", "bot": "grid", "venue": "paper", "pair": "DOGE/USD", "epoch": 7, "program": "0",
@@ -72,7 +79,10 @@ def test_a_database_is_made_anew_with_all_that_was_copied(desk: Desk, tmp_path: 
     assert facts["run"] not in ("r1", "")
     told = restored_of(facts)
     assert told is not None
-    assert (told.since, told.epochs[0]) == (old.state.now - OVERLAP_SEC, 7)
+    heard = old.state.balances.reported_at
+    assert heard is not None
+    assert heard < old.state.now
+    assert (told.since, told.epochs[0]) == (heard - OVERLAP_SEC, 7)
     assert epochs_of(store)[0] == epoch
     assert 7 in epochs_of(store)
     runtime = Runtime(store, None, None)
@@ -184,11 +194,88 @@ def test_a_decision_for_the_database_is_made_once(desk: Desk, tmp_path: Path) ->
     assert disagreement(older, later)
 
 
-def test_files_are_moved_aside_with_what_belongs_to_them(tmp_path: Path) -> None:
-    """Those that are there; nothing is deleted."""
-    for name in ("bot.db", "bot.db-wal", "other"):
-        (tmp_path / name).write_text(name)
-    moved = move_aside([tmp_path / "bot.db", tmp_path / "none.db"], "before-1")
-    assert sorted(x.name for x in moved) == ["bot.db.before-1", "bot.db.before-1-wal"]
-    assert (tmp_path / "bot.db.before-1").read_text() == "bot.db"
+def test_files_are_moved_aside_with_what_belongs_to_them(desk: Desk, tmp_path: Path) -> None:
+    """Those that are there; a database is whole without its log, and nothing is deleted."""
+    (tmp_path / "other").write_text("other")
+    desk.step("0.1")
+    count = desk.store.audit()["count"]
+    desk.close()
+    moved = move_aside([desk.path, tmp_path / "none.db"], "before-1")
+    assert tmp_path / "bot.db.before-1" in moved
+    store = SqliteStore(tmp_path / "bot.db.before-1")
+    assert store.audit()["count"] == count
+    store.close()
     assert (tmp_path / "other").exists()
+
+
+def settings_of(path: Path) -> config.Settings:
+    """Return settings of a daemon on paper with a replica."""
+    env = {"STATE_DB": str(path), "SUPABASE_URL": ADDRESS, "SUPABASE_KEY": "sb_0123456789" * 4}
+    return config.load(env, path.parent / ".env")
+
+
+class Door:
+    """A replica that answers, but for one table that breaks once."""
+
+    def __init__(self, remote: FakeRemote, broken: str) -> None:
+        self.remote, self.broken = remote, broken
+
+    def problem(self) -> None:
+        """All is well."""
+
+    def newest(self, table: Table, run: str, by: str) -> Row | None:
+        """Return what is there."""
+        return self.remote.newest(table, run, by)
+
+    def read(self, table: Table, *, equal: Mapping[str, str]) -> Iterator[Row]:
+        """Yield what is there, or break."""
+        if table.name == self.broken:
+            self.broken = ""
+            raise RemoteError("the line broke", is_line=True)
+        return self.remote.read(table, equal=equal)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_line_that_breaks_while_the_copy_is_read_changes_nothing(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    """It is read again; until it is complete, a database that is there stays where it is."""
+    monkeypatch.setattr(engine.restore, "RETRY_SEC", 0.01)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    venue = "paper, a market"
+    desk.remote.rows["runs"]["r1",] = {**RUN, "venue": venue}
+    if is_there:
+        SqliteStore(disk / "bot.db").close()
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        assert (disk / "bot.db").exists() is is_there
+
+    remote: Any = Door(desk.remote, "executions")
+    done = settle_state(
+        settings_of(disk / "bot.db"), remote, "a market", "remote" if is_there else None,
+        stopping=threading.Event(), say=say,
+    )  # fmt: skip
+    assert done
+    assert any("the line broke" in x for x in said)
+    store = SqliteStore(disk / "bot.db")
+    assert store.audit() == desk.store.audit()
+    store.close()
+    aside = [x.name for x in disk.glob("*.before-*")]
+    assert len(aside) == is_there
+
+
+def test_a_stop_ends_the_reading_of_a_copy(desk: Desk, tmp_path: Path) -> None:
+    """Nothing is left but what was there."""
+    desk.remote.rows["runs"]["r1",] = {**RUN, "venue": "paper, a market"}
+    stopping = threading.Event()
+    stopping.set()
+    remote: Any = Door(desk.remote, "")
+    path = tmp_path / "disk" / "bot.db"
+    done = settle_state(
+        settings_of(path), remote, "a market", None, stopping=stopping, say=lambda _: None
+    )
+    assert not done
+    assert not path.exists()

@@ -13,6 +13,7 @@ from core.order_id import OrderPlace, encode
 from core.ports import StartRefused
 from core.state import BotState, Exiting, LockName
 from engine.restore import adopt_epochs
+from exchange.kraken_reads import CallFailed
 from store.memory import MemoryStore
 from store.restore import epochs_of
 from store.sqlite import SqliteStore, backup
@@ -194,6 +195,54 @@ def test_the_operator_decides_once_all_is_told(kind: type[Adopt | Ignore]) -> No
     assert bool(cancels) is is_adopted
 
 
+def test_an_exit_that_is_adopted_gets_no_second_beside_it() -> None:
+    """The position's exit stays owed until the adopted one has ended, whatever it executed."""
+    world = restored(entered().state)
+    world.fill("1B.entry")
+    order_id = past_id(world, role=Role.EXIT)
+    tell(world, order_id, Side.SELL, volume="999")  # more than the position: it has no place
+    end(world)
+    before = len(world.log)
+    assert world.command(Adopt(confirm=True)).is_accepted
+    for _ in range(3):
+        world.timer(100)
+    new = [x.order.role for x in placed(world.log[before:])]
+    assert Role.EXIT not in new
+    world.step(
+        e.OrderClosed(time=world.now, client_order_id=order_id, reason="cancelled", executed=D(0))
+    )
+    assert world.state.ghosts == ()
+    assert [x.order.role for x in placed(world.timer(100))] == [Role.EXIT]
+
+
+def test_what_had_no_place_takes_it_when_it_is_free() -> None:
+    """An order of the copied state that never arrived stood there."""
+    world = restored(entered().state)
+    order_id = past_id(world)
+    tell(world, order_id, Side.BUY)  # the leg still has the entry of the copied state
+    end(world)
+    assert world.state.restoring is not None
+    world.close("1B.entry")
+    assert world.state.restoring is None
+    assert world.order("1B.entry").client_order_id == order_id
+    assert [x for x in world.log if isinstance(x, a.CancelOrderAction)] == []
+
+
+def test_an_entry_of_the_next_cycle_proves_that_the_exit_became_a_recovery() -> None:
+    """The position goes on as a recovery with its exit; the entry takes the leg."""
+    before = entered()
+    before.fill("1B.entry")
+    before.accept("1B.exit")
+    world = restored(before.state)
+    exit_id = world.order("1B.exit").client_order_id
+    entry_id = past_id(world, cycle=2)
+    tell(world, entry_id, Side.BUY)
+    end(world)
+    assert world.state.restoring is None
+    assert world.order("1B.entry").client_order_id == entry_id
+    assert world.order("1B.recovery").client_order_id == exit_id
+
+
 def test_without_a_restore_nothing_of_it_does_anything() -> None:
     """Events that come late are no harm."""
     world = entered()
@@ -245,7 +294,48 @@ def test_an_older_copy_learns_from_the_venue_what_it_lacks(
     lost_cycles = {(x["slot_id"], x["trade_id"], x["cycle"]) for x in lost.export()["cycles"]}
     cycles = {(x["slot_id"], x["trade_id"], x["cycle"]) for x in venue.store.export()["cycles"]}
     assert lost_cycles <= cycles
+    assert_all_have_rows(venue.store)
     lost.close()
+    venue.store.close()
+
+
+def assert_all_have_rows(store: SqliteStore) -> None:
+    """Every execution must be one of an order that is written down."""
+    history = store.export()
+    known = {x["client_order_id"] for x in history["orders"]}
+    assert {x["client_order_id"] for x in history["executions"]} <= known
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_copy_that_had_heard_nothing_for_long_learns_all(tmp_path: Path, seed: int) -> None:
+    """Quotes went on for a quarter of an hour while Kraken told nothing of the account."""
+    venue = Venue(seed)
+    venue.store = SqliteStore(tmp_path / "bot.db", epoch=EPOCH)
+    venue.run(900.0)
+    reader = venue.exchange.desk.reader
+    names = ("open_orders", "closed_orders", "closed_page", "orders", "trades")
+
+    def fail(*_: object, **__: object) -> None:
+        raise CallFailed("no answer")
+
+    for name in names:
+        setattr(reader, name, fail)
+    venue.run_on(900.0)
+    for name in names:
+        delattr(reader, name)
+    backup(tmp_path / "bot.db", tmp_path / "copy.db")
+    venue.run_on(300.0)
+    lost = set(venue.store.execution_ids())
+    venue.store.close()
+    venue.store = SqliteStore(tmp_path / "copy.db")
+    adopt_epochs(venue.store, ())
+    venue.run(60.0)
+    assert venue.runtime.state.restoring is None
+    assert lost <= set(venue.store.execution_ids())
+    assert_all_have_rows(venue.store)
+    venue.settle()
+    assert venue.wrong() == []
     venue.store.close()
 
 
