@@ -23,7 +23,7 @@ from kelly_sizer import KellySizer
 from tests.helpers import market_file
 from tests.test_models import Run, running
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 BARS = 7000
 CLOSE_EVERY_SEC = 7200.0

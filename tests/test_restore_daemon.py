@@ -87,7 +87,7 @@ def test_a_lost_disk_at_the_exchange_loses_nothing(
     assert wait_until(lambda: booked(daemon, "executions") >= 2, 60, 0.2)
     assert wait_until(lambda: copied(shim) > 0, 60, 0.2)
     shim.down = True
-    trade_on(daemon, 10)
+    trade_on(daemon, 5)
     lost = lose_disk(daemon)
     shim.down = False
     daemon.start()
