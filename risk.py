@@ -174,6 +174,8 @@ def standing_veto(state: BotState, slot: SlotState, leg: Leg) -> VetoReason | No
         return VetoReason.CLOSING
     adds_exposure = leg.trade_id is TradeId.B
     for lock in state.risk.locks:
+        if lock.name is LockName.RESTORE:
+            continue  # entries that rest stay where they are; new ones wait as for a price
         if adds_exposure or lock.name not in _EXPOSURE_LOCKS:
             return VetoReason.LOCK
     if state.risk.level is RiskLevel.EMERGENCY and adds_exposure:
@@ -196,6 +198,8 @@ def break_even_veto(state: BotState, slot: SlotState, params: Params) -> VetoRea
 
 def _market_veto(state: BotState, params: Params) -> VetoReason | None:
     market = state.market
+    if state.restoring is not None:
+        return VetoReason.LOCK
     if market is None or state.now - market.time > params.stale_price_max_age_sec:
         return VetoReason.STALE_PRICE
     if market.candidate is not None:

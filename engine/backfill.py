@@ -82,7 +82,7 @@ def _locked(days: float, settings: config.Settings) -> int:
         told = f"from {_time(first)} on only" if first < until else "not yet; try again later"
         sys.stderr.write(f"{public_name(settings)} tell whole quarters of an hour {told}.\n")
         if first >= until:
-            return EXIT_OK
+            return EXIT_REFUSED
         since = first
     sleep(PAGE_SEC)
     store = SqliteCandles(

@@ -201,7 +201,7 @@ def _show(market: str, found: list[Check], settings: config.Settings, database: 
         Check(name="market", is_ok=True, detail=market),
         *found,
         database,
-        *replica_checks(settings),
+        *replica_checks(settings, market),
     ]
     for check in checks:
         _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name:<16} {check.detail}")

@@ -38,6 +38,8 @@ def live_books(settings: config.Settings, store: SqliteStore, state: BotState) -
     try:
         # Balances and executions must be of one instant: all waiting comes before both.
         wait = account.budget.wait(PROOF_CALLS, 0.0, Priority.RESOLVE, account.clock.now())
+        if wait > 1:
+            sys.stderr.write(f"waiting {wait:.0f} s for room in Kraken's limit of calls\n")
         sleep(wait)
         start = read_account(account, settings)
         reader = Reader(

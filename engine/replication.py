@@ -13,7 +13,8 @@ from engine.books import Check
 from engine.clock import monotonic, wall_now
 from engine.restore import copy_venue
 from engine.version import VERSION
-from store.restore import own_run
+from settings.variable import path_is
+from store.restore import copies_of, disagreement, own_run
 from store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def open_replica(
 ) -> "Replica":
     """Return the replica behind a door, checked, not yet started.
 
-    One that does not answer stops nothing. Raises ConfigError, StoreError; it is closed then.
+    One that has not answered before is not asked again: its thread does, beside the trading. Raises
+    ConfigError, StoreError; it is closed then.
     """
     from store.replica import Replica  # noqa: PLC0415 - slow to import, and not needed without
 
@@ -60,26 +62,49 @@ def open_replica(
         wall=wall_now,
     )
     try:
-        replica.check()
+        if remote.is_complete:
+            replica.check()
     except BaseException:
         replica.stop()
         raise
     return replica
 
 
-def replica_checks(settings: config.Settings) -> list[Check]:
-    """Return the line of `check` on the replica; none where none is set. Nothing is written."""
+def replica_checks(settings: config.Settings, market: str) -> list[Check]:
+    """Return the line of `check` on the replica; none where none is set. Nothing is written.
+
+    `market` is the market's name.
+    """
     remote = open_remote(settings)
     if remote is None:
         return []
     from store.supabase import RemoteError  # noqa: PLC0415 - slow to import
 
+    detail = settings.supabase_url or ""
     try:
         problem = remote.problem()
+        if problem is None:
+            problem, told = _copy_check(settings, remote, market)
+            detail += told
     except RemoteError as error:
         problem = f"{error}; a run would go on, and its rows wait"
-    detail = problem or settings.supabase_url or ""
-    return [Check(name="replica", is_ok=problem is None, detail=detail)]
+    return [Check(name="replica", is_ok=problem is None, detail=problem or detail)]
+
+
+def _copy_check(
+    settings: config.Settings, remote: "Supabase", market: str
+) -> tuple[str | None, str]:
+    """Return why a start would ask whose word counts, if so, and what it would put back.
+
+    Raises RemoteError.
+    """
+    venue = copy_venue(settings, market)
+    copies = copies_of(remote, bot=settings.bot_name, venue=venue, pair=settings.pair)
+    if not copies:
+        return None, ""
+    if path_is(settings.state_db, "there"):
+        return disagreement(settings.state_db, copies), ""
+    return None, f"; a start makes the database anew from the copy (step {copies[0].seq:,})"
 
 
 def forgetting(store: SqliteStore, replica: "Replica") -> Callable[[BotState], None]:

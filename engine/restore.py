@@ -18,7 +18,7 @@ import config
 from core.events import RestoreBegun
 from core.ports import ConfigError, StartRefused
 from core.record import Record
-from engine.clock import wall_now
+from engine.clock import monotonic, wall_now
 from engine.live import VENUE, venue_of
 from engine.runtime import Runtime
 from settings.variable import path_is
@@ -34,7 +34,8 @@ log = logging.getLogger("restore")
 
 StateChoice = Literal["local", "remote"]
 RETRY_SEC = 5.0
-ASK_SEC = 15.0
+ASK_SEC = 10.0
+LOOK_SEC = 0.2
 PAPER_START = "paper_start"  # fact: what a paper exchange that begins anew begins with
 
 
@@ -86,9 +87,12 @@ def settle_state(
         return True
     is_there = path_is(settings.state_db, "there")
     if not is_there and choice == "local":
-        return True
+        _ask(settings, remote, market, stopping)  # whether it can be written
+        return not stopping.is_set()
     while True:
-        copies = _ask(settings, remote, market)
+        copies = _ask(settings, remote, market, stopping)
+        if stopping.is_set():
+            return False
         if isinstance(copies, list):
             try:
                 trouble = _settle(
@@ -108,7 +112,9 @@ def settle_state(
             return False
 
 
-def _ask(settings: config.Settings, remote: "Supabase", market: str) -> list[restore.Copy] | str:
+def _ask(
+    settings: config.Settings, remote: "Supabase", market: str, stopping: threading.Event
+) -> list[restore.Copy] | str:
     """Return the copies there are, or why they are not told; after ASK_SEC at most.
 
     Raises ConfigError.
@@ -132,7 +138,9 @@ def _ask(settings: config.Settings, remote: "Supabase", market: str) -> list[res
 
     asking = threading.Thread(target=ask, name="copies", daemon=True)
     asking.start()
-    asking.join(ASK_SEC)  # a line that trickles may not hold up the start
+    until = monotonic() + ASK_SEC  # a line that trickles may not hold up the start
+    while asking.is_alive() and monotonic() < until and not stopping.is_set():
+        asking.join(LOOK_SEC)
     told = found[0] if found else f"no answer within {ASK_SEC:.0f} s"
     if isinstance(told, ConfigError):
         raise told
@@ -214,12 +222,13 @@ def _put_back(
         log.warning("kept aside: %s", file)
     made.rename(path)
     log.warning(
-        "restored from the copy at Supabase: the state of %s (step %s); what our orders did since "
-        "is asked of the exchange",
+        "restored from the copy at Supabase: the state of %s (step %s)",
         _utc(state.now),
         copy.seq,
     )
-    if settings.mode != "live":
+    if settings.mode == "live":
+        log.warning("what our orders did since is asked of the exchange")
+    else:
         log.warning("the paper exchange begins anew with the balances of then and without orders")
     return None
 

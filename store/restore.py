@@ -117,7 +117,7 @@ def restore(
                     f"(?, ?, ?, {state.now!r})"):  # fmt: skip
             db.execute(f"INSERT INTO {row}", (copy.seq, copy.state, copy.params))
         for name in (*_WITH_SEQ, "orders", "exit_outcomes"):
-            say(f"the copy at Supabase: {name} are read")
+            say(f"the copy at Supabase to be read: {name}")
             _insert(db, BY_NAME[name], _kept(remote, BY_NAME[name], copy))
         db.execute("DELETE FROM exit_outcomes WHERE cycle_id NOT IN (SELECT id FROM cycles)")
         _insert_equity(db, remote.read(BY_NAME["equity"], equal={"run": copy.run}), copy)

@@ -53,7 +53,7 @@ class Supabase:
             postgrest_client_retry=False,  # it would sleep; the replica has its own pauses
         )
         self._client: Client = create_client(url, key, options)
-        self._is_complete = False
+        self.is_complete = False  # the tables have been looked at, and nothing is wrong
 
     def upsert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows, each in place of one with the same key. All or none. Raises RemoteError.
@@ -133,10 +133,10 @@ class Supabase:
 
         Asked until it is complete, once. Raises RemoteError while there is no answer.
         """
-        if self._is_complete:
+        if self.is_complete:
             return None
         problem = self._version_problem() or self._columns_problem()
-        self._is_complete = problem is None
+        self.is_complete = problem is None
         return problem
 
     def _version_problem(self) -> str | None:

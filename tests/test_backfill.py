@@ -447,7 +447,7 @@ def test_a_source_without_a_whole_quarter_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A sandbox that has just begun: nothing is written, nothing is noted as complete."""
-    assert here(monkeypatch, environment(tmp_path, server)) == 0
+    assert here(monkeypatch, environment(tmp_path, server)) == 3
     out, err = capsys.readouterr()
     assert "not yet; try again later" in err
     assert out == ""

@@ -79,7 +79,9 @@ def test_nothing_is_placed_until_all_is_told() -> None:
     assert isinstance(world.leg("1B").state, Exiting)
     assert [x.name for x in world.state.risk.locks] == [LockName.RESTORE]
     for _ in range(5):
-        assert placed(world.timer(60)) == []
+        actions = world.timer(60)
+        assert placed(actions) == []
+        assert not [x for x in actions if isinstance(x, a.CancelOrderAction)]  # entries rest on
     actions = end(world)
     assert [x.order.role for x in placed(actions)] == [Role.EXIT]
     assert world.state.restoring is None
