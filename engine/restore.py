@@ -104,7 +104,7 @@ def settle_state(
                 return True
         else:
             trouble = copies
-        if is_there and choice is None:
+        if is_there and choice != "remote":
             log.warning("whether the copy agrees is not known: %s", trouble)
             return True
         say(f"the copy at Supabase, which may hold a run to go on with ({trouble})")
