@@ -8,8 +8,10 @@ VENV := .venv
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Some tests wait for a process more than they compute: one more than there are cores.
+# Some tests wait for a process more than they compute: one more than there are cores. The slow ones
+# wait most of the time: two more.
 PARALLEL := -n $(shell echo $$((1 + $$(nproc)))) --dist worksteal
+PATIENT := -n $(shell echo $$((2 + $$(nproc)))) --dist worksteal
 MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
@@ -28,7 +30,7 @@ test: $(VENV)/.dev
 
 # AFTER_TEST=1 leaves out what `make test` has just run.
 test-all: $(VENV)/.dev
-	@$(PYTEST) $(PARALLEL) -m "$(if $(AFTER_TEST),slow and )not long"
+	@$(PYTEST) $(PATIENT) -m "$(if $(AFTER_TEST),slow and )not long"
 
 test-long: $(VENV)/.dev
 	@$(PYTEST) -m "long" -s

@@ -45,6 +45,7 @@ from engine.regime_view import RegimeFacts
 from engine.replication import forgetting, open_remote, open_replica
 from engine.report import ReportClock, status_text
 from engine.restore import (
+    AS_IT_IS,
     Choice,
     PaperStart,
     adopt_epochs,
@@ -223,7 +224,7 @@ def open_run(
     stopping: threading.Event,
     say: Callable[[str], None],
     *,
-    choice: Choice,
+    choice: Choice = AS_IT_IS,
 ) -> Parts | None:
     """Open everything a run needs; None: stopped while an account or a copy was waited for.
 
