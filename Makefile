@@ -8,10 +8,8 @@ VENV := .venv
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# Some tests wait for a process more than they compute: one more than there are cores. The slow ones
-# wait most of the time: two more.
+# Some tests wait for a process more than they compute: one more than there are cores.
 PARALLEL := -n $(shell echo $$((1 + $$(nproc)))) --dist worksteal
-PATIENT := -n $(shell echo $$((2 + $$(nproc)))) --dist worksteal
 MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
@@ -30,7 +28,7 @@ test: $(VENV)/.dev
 
 # AFTER_TEST=1 leaves out what `make test` has just run.
 test-all: $(VENV)/.dev
-	@$(PYTEST) $(PATIENT) -m "$(if $(AFTER_TEST),slow and )not long"
+	@$(PYTEST) $(PARALLEL) -m "$(if $(AFTER_TEST),slow and )not long"
 
 test-long: $(VENV)/.dev
 	@$(PYTEST) -m "long" -s
