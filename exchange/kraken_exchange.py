@@ -20,6 +20,7 @@ from core.status import AccountBlock
 from exchange.kraken_budget import Priority
 from exchange.kraken_desk import Desk
 from exchange.nonce import Nonces
+from exchange.status import is_open, worsened
 from risk import CLOCK_OFFSET_MAX_SEC
 
 log = logging.getLogger("kraken")
@@ -27,8 +28,6 @@ log = logging.getLogger("kraken")
 SILENT_ERRORS, SILENT_SEC = 3, 60.0  # failed calls in a row, or a pause so long
 RECONCILING = "reconciling"  # the status until all that the exchange holds has been read
 IDLE_SEC = 0.5  # the thread looks at its clock this often even when nothing is due
-STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
-WORST = 2
 FORWARD_MAX_SEC = 7 * 86_400.0  # a longer sleep is no sleep
 STOP_SEC = 5.0
 
@@ -95,7 +94,7 @@ class KrakenExchange:
             desk.hold()  # before the thread is told: it must not begin, and then be held
             self._is_back = True
         desk.status, desk.reader.offset_sec = event.system_status, event.clock_offset_sec
-        if STATUS_RANK.get(was, WORST) and not STATUS_RANK.get(event.system_status, WORST):
+        if not is_open(was) and is_open(event.system_status):
             desk.hold()  # back again: read everything before anything is placed
             self._is_back = True
         self._awake.set()
@@ -115,10 +114,8 @@ class KrakenExchange:
 
     def obstacle(self, action: PlaceOrderAction, status: str) -> str | None:
         """Return why an order may not leave now, or None."""
-        present = self.desk.status
-        if STATUS_RANK.get(present, WORST) > STATUS_RANK.get(status, WORST):
-            return f"the exchange is in {present}, it was {status}"
-        return self.desk.obstacle(action.deadline)
+        worse = worsened(self.desk.status, status)
+        return worse or self.desk.obstacle(action.deadline)
 
     def place(self, action: PlaceOrderAction) -> None:
         """Send an order."""
@@ -272,7 +269,7 @@ class KrakenExchange:
         """Tell of the connection when it has changed; not ready is a status of its own."""
         public, desk = self._public, self.desk
         status = public.system_status
-        if not STATUS_RANK.get(status, WORST) and not desk.is_ready:
+        if is_open(status) and not desk.is_ready:
             status = UNREACHABLE if self._is_silent else RECONCILING
         errors = max(public.consecutive_errors, desk.reader.errors)
         health = replace(public, time=0.0, system_status=status, consecutive_errors=errors)

@@ -39,12 +39,11 @@ from exchange.paper_file import (
     read_books,
 )
 from exchange.rates import READ_BALANCES_COST, READ_ORDERS_COST, latency
+from exchange.status import worsened
 
 __all__ = ["Flight", "PaperBooks", "PaperExchange", "read_books"]
 
 SEND_MARGIN_SEC = 8.0
-STATUS_RANK = {"online": 0, "limit_only": 0, "post_only": 0, "cancel_only": 1}
-WORST = 2
 NEWS = (e.HealthChanged, e.InstrumentUpdated)  # from a live market
 TICK_SEC = 1.0  # at most one quote a second reaches the bot
 LATE_SEC = 30.0  # what becomes known of a live market later than this was not heard of in time
@@ -167,9 +166,8 @@ class PaperExchange:
 
     def obstacle(self, action: PlaceOrderAction, status: str) -> str | None:
         """Return why an order may not leave now, or None."""
-        present = self.engine.status
-        if STATUS_RANK.get(present, WORST) > STATUS_RANK.get(status, WORST):
-            return f"the exchange is in {present}, it was {status}"
+        if (worse := worsened(self.engine.status, status)) is not None:
+            return worse
         if action.deadline - self._now < SEND_MARGIN_SEC:
             return f"{action.deadline - self._now:.1f} s are left to its deadline"
         return None
