@@ -139,14 +139,13 @@ class Ghost(Record, frozen=True, kw_only=True):
 
 
 class Unbound(Record, frozen=True, kw_only=True):
-    """An order of ours that a restored state has no place for; an operator decides."""
+    """An order of ours that a restored state has no place for; an operator decides.
+
+    Which place it wants its client order id tells.
+    """
 
     client_order_id: str
     txid: str
-    slot_id: int
-    trade_id: TradeId
-    role: Role
-    cycle: int
     side: Side
     price: Decimal
     volume: Decimal

@@ -1,5 +1,6 @@
 """What the status shows of a start from an older state, and in which words locks end."""
 
+from core.order_id import decode
 from core.record import plain
 from core.state import BotState, LockName
 from core.status import RestoreBlock, UnboundBlock
@@ -27,14 +28,15 @@ def restore_block(state: BotState) -> RestoreBlock | None:
         unbound=tuple(
             UnboundBlock(
                 order=clean_text(x.txid),
-                slot_id=x.slot_id,
-                trade_id=x.trade_id,
-                role=x.role,
+                slot_id=place.slot,
+                trade_id=place.trade_id,
+                role=place.role,
                 side=x.side,
                 price=plain(x.price),
                 volume=plain(x.volume),
                 why=x.why,
             )
             for x in restoring.unbound
+            if (place := decode(x.client_order_id)) is not None
         ),
     )

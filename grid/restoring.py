@@ -44,10 +44,6 @@ def order_restored(r: Reduction, event: OrderRestored) -> None:
     unbound = Unbound(
         client_order_id=event.client_order_id,
         txid=event.txid,
-        slot_id=place.slot,
-        trade_id=place.trade_id,
-        role=place.role,
-        cycle=place.cycle,
         side=event.side,
         price=event.price,
         volume=event.volume,

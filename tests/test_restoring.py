@@ -13,6 +13,7 @@ from core.order_id import OrderPlace, encode
 from core.ports import StartRefused
 from core.state import BotState, Exiting, LockName
 from engine.restore import adopt_epochs
+from engine.restore_view import restore_block
 from exchange.kraken_reads import CallFailed
 from store.memory import MemoryStore
 from store.restore import epochs_of
@@ -146,6 +147,11 @@ def test_what_has_no_place_waits_for_the_operator(
     assert world.state.restoring is not None
     (unbound,) = world.state.restoring.unbound
     assert why in unbound.why
+    view = restore_block(world.state)
+    assert view is not None
+    (shown,) = view.unbound
+    assert (shown.order, shown.slot_id) == ("OPAST", changes.get("slot", 1))
+    assert (shown.side, shown.volume, shown.why) == (side, volume, unbound.why)
     for _ in range(3):
         actions = world.timer(100)
         assert placed(actions) == []
