@@ -19,10 +19,9 @@ from store.candle_replica import BATCH_ROWS, CandleReplica
 from store.candles import SqliteCandles, candles_db
 from store.supabase import RemoteError, Supabase
 from store.tables import CANDLES, Table
-from tests.postgrest_shim import SERVICE_KEY, Postgres, door, why_not
+from tests.postgrest_shim import SERVICE_KEY, Shim
 from tests.public_server import serving
 from tests.test_daemon import Running, environment
-from tools.supabase_schema import schema
 
 NOWHERE = Path("/nonexistent/.env")
 ADDRESS = "https://abc.supabase.co"
@@ -339,85 +338,70 @@ def test_copying_candles_needs_a_copy_a_live_market_and_models() -> None:
 
 
 @pytest.mark.slow
-def test_candles_come_back_from_the_project_to_the_last_bit(tmp_path: Path) -> None:
+def test_candles_come_back_from_the_project_to_the_last_bit(tmp_path: Path, shim: Shim) -> None:
     """More than a page, over the official client; odd floats and unknown trades too."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
     rng = Random(3)
     rows: list[CandleRow] = []
     for n in range(2_300):
         price = rng.uniform(1e-9, 1e5)
         trades = None if n % 7 == 0 else float(n)
         rows.append((T + 60 * n, price, price * 1.1, price / 3, price, rng.random() / 7, trades))
-    postgres = Postgres()
-    try:
-        with door(postgres, schema()) as shim:
-            made = Desk(tmp_path)
-            remote = Supabase(shim.url, SERVICE_KEY)
-            made.replica = CandleReplica(
-                remote, made.path, pair=PAIR, rng=Random(1), monotonic=lambda: made.now
-            )
-            made.store.replicate(shim.url)
-            made.store.write(60.0, rows)
-            made.store.write(900.0, rows[:1])
-            shim.down = True
-            made.run()
-            assert made.replica.view().attempts == 1
-            shim.down = False
-            made.run()
-            assert made.replica.view().queue == 0
-            made.replica.ask(60.0, T, T + 60 * 2_300)
-            made.run()
-            assert sorted(made.replica.arrived(60.0)) == rows
-            assert shim.sql("select count(*) from candles") == "2301"
-            made.store.close()
-    finally:
-        postgres.stop()
+    made = Desk(tmp_path)
+    remote = Supabase(shim.url, SERVICE_KEY)
+    made.replica = CandleReplica(
+        remote, made.path, pair=PAIR, rng=Random(1), monotonic=lambda: made.now
+    )
+    made.store.replicate(shim.url)
+    made.store.write(60.0, rows)
+    made.store.write(900.0, rows[:1])
+    shim.down = True
+    made.run()
+    assert made.replica.view().attempts == 1
+    shim.down = False
+    made.run()
+    assert made.replica.view().queue == 0
+    made.replica.ask(60.0, T, T + 60 * 2_300)
+    made.run()
+    assert sorted(made.replica.arrived(60.0)) == rows
+    assert shim.sql("select count(*) from candles") == "2301"
+    made.store.close()
 
 
 @pytest.mark.slow
-def test_a_fresh_machine_trains_on_the_candles_of_the_project(tmp_path: Path) -> None:
+def test_a_fresh_machine_trains_on_the_candles_of_the_project(tmp_path: Path, shim: Shim) -> None:
     """A disk without candles, a market that tells few: the rest comes from there, and is kept."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    postgres = Postgres()
-    try:
-        with serving() as server, door(postgres, schema()) as shim:
-            env = environment(
-                tmp_path, SUPABASE_URL=shim.url, SUPABASE_KEY=SERVICE_KEY, SUPABASE_CANDLES="true",
-                MARKET_DATA="kraken", KRAKEN_API_URL=server.url, HMM_ENABLED="true",
-                POLL_INTERVAL_SECONDS="1", REGIME_EVAL_INTERVAL_SEC="30",
-            )  # fmt: skip
-            now = time.time() // 60 * 60
-            shim.sql(
-                "insert into candles select 'DOGE/USD, Kraken''s public prices from "
-                f"{server.url}', 60, {now:.0f} - 60 * n, p, p * 1.001, p * 0.999, p, 100, 5 from "
-                "(select n, 0.1 * (1 + 0.05 * sin(n / 50.0) + 0.01 * random()) as p from "
-                "generate_series(2, 5000) n) m"
-            )
-            daemon = Running(env)
-            try:
-                daemon.wait("/readyz")
-                deadline = time.monotonic() + 90
-                while True:
-                    status = daemon.get("/api/status").json()
-                    regime = status["hmm_regime"]
-                    depth = (regime.get("training_depth") or {}).get("quality_tier")
-                    if depth == "full" and regime["is_trained"]:
-                        break
-                    assert time.monotonic() < deadline, regime
-                    time.sleep(0.5)
-                assert status["hmm_data_pipeline"]["sources"]["replica"] >= 4_900
-                assert status["persistence"]["replica"]["candles"]["read"] >= 4_999
-                assert daemon.stop() == 0
-            finally:
-                if daemon.process.poll() is None:
-                    daemon.process.kill()
-                    daemon.process.wait()
-            with sqlite3.connect(candles_db(tmp_path / "bot.db")) as db:
-                kept = db.execute("SELECT count(*) FROM candles WHERE interval = 60").fetchone()[0]
-            assert kept >= 4_999
-    finally:
-        postgres.stop()
+    with serving() as server:
+        env = environment(
+            tmp_path, SUPABASE_URL=shim.url, SUPABASE_KEY=SERVICE_KEY, SUPABASE_CANDLES="true",
+            MARKET_DATA="kraken", KRAKEN_API_URL=server.url, HMM_ENABLED="true",
+            POLL_INTERVAL_SECONDS="1", REGIME_EVAL_INTERVAL_SEC="30",
+        )  # fmt: skip
+        now = time.time() // 60 * 60
+        shim.sql(
+            "insert into candles select 'DOGE/USD, Kraken''s public prices from "
+            f"{server.url}', 60, {now:.0f} - 60 * n, p, p * 1.001, p * 0.999, p, 100, 5 from "
+            "(select n, 0.1 * (1 + 0.05 * sin(n / 50.0) + 0.01 * random()) as p from "
+            "generate_series(2, 5000) n) m"
+        )
+        daemon = Running(env)
+        try:
+            daemon.wait("/readyz")
+            deadline = time.monotonic() + 90
+            while True:
+                status = daemon.get("/api/status").json()
+                regime = status["hmm_regime"]
+                depth = (regime.get("training_depth") or {}).get("quality_tier")
+                if depth == "full" and regime["is_trained"]:
+                    break
+                assert time.monotonic() < deadline, regime
+                time.sleep(0.5)
+            assert status["hmm_data_pipeline"]["sources"]["replica"] >= 4_900
+            assert status["persistence"]["replica"]["candles"]["read"] >= 4_999
+            assert daemon.stop() == 0
+        finally:
+            if daemon.process.poll() is None:
+                daemon.process.kill()
+                daemon.process.wait()
+        with sqlite3.connect(candles_db(tmp_path / "bot.db")) as db:
+            kept = db.execute("SELECT count(*) FROM candles WHERE interval = 60").fetchone()[0]
+        assert kept >= 4_999

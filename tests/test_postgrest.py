@@ -1,13 +1,11 @@
 """The replica's schema and door against a real PostgreSQL."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from core.ports import ConfigError
 from store.supabase import RemoteError, Supabase
 from store.tables import BY_NAME, RUNS
-from tests.postgrest_shim import PUBLIC_KEY, SERVICE_KEY, Postgres, Shim, door, why_not
+from tests.postgrest_shim import PUBLIC_KEY, SERVICE_KEY, Postgres, Shim, door
 from tools.supabase_schema import migrations, schema
 
 pytestmark = pytest.mark.slow
@@ -26,24 +24,6 @@ insert into exit_outcomes (run, cycle_id, resolution, holding_sec, entry_price, 
     ('r1', 5, 'filled', 1, 1, 1, 1, '7'), ('r1', 6, 'filled', 1, 1, 1, 1, '');
 """
 TAGS = "select string_agg(coalesce(regime_at_entry::text, '-'), ' ' order by cycle_id)"
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    """Yield a running server."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    server = Postgres()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def shim(postgres: Postgres) -> Iterator[Shim]:
-    """Yield a door to a fresh database with our schema."""
-    with door(postgres, schema()) as opened:
-        yield opened
 
 
 def refusal(shim: Shim, key: str = SERVICE_KEY) -> str:

@@ -15,32 +15,14 @@ from store.replica import Replica
 from store.sqlite import SqliteStore
 from store.supabase import Supabase
 from store.tables import TABLES
-from tests.postgrest_shim import SERVICE_KEY, Postgres, Shim, door, why_not
+from tests.postgrest_shim import SERVICE_KEY, Postgres, Shim, door
 from tests.test_daemon import ROOT, Running, environment
 from tests.test_postgrest import RUN
 from tests.test_store import trade
-from tools.supabase_schema import migrations, schema
+from tools.supabase_schema import migrations
 
 PATIENCE_SEC = 60
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    """Yield a running server."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    server = Postgres()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def shim(postgres: Postgres) -> Iterator[Shim]:
-    """Yield a door to a fresh database with our schema."""
-    with door(postgres, schema()) as opened:
-        yield opened
 
 
 def local(path: Path, query: str) -> list[str]:

@@ -12,30 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.attack import Daemon, Sandbox, come_to_rest, wait_until, write_lively_market, wrong
-from tests.postgrest_shim import SERVICE_KEY, Postgres, Shim, door, why_not
+from tests.postgrest_shim import SERVICE_KEY, Shim
 from tests.test_daemon import ROOT, Running, environment, run_bot
 from tests.test_live import FUNDS, booked, verified
-from tools.supabase_schema import schema
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    """Yield a running server."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    server = Postgres()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def shim(postgres: Postgres) -> Iterator[Shim]:
-    """Yield a door to a fresh database with our schema."""
-    with door(postgres, schema()) as opened:
-        yield opened
 
 
 @pytest.fixture
