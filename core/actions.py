@@ -1,11 +1,12 @@
 """What the reducer wants done. Actions run only after their cause is on disk.
 
-Recording actions (RecordExecution, BookCycleAction, PostEntries, RecordEquity) are carried out by
-the commit itself; the others by the shell after it.
+Recording actions (Record…, BookCycleAction, PostEntries) are carried out by the commit itself; the
+others by the shell after it.
 """
 
 from decimal import Decimal
 
+from core.advice import Opinion
 from core.domain import CycleRecord, OrderState, Role, Side, SizeStep, TradeId
 from core.record import Record
 
@@ -100,7 +101,7 @@ class RecordEquity(Record, frozen=True, kw_only=True, tag="equity"):
 class RecordTransition(Record, frozen=True, kw_only=True, tag="transition"):
     """What an operator may look up later has changed: a level, a lock, a regime tier, a model."""
 
-    kind: str  # risk_level, lock, unlock, mode, regime_tier, suppression, model, kelly
+    kind: str  # risk_level, lock, unlock, mode, regime_tier, suppression, model, kelly, override
     name: str
     detail: str
 
@@ -131,6 +132,38 @@ class RequestKelly(Record, frozen=True, kw_only=True, tag="kelly"):
     """Ask what all completed cycles say of sizes: answered by KellyUpdated."""
 
 
+class RequestOpinion(Record, frozen=True, kw_only=True, tag="ask_opinion"):
+    """Ask the advisor for its opinion, or, with `is_council`, all panelists for their votes.
+
+    Answered by OpinionGiven and CouncilHeld, or never: a newer question takes an older one's place.
+    """
+
+    trigger: str
+    is_council: bool = False
+
+
+class RecordOpinion(Record, frozen=True, kw_only=True, tag="opinion"):
+    """An opinion came; what the mechanical tier and the price were then."""
+
+    id: int
+    opinion: Opinion
+    asked_at: float
+    trigger: str
+    agreement: str
+    mechanical_tier: int
+    mechanical_direction: str
+    price: Decimal | None  # mid; None: there was no market
+
+
+class RecordScore(Record, frozen=True, kw_only=True, tag="opinion_score"):
+    """An opinion's hour is over: the price then, and who was right, wrong or neither (inside)."""
+
+    id: int
+    price: Decimal
+    advised: str
+    mechanical: str
+
+
 class Notify(Record, frozen=True, kw_only=True, tag="notify"):
     """Tell the operator, in plain words. `level` is info, warning or error."""
 
@@ -145,6 +178,7 @@ class ReplyToOperator(Record, frozen=True, kw_only=True, tag="reply"):
     command_id: str
     is_accepted: bool
     message: str
+    field: str = ""  # the one at fault, where the command itself was wrong
     changed: tuple[tuple[str, str], ...] = ()
 
 
@@ -161,6 +195,9 @@ Action = (
     | RequestEstimate
     | RequestTraining
     | RequestKelly
+    | RequestOpinion
+    | RecordOpinion
+    | RecordScore
     | Notify
     | ReplyToOperator
 )

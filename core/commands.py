@@ -166,6 +166,28 @@ class RetrainHmm(Record, frozen=True, kw_only=True, tag="retrain_hmm", tag_field
     """Train the regime models anew on the candles at hand."""
 
 
+class AiRegimeOverride(
+    Record, frozen=True, kw_only=True, tag="ai_regime_override", tag_field="action"
+):
+    """Put the advisor's opinion in the mechanical tier's place, for a limited time."""
+
+    ttl_sec: float | None = None
+
+
+class AiRegimeRevert(Record, frozen=True, kw_only=True, tag="ai_regime_revert", tag_field="action"):
+    """End the override: back to the mechanical tier."""
+
+
+class AiRegimeDismiss(
+    Record, frozen=True, kw_only=True, tag="ai_regime_dismiss", tag_field="action"
+):
+    """Hide the disagreement until the next opinion."""
+
+
+class AiCouncil(Record, frozen=True, kw_only=True, tag="ai_council", tag_field="action"):
+    """Ask all panelists for a vote on one action; it is shown, nothing follows from it."""
+
+
 Command = (
     Pause
     | Resume
@@ -189,6 +211,10 @@ Command = (
     | ResetOverride
     | AuditPnl
     | RetrainHmm
+    | AiRegimeOverride
+    | AiRegimeRevert
+    | AiRegimeDismiss
+    | AiCouncil
 )
 
 _VARIANTS: dict[str, type[Record]] = {

@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
+from core.advice import Council, Opinion
 from core.commands import Command
 from core.domain import FeeRates, Instrument, RejectReason, Side
 from core.kelly import KellyResult
@@ -225,6 +226,21 @@ class KellyUpdated(_Event, frozen=True, kw_only=True, tag="kelly"):
     unknown: int
 
 
+class OpinionGiven(_Event, frozen=True, kw_only=True, tag="opinion"):
+    """What the advisor makes of what it was told at `asked_at`."""
+
+    asked_at: float
+    trigger: str
+    opinion: Opinion
+
+
+class CouncilHeld(_Event, frozen=True, kw_only=True, tag="council"):
+    """How the panelists voted on what they were told at `asked_at`."""
+
+    asked_at: float
+    council: Council
+
+
 class CommandReceived(_Event, frozen=True, kw_only=True, tag="command"):
     """The operator asks for something."""
 
@@ -259,6 +275,8 @@ Event = (
     | ModelTrained
     | TrainingFailed
     | KellyUpdated
+    | OpinionGiven
+    | CouncilHeld
     | CommandReceived
 )
 event_decoder: "msgspec.json.Decoder[Event]" = msgspec.json.Decoder(Event)

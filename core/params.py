@@ -8,6 +8,7 @@ nothing (`docs/decisions/002-parameters-in-core.md`). Percentages are percent, d
 from decimal import Decimal
 from enum import StrEnum
 
+from core.advice import AdviceParams
 from core.domain import ZERO
 from core.kelly import KellyConfig
 from core.record import Record
@@ -110,3 +111,4 @@ class Params(Record, frozen=True, kw_only=True):
     # Kelly: off, sizes pass through unchanged; regime tags are stamped all the same
     kelly_enabled: bool = False
     kelly: KellyConfig = KellyConfig()
+    advice: AdviceParams = AdviceParams()  # an opinion on the regime, which never acts

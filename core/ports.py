@@ -11,11 +11,20 @@ from core.actions import (
     Action,
     CancelOrderAction,
     PlaceOrderAction,
+    RequestOpinion,
     RequestReconcile,
     RequestTraining,
 )
 from core.domain import FeeRates, Instrument
-from core.events import Event, KellyUpdated, ModelTrained, RegimeEstimated, TrainingFailed
+from core.events import (
+    CouncilHeld,
+    Event,
+    KellyUpdated,
+    ModelTrained,
+    OpinionGiven,
+    RegimeEstimated,
+    TrainingFailed,
+)
 from core.market import Book, Candle, CandleRow, LabelRow, Trade
 from core.params import Params
 from core.record import Record
@@ -251,6 +260,45 @@ class Sizer(Protocol):
 
     def update(self, state: BotState, params: Params) -> KellyUpdated:
         """Return the statistics of all cycles completed so far. Raises StoreError."""
+        ...
+
+
+class Advisor(Protocol):
+    """A second opinion on the regime, asked for by the reducer; its word is an event, or none.
+
+    Only the thread that steps calls this, and it is never made to wait.
+    """
+
+    def ask(self, action: RequestOpinion, state: BotState, params: Params) -> None:
+        """Ask about `state`; a question that still waits is replaced."""
+        ...
+
+    def next_time(self) -> float | None:
+        """Return when an answer is to be told, None while there is none."""
+        ...
+
+    def take(self, to: float) -> tuple[OpinionGiven | CouncilHeld, ...]:
+        """Return, once, what is to be told by `to`."""
+        ...
+
+
+class Answer(Record, frozen=True, kw_only=True):
+    """What a model server said: the text of its message, or the `error` why there is none.
+
+    `reasoning` is what it said apart from the message, where it keeps the two apart.
+    """
+
+    text: str = ""
+    reasoning: str = ""
+    error: str = ""
+    retry_after_sec: float | None = None
+
+
+class Llm(Protocol):
+    """One model behind an address; the panel in `ai_advisor.py` has several."""
+
+    def ask(self, system: str, question: str) -> Answer:
+        """Return what it says within its time; never raises for what a server does."""
         ...
 
 

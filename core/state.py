@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+from core.advice import AdviceState
 from core.domain import (
     ONE,
     ZERO,
@@ -365,6 +366,7 @@ class BotState(Record, frozen=True, kw_only=True):
     regime_before: PolicyRegime | None = None  # the estimate before it: reports may come late
     regimes: Regimes = Regimes()
     kelly: KellyState = KellyState()
+    advice: AdviceState = AdviceState()
     overrides: tuple[Override, ...] = ()
     entry_tokens: float = 0.0
     entry_tokens_at: float = 0.0

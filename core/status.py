@@ -6,6 +6,7 @@ never NaN. Types only: `engine/status_view.py` fills them, `static/dashboard.htm
 """
 
 from core import regime_status
+from core.advisor_status import AdvisorBlock
 from core.kelly_status import KellyBlock
 from core.record import Record
 
@@ -24,12 +25,6 @@ class Published(Record, frozen=True, kw_only=True):
     gzip_body: bytes
     etag: str
     version: int
-
-
-class Disabled(Record, frozen=True, kw_only=True):
-    """A part of the bot that is not switched on."""
-
-    enabled: bool = False
 
 
 class BotBlock(Record, frozen=True, kw_only=True):
@@ -447,4 +442,4 @@ class Status(Record, frozen=True, kw_only=True):
     regime_history_30m: tuple[regime_status.SampleBlock, ...]
     regime_directional: regime_status.DirectionalBlock
     kelly: KellyBlock = KellyBlock(enabled=False)
-    ai_regime_advisor: Disabled = Disabled()
+    ai_regime_advisor: AdvisorBlock = AdvisorBlock(enabled=False)

@@ -51,6 +51,23 @@ class Stance(Record, frozen=True, kw_only=True, gc=False):
     direction: int | None = None
 
 
+class TierOverride(Record, frozen=True, kw_only=True, gc=False):
+    """A tier and direction that an operator has put in the mechanical ones' place, for a time.
+
+    As applied: at most one tier from the mechanical one of then. `direction` None is symmetric in
+    tier 0, and the mechanical direction above it. `recommended` is what the opinion said.
+    """
+
+    tier: int
+    direction: int | None
+    until: float
+    applied_at: float
+    conviction: int
+    recommended: int
+    panelist: str = ""
+    blocked: str = ""  # why it is without effect at present
+
+
 class Suppression(Record, frozen=True, kw_only=True, gc=False):
     """Whose entries tier 2 withholds, one fact for all slots.
 
@@ -99,6 +116,7 @@ class Regimes(Record, frozen=True, kw_only=True):
     horizon_sec: float = 0.0
     policy: Policy = Policy()
     tiers: Tiers = Tiers()
+    override: TierOverride | None = None
     suppression: Suppression = Suppression()
     history: tuple[Sample, ...] = ()  # of the last half hour
     trainings: tuple[Training, ...] = ()

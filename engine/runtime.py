@@ -13,7 +13,18 @@ from core import actions as a
 from core import events as e
 from core.domain import RejectReason
 from core.params import Params
-from core.ports import Commit, Exchange, Loaded, Models, Notifier, Sizer, Store, StoreError, Venue
+from core.ports import (
+    Advisor,
+    Commit,
+    Exchange,
+    Loaded,
+    Models,
+    Notifier,
+    Sizer,
+    Store,
+    StoreError,
+    Venue,
+)
 from core.record import replace
 from core.state import BotState
 from engine.version import code_version
@@ -61,6 +72,7 @@ class Runtime:
         self.notifier = notifier
         self.models: Models | None = None
         self.sizer: Sizer | None = None
+        self.advisor: Advisor | None = None
         self.state = initial_state()
         self.params = Params()
         self.seq = 0
@@ -138,6 +150,9 @@ class Runtime:
             case a.RequestKelly():
                 if self.sizer is not None:
                     self._next.append(self.sizer.update(self.state, self.params))
+            case a.RequestOpinion():
+                if self.advisor is not None:
+                    self.advisor.ask(action, self.state, self.params)
             case a.Notify():
                 level = {"error": logging.ERROR, "warning": logging.WARNING}.get(action.level)
                 log.log(level or logging.INFO, "%s: %s", action.kind, action.text)
@@ -149,6 +164,8 @@ class Runtime:
                 | a.PostEntries()
                 | a.RecordEquity()
                 | a.RecordTransition()
+                | a.RecordOpinion()
+                | a.RecordScore()
                 | a.OrphanOrderAction()
                 | a.ReplyToOperator()
             ):
