@@ -523,6 +523,8 @@ class Dashboard:
         except (Busy, TimeoutError):
             raise Refusal(503, "busy; ask again", headers=retry_after(1)) from None
         log.info("command %s id=%s status=%d", values["action"], command_id, reply.status)
+        if reply.field:
+            raise Refusal(reply.status, reply.message, field=reply.field)
         outcome = {"accepted": reply.status == HTTPStatus.OK, "message": reply.message}
         ids = {"command_id": reply.command_id, "changed": reply.changed}
         return json_answer(reply.status, outcome | ids)

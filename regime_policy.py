@@ -200,12 +200,22 @@ def hold(
 
 
 def stance(regimes: Regimes) -> Stance:
-    """Return the tier and direction in effect.
+    """Return the tier and direction in effect: everything that acts asks this function.
 
-    They are the mechanical ones; an override by the operator would be composed here, and nowhere
-    else: everything that acts asks this function.
+    They are the mechanical ones, or those of the operator's override, at most one tier away from
+    them however they have moved since. Its rails, and when it ends: `grid/advice.py`.
     """
-    return Stance(tier=regimes.tiers.tier, direction=regimes.tiers.direction)
+    own, held = regimes.tiers, regimes.override
+    if held is None or held.blocked:
+        return Stance(tier=own.tier, direction=own.direction)
+    tier = composed(own.tier, held.tier)
+    direction = own.direction if held.direction is None else held.direction
+    return Stance(tier=tier, direction=direction) if tier and direction is not None else Stance()
+
+
+def composed(mechanical: int, wanted: int) -> int:
+    """Return `wanted` at a distance of at most one tier from the mechanical tier."""
+    return max(mechanical - 1, min(mechanical + 1, wanted))
 
 
 def against(direction: int | None) -> TradeId | None:

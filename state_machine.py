@@ -15,7 +15,7 @@ from core.domain import HUNDRED, ZERO, OrderStatus
 from core.params import Params
 from core.record import replace
 from core.state import BotState, LockName, Market
-from grid import kelly, regimes, restoring, watch
+from grid import advice, kelly, regimes, restoring, watch
 from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
 from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
@@ -34,9 +34,7 @@ FEE_MAX = Decimal("0.5")  # a fraction of the value; no exchange asks that
 PRICE_MIN, PRICE_MAX = Decimal("1e-12"), Decimal(10) ** 9
 
 # Facts after which the entry pass need not look again.
-_UNHURRIED = (
-    e.MarketEnded, e.RegimeEstimated, e.ModelTrained, e.TrainingFailed, e.KellyUpdated, e.Started,
-)  # fmt: skip
+_UNHURRIED = (e.MarketEnded, e.Started)
 
 __all__ = ["check_invariants", "quiet_bounds", "reduce", "take_note"]
 
@@ -55,8 +53,11 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
         quiet = state.quiet if _is_aside(state, event, params) else None
         if quiet is not None and isinstance(event, e.TimerTick):
             regimes.tend(r)
+            advice.tend(r)
         else:
             _apply(r, event)
+        if r.state.regimes is not state.regimes:
+            advice.notice(r, state.regimes)
         watch.settle_reserved(r)
         watch.track_stints(r)
         _check(r)
@@ -69,17 +70,23 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
 
 
 def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
-    """Tell whether the event is one of regime models that do not act.
+    """Tell whether the event is one of the advisor's, or of regime models that do not act.
 
     Then it leaves everything as it would be without it: the bounds of quiet ticks, and when the
     rules are next looked at.
     """
     quiet = state.quiet
-    if params.regime_directional_enabled or quiet is None:
+    if quiet is None:
         return False
-    if isinstance(event, e.TimerTick):
-        return quiet.next_due <= event.time < quiet.rules_due
-    return isinstance(event, e.RegimeEstimated | e.ModelTrained | e.TrainingFailed)
+    match event:
+        case e.TimerTick():
+            return quiet.next_due <= event.time < quiet.rules_due
+        case e.OpinionGiven() | e.CouncilHeld():
+            return True
+        case e.RegimeEstimated() | e.ModelTrained() | e.TrainingFailed():
+            return not params.regime_directional_enabled
+        case _:
+            return False
 
 
 def _is_news(r: Reduction, event: e.Event) -> bool:
@@ -164,8 +171,44 @@ def _apply(r: Reduction, event: e.Event) -> None:
                 r.update(pass_due=min(r.state.pass_due, r.now + 1.0))
         case e.CommandReceived():
             carry_out(r, event)
+        case (
+            e.RegimeEstimated()
+            | e.ModelTrained()
+            | e.TrainingFailed()
+            | e.KellyUpdated()
+            | e.OpinionGiven()
+            | e.CouncilHeld()
+        ):
+            _listen(r, event)
         case _:
             _facts(r, event)
+
+
+def _listen(
+    r: Reduction,
+    event: e.RegimeEstimated
+    | e.ModelTrained
+    | e.TrainingFailed
+    | e.KellyUpdated
+    | e.OpinionGiven
+    | e.CouncilHeld,
+) -> None:
+    """Take in what models, sizer and advisor say."""
+    match event:
+        case e.RegimeEstimated():
+            regimes.hear(r, event)
+        case e.ModelTrained():
+            regimes.trained(r, event)
+        case e.TrainingFailed():
+            regimes.training_failed(r, event)
+        case e.KellyUpdated():
+            kelly.hear(r, event)
+        case e.OpinionGiven():
+            advice.hear(r, event)
+        case e.CouncilHeld():
+            advice.hear_council(r, event)
+        case _:
+            assert_never(event)
 
 
 def _after_order_news(r: Reduction) -> None:
@@ -184,11 +227,7 @@ def _facts(
     | e.InstrumentUpdated
     | e.FeesUpdated
     | e.HealthChanged
-    | e.TradingHalted
-    | e.RegimeEstimated
-    | e.ModelTrained
-    | e.TrainingFailed
-    | e.KellyUpdated,
+    | e.TradingHalted,
 ) -> None:
     match event:
         case e.Started():
@@ -221,14 +260,6 @@ def _facts(
             retry_owed(r, at_once=is_back)
         case e.TradingHalted():
             watch.halt(r, event.reason)
-        case e.RegimeEstimated():
-            regimes.hear(r, event)
-        case e.ModelTrained():
-            regimes.trained(r, event)
-        case e.TrainingFailed():
-            regimes.training_failed(r, event)
-        case e.KellyUpdated():
-            kelly.hear(r, event)
         case _:
             assert_never(event)
     if not isinstance(event, _UNHURRIED):
@@ -260,6 +291,7 @@ def _started(r: Reduction, event: e.Started) -> None:
         for _ in range(r.params.slot_count):
             new_slot(r)
     if is_other:
+        advice.begin(r)
         regimes.begin(r)
         kelly.begin(r)
     if is_changed:
@@ -318,6 +350,7 @@ def _is_jump(old: object, new: object, params: Params) -> bool:
 def _timer(r: Reduction) -> None:
     watch.watch(r)
     regimes.tend(r)
+    advice.tend(r)
     kelly.tend(r)
     cancel_ghosts(r)
     upkeep(r)

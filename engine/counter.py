@@ -83,9 +83,10 @@ class Counter:
             raise Busy from None
         self._waiting.pop(command_id, None)
         return Reply(
-            status=200 if reply.is_accepted else 409,
+            status=200 if reply.is_accepted else 400 if reply.field else 409,
             message=reply.message,
             command_id=command_id,
+            field=reply.field,
             changed=dict(reply.changed),
         )
 

@@ -26,11 +26,14 @@ TIMER_SEC = 1.0  # timers are at least this far apart, so simulated time always 
 WAKE_SEC = 0.25  # the longest the loop sleeps without looking at its inbox and flags
 
 
+_Result = e.ModelTrained | e.TrainingFailed | e.OpinionGiven | e.CouncilHeld
+
+
 class _Turn(Enum):
     """Whose instant comes next."""
 
     EXCHANGE = 0
-    MODELS = 1
+    ANSWERS = 1  # of models and advisor
     TIMER = 2
 
 
@@ -121,7 +124,7 @@ class Loop:
                 continue
             if not self._sleep_until(at):
                 continue
-            results = self._results(at) if turn is _Turn.MODELS else ()
+            results = self._results(at) if turn is _Turn.ANSWERS else ()
             if results is None:  # a training is not done yet: simulated time waits for it
                 self._wait_a_little()
                 continue
@@ -150,7 +153,7 @@ class Loop:
         self.runtime.step(e.BalancesReported(time=now, base=venue.base, quote=venue.quote))
 
     def _next(self, *, has_end: bool) -> tuple[float | None, _Turn]:
-        """Return the next instant and whose it is; ties are the exchange's, then the models'.
+        """Return the next instant and whose it is; ties are the exchange's, then the answers'.
 
         None: there is nothing to come. Where markets end, that is once the exchange says so.
         """
@@ -158,19 +161,21 @@ class Loop:
         if at is None and has_end:
             return None, turn
         state = self.runtime.state
-        models_at = None if self.models is None else self.models.next_time()
-        if models_at is not None:
-            models_at = max(models_at, state.now)
+        asked = (self.models, self.runtime.advisor)
+        answers = [t for x in asked if x is not None and (t := x.next_time()) is not None]
+        answers_at = max(state.now, min(answers)) if answers else None
         timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
         if timer_at is not None:
             timer_at = max(timer_at, state.now, state.timer_at + TIMER_SEC)
-        for other, whose in ((models_at, _Turn.MODELS), (timer_at, _Turn.TIMER)):
+        for other, whose in ((answers_at, _Turn.ANSWERS), (timer_at, _Turn.TIMER)):
             if other is not None and (at is None or other < at):
                 at, turn = other, whose
         return at, turn
 
-    def _results(self, at: float) -> "tuple[e.ModelTrained | e.TrainingFailed, ...] | None":
-        return () if self.models is None else self.models.take(at)
+    def _results(self, at: float) -> "tuple[_Result, ...] | None":
+        found: tuple[_Result, ...] | None = () if self.models is None else self.models.take(at)
+        advisor = self.runtime.advisor
+        return found if found is None or advisor is None else (*found, *advisor.take(at))
 
     def _deliver(self, seq: int, event: e.Event) -> None:
         self.runtime.step(replace(event, message=seq))

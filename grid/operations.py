@@ -15,7 +15,7 @@ from core.events import CommandReceived, ExternalFlow
 from core.order_id import LIMITS
 from core.record import replace
 from core.state import BotState, Exiting, Idle, Leg, LockName, Mode, Override, SlotState
-from grid import regimes, restoring, watch
+from grid import advice, regimes, restoring, watch
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -31,25 +31,29 @@ FLOW_STEP = Decimal("1e-8")
 
 
 class _Refusal(Exception):
-    """The command is refused; the text says why."""
+    """The command is refused; the text says why, `field` what is wrong with the command itself."""
+
+    field = ""
 
 
 def carry_out(r: Reduction, event: CommandReceived) -> None:
     """Carry out a command, or refuse it; either way with one reply."""
     before = r.state
     count = len(r.actions)
+    field = ""
     try:
         message = _dispatch(r, event.command)
         is_accepted = True
-    except _Refusal as refusal:
+    except (_Refusal, advice.RailError) as refusal:
         r.state = before
         del r.actions[count:]
-        message, is_accepted = str(refusal), False
+        message, is_accepted, field = str(refusal), False, refusal.field
     r.act(
         ReplyToOperator(
             command_id=event.command_id,
             is_accepted=is_accepted,
             message=message,
+            field=field,
             changed=_changed(before, r.state),
         )
     )
@@ -110,6 +114,14 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
             return _audit(r, command)
         case c.RetrainHmm():
             return _retrain(r)
+        case c.AiRegimeOverride():
+            return advice.apply(r, command.ttl_sec)
+        case c.AiRegimeRevert():
+            return advice.revert(r)
+        case c.AiRegimeDismiss():
+            return advice.dismiss(r)
+        case c.AiCouncil():
+            return advice.ask_council(r)
         case _:
             assert_never(command)
 

@@ -12,6 +12,7 @@ from core.events import PriceTick
 from core.params import Params
 from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
+from grid import advice
 from grid.ghosts import ghost_times
 from grid.kelly import ask_due as kelly_due
 from grid.reduction import Reduction
@@ -82,7 +83,7 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
 
 
 def quiet_aside(state: BotState, quiet: Quiet, params: Params) -> Quiet:
-    """Return the bounds after an event of models that do not act: only when to ask has changed."""
+    """Return the bounds after an event that does not act: only when to ask has changed."""
     return replace(quiet, next_due=_with_models(quiet.rules_due, state, params))
 
 
@@ -127,8 +128,8 @@ def next_due(state: BotState, params: Params) -> float:
 
 def _with_models(rules_due: float, state: BotState, params: Params) -> float:
     times = [rules_due, *(at for at in regime_times(state, params) if at > state.now)]
-    wanted = ask_due(state, params)
-    return max(state.now, min(times if wanted is None else [*times, wanted]))
+    asked = (ask_due(state, params), advice.due(state, params))
+    return max(state.now, min(times + [at for at in asked if at is not None]))
 
 
 def due_of_rules(state: BotState, params: Params) -> float:
@@ -155,7 +156,8 @@ def due_of_rules(state: BotState, params: Params) -> float:
     # Every rule is level-triggered: what was due at the last TimerTick has been looked at then.
     due = min(at for at in times if at > seen or at > now)
     asking = ask_due(state, params) if params.regime_directional_enabled else None
-    for wanted in (state.pass_due, asking, kelly_due(state, params)):
+    ending = advice.acting_due(state)
+    for wanted in (state.pass_due, asking, kelly_due(state, params), ending):
         due = due if wanted is None else min(due, wanted)
     return max(now, due)
 

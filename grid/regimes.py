@@ -14,7 +14,7 @@ from core.params import Params
 from core.record import replace
 from core.regime import LABELS, Estimate
 from core.state import BotState, PolicyRegime
-from core.tiers import Policy, Regimes, Sample, Suppression, Tiers, Training
+from core.tiers import Policy, Regimes, Sample, Suppression, TierOverride, Tiers, Training
 from grid.reduction import Reduction
 from regime_policy import (
     DEPTHS,
@@ -175,6 +175,15 @@ def evaluate(r: Reduction) -> None:
     tiers = hold(old.tiers, said, old.evidence, r.params, r.now)
     r.update(regimes=replace(old, policy=said, tiers=tiers))
     _tell_tier(r, old)
+    _suppress(r)
+    if _factors(r, old) != _factors(r, r.state.regimes):
+        r.update(pass_due=r.now)
+
+
+def put_override(r: Reduction, override: TierOverride | None) -> None:
+    """Put the operator's override, or none, over the mechanical tier; it acts at once."""
+    old = r.state.regimes
+    r.update(regimes=replace(old, override=override))
     _suppress(r)
     if _factors(r, old) != _factors(r, r.state.regimes):
         r.update(pass_due=r.now)

@@ -33,11 +33,15 @@ class IdReused(Exception):
 
 
 class Reply(Record, frozen=True, kw_only=True):
-    """The answer to a command: an HTTP status, a sentence, and what changed."""
+    """The answer to a command: an HTTP status, a sentence, and what changed.
+
+    `field` is the one at fault where the status is 400.
+    """
 
     status: int
     message: str
     command_id: str
+    field: str = ""
     changed: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
