@@ -6,43 +6,37 @@ problems are reported at once. `python config.py --write` generates `.env.exampl
 """
 
 import io
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 
+from core.advice import AdviceParams
 from core.domain import HUNDRED, FeeRates
 from core.kelly import KellyConfig
 from core.params import Params, PausePolicy, RegimeSource, RiskBasis
 from core.ports import ConfigError
 from core.record import Record, parse_regime
-from grid_strategy import break_even_pct
-from risk import slots_max
+from settings.checks import CHECKS, Check, Known, hmm_enabled, idle, is_loopback, market_of, tier_of
 from settings.names import meant_by, suggestion
 from settings.table import (
     BY_NAME,
     DEMO_KEY,
     DEMO_SECRET,
-    LIVE_PHRASE,
     OPEN_ORDER_LIMITS,
     VARIABLES,
 )
-from settings.variable import LOOPBACK, Variable, path_is, value_of
+from settings.variable import Variable, value_of
 
 __all__ = [
     "BY_NAME", "VARIABLES", "Setting", "Settings", "Variable", "generate_env_example",
     "generate_markdown", "load",
 ]  # fmt: skip
 
-PAPER_POLL_MAX_SEC = 10.0  # prices twice as old are no prices any more
-VENUE_HOST = "api.kraken.com"
-FIRST_TIER = FeeRates(maker=Decimal("0.004"), taker=Decimal("0.008"))
 PREFIXES = (
     "AI_", "CAPITAL_", "CONSENSUS_", "DASHBOARD_", "ENTRY_BACKOFF_", "HMM_",
     "JOURNAL_RETENTION_", "KELLY_", "KRAKEN_", "LOSS_", "MODEL_LATENCY_", "NOTIFY_WEBHOOK_",
@@ -51,9 +45,6 @@ PREFIXES = (
     "REPLAY_", "S1_ORPHAN_", "S2_ORPHAN_", "SLOT_", "STALE_PRICE_", "SYNTHETIC_",
     "TELEGRAM_",
 )  # fmt: skip
-_BOT_TOKEN = re.compile(r"\d{3,20}:[\w-]{20,256}", re.ASCII)
-_CHAT_ID = re.compile(r"-?[1-9]\d{0,17}", re.ASCII)
-_HOST_NAME = re.compile(r"[\w.:-]{1,253}", re.ASCII)
 
 
 class Setting(Record, frozen=True, kw_only=True):
@@ -126,6 +117,13 @@ class Settings(Record, frozen=True, kw_only=True):
     supabase_url: str | None
     supabase_key: str | None
     supabase_candles: bool
+    ai_history_size: int
+    ai_prefer_reasoning: bool
+    nvidia_api_key: str | None
+    groq_api_key: str | None
+    ai_base_url: str | None
+    ai_model: str | None
+    ai_api_key: str | None
     effective: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -169,9 +167,6 @@ def paper_db(state_db: Path) -> Path:
     return state_db.with_name(state_db.name.removesuffix(".db") + ".paper.db")
 
 
-Check = Callable[[Mapping[str, Any]], Iterable[str]]
-
-
 def load(
     env: Mapping[str, str], dotenv_path: Path, further_checks: Iterable[Check] = ()
 ) -> Settings:
@@ -193,16 +188,11 @@ def load(
         except ValueError as error:
             shown = "***" if variable.is_secret else repr(texts[variable.name][:80])
             found.problems.append(f"{variable.name}={shown}: {error}")
-    checks = (
-        _market_checks, _poll_checks, _live_checks, _fee_checks, _size_checks, _page_checks,
-        _notify_checks, _model_checks, _tier_checks, _kelly_checks, _replica_checks,
-        *further_checks,
-    )  # fmt: skip
-    for check in checks:
-        found.problems.extend(check(_Known(values)))
+    for check in (*CHECKS, *further_checks):
+        found.problems.extend(check(Known(values)))
     if found.problems:
         raise ConfigError(found.problems)
-    found.warnings.extend(_idle(values, sources))
+    found.warnings.extend(idle(values, sources))
     for v in VARIABLES:
         if v.is_secret and texts[v.name]:
             texts[v.name] = "***"
@@ -292,149 +282,6 @@ def _check_access(what: str, path: Path, found: _Findings, *, is_live: bool) -> 
             where.append(f"{what} is open to other users; chmod 600 it")
 
 
-class _Known(dict[str, Any]):
-    """The values that could be read; a check on one that could not is left out."""
-
-    def has(self, *targets: str) -> bool:
-        return self.keys() >= set(targets)
-
-
-def _market_checks(values: _Known) -> Iterator[str]:
-    if values.get("mode") == "live" and values.get("market_data") not in (None, "kraken"):
-        yield f"MARKET_DATA={values['market_data']}: MODE=live needs MARKET_DATA=kraken"
-    if values.get("market_data") == "replay" and "replay_file" in values:
-        file = values["replay_file"]
-        if file is None:
-            yield "REPLAY_FILE: MARKET_DATA=replay needs a file of candles or trades"
-        elif not path_is(file, "file"):
-            yield f"REPLAY_FILE={str(file)!r}: there is no such file"
-    if values.get("paper_start_quote") == 0 == values.get("paper_start_base_usd"):
-        yield "PAPER_START_QUOTE, PAPER_START_BASE_USD: both are 0; there is nothing to trade with"
-
-
-_OF_A_FILE = ("REPLAY_FILE", "REPLAY_SYMBOL", "REPLAY_FROM")
-
-
-def _idle(values: Mapping[str, Any], sources: Mapping[str, str]) -> Iterator[str]:
-    """Yield warnings that name what is set for another market or mode than this run's."""
-    names = [v.name for v in VARIABLES if sources[v.name] != "default"]
-    if values["mode"] == "live":
-        idle = [x for x in names if BY_NAME[x].is_simulation]
-        why = "MODE=live, which is no simulation"
-    else:
-        market = _market(values)
-        idle = [x for x in names if x in _OF_A_FILE and market != "replay"]
-        why = f"MARKET_DATA={market}"
-    if idle:
-        yield f"{', '.join(idle)}: no effect with {why}"
-    is_on = _hmm_enabled(_Known(values)) or values["regime_manual_override"] is not None
-    if values["params.regime_directional_enabled"] and not is_on:
-        yield (
-            "REGIME_DIRECTIONAL_ENABLED=true: no effect, there is no regime to act on without "
-            "HMM_ENABLED=true or REGIME_MANUAL_OVERRIDE"
-        )
-    if values["supabase_candles"]:
-        if _market(values) != "kraken":
-            yield f"SUPABASE_CANDLES=true: no effect with MARKET_DATA={_market(values)}"
-        elif not _hmm_enabled(_Known(values)):
-            yield "SUPABASE_CANDLES=true: no effect without HMM_ENABLED=true"
-
-
-def _fee_checks(values: _Known) -> Iterator[str]:
-    if not values.has("paper_maker_fee_pct", "paper_taker_fee_pct"):
-        return
-    maker, taker = values["paper_maker_fee_pct"], values["paper_taker_fee_pct"]
-    if (maker is None) != (taker is None):
-        yield "PAPER_MAKER_FEE_PCT, PAPER_TAKER_FEE_PCT: set both or neither"
-    if not values.has("mode", "params.min_net_profit_pct", "params.profit_pct"):
-        return
-    if values["mode"] == "live":
-        return  # the start reads the account's fees, and measures the target against them
-    rate = FIRST_TIER.maker if maker is None else maker / HUNDRED
-    margin, target = values["params.min_net_profit_pct"], values["params.profit_pct"]
-    least = break_even_pct(rate) + margin
-    if target <= least:
-        yield (
-            f"PAIR_PROFIT_PCT={target}: must be above {least:.3f}: break-even at "
-            f"{rate * HUNDRED:.2f} % maker is {break_even_pct(rate):.3f} %, plus "
-            f"MIN_NET_PROFIT_PCT {margin}"
-        )
-
-
-def _size_checks(values: _Known) -> Iterator[str]:
-    if values.has("params.max_order_usd", "params.order_size_usd"):
-        most_usd, size = values["params.max_order_usd"], values["params.order_size_usd"]
-        if most_usd < size:
-            yield f"MAX_ORDER_USD={most_usd}: must not be below ORDER_SIZE_USD {size}"
-    if values.has("kraken_tier", "mode", "params.slot_count"):
-        tier = _tier(values)
-        limit = OPEN_ORDER_LIMITS[tier]
-        most = slots_max(Params(open_order_limit=limit))
-        if values["params.slot_count"] > most:
-            yield (
-                f"SLOT_COUNT={values['params.slot_count']}: an open-order limit of {limit} "
-                f"(KRAKEN_TIER={tier}) carries at most {most}"
-            )
-
-
-def _model_checks(values: _Known) -> Iterator[str]:
-    for least, target in (
-        ("params.hmm_min_train_samples", "hmm.training_candles"),
-        ("params.hmm_secondary_min_train_samples", "hmm.secondary_training_candles"),
-    ):
-        if values.has(least, target) and values[least] > values[target]:
-            yield (
-                f"{_named(least)}={values[least]}: must not be above {_named(target)} "
-                f"{values[target]}: nothing would ever be trained"
-            )
-
-
-def _tier_checks(values: _Known) -> Iterator[str]:
-    for low, high in (
-        ("params.regime_tier1_confidence", "params.regime_tier2_confidence"),
-        ("params.regime_tier1_bias", "params.regime_tier2_bias"),
-        ("params.regime_hysteresis", "params.regime_tier1_confidence"),
-    ):
-        if values.has(low, high) and values[low] >= values[high]:
-            yield (
-                f"{_named(low)}={values[low]:g}: must not reach {_named(high)}, which is "
-                f"{values[high]:g}"
-            )
-
-
-def _kelly_checks(values: _Known) -> Iterator[str]:
-    most = "kelly.lookback_cycles"
-    for least in ("kelly.min_samples_total", "kelly.min_samples_per_regime"):
-        if values.has(least, most) and values[least] > values[most]:
-            yield (
-                f"{_named(least)}={values[least]}: must not be above {_named(most)} "
-                f"{values[most]}: there would never be enough"
-            )
-
-
-def _named(target: str) -> str:
-    """Return the name of the variable that sets the field `target`."""
-    return next(v.name for v in VARIABLES if v.target == target)
-
-
-def _market(values: Mapping[str, Any]) -> str:
-    market: str = values["market_data"] or ("kraken" if values["mode"] == "live" else "synthetic")
-    return market
-
-
-def _hmm_enabled(values: _Known) -> bool:
-    """Tell whether the models run; unset, they do where nothing is at stake and data is at hand."""
-    chosen: bool | None = values["hmm_enabled"]
-    if chosen is None:
-        return values.has("market_data", "mode") and _market(values) == "synthetic"
-    return chosen
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether `url` is one of this machine."""
-    return urlsplit(url).hostname in {x.strip("[]") for x in LOOPBACK}
-
-
 def _keys(values: Mapping[str, Any]) -> dict[str, str | None]:
     """Return key and private key; without any, a sandbox on this machine gets its demo keys."""
     key, secret = values["kraken_api_key"], values["kraken_api_secret"]
@@ -443,68 +290,11 @@ def _keys(values: Mapping[str, Any]) -> dict[str, str | None]:
     return {"kraken_api_key": key, "kraken_api_secret": secret}
 
 
-def _tier(values: Mapping[str, Any]) -> str:
-    tier: str = values["kraken_tier"] or ("starter" if values["mode"] == "live" else "pro")
-    return tier
-
-
-def _poll_checks(values: _Known) -> Iterator[str]:
-    """Yield a poll that is too rare for prices; those of a live run are asked for by themselves."""
-    poll = values.get("poll_sec")
-    if values.get("mode") == "paper" and poll is not None and poll > PAPER_POLL_MAX_SEC:
-        yield f"POLL_INTERVAL_SECONDS={poll:g}: on paper from 1 to {PAPER_POLL_MAX_SEC:g}"
-
-
-def _live_checks(values: _Known) -> Iterator[str]:
-    """Yield what a run with orders at Kraken, or at a sandbox, lacks."""
-    if values.get("mode") != "live" or not values.has("kraken_api_url", "live_trading"):
-        return
-    names = {"kraken_api_key": "KRAKEN_API_KEY", "kraken_api_secret": "KRAKEN_API_SECRET"}
-    missing = [name for target, name in names.items() if values.get(target, "") is None]
-    if missing and (len(missing) == 1 or not is_loopback(values["kraken_api_url"])):
-        yield f"{', '.join(missing)}: MODE=live needs both"
-    is_real = urlsplit(values["kraken_api_url"]).hostname == VENUE_HOST
-    if is_real and values["live_trading"] != LIVE_PHRASE:
-        yield f"LIVE_TRADING: MODE=live trades real money; set it to {LIVE_PHRASE} if you mean it"
-
-
-def _page_checks(values: _Known) -> Iterator[str]:
-    host = values.get("host")
-    if host is not None and not _HOST_NAME.fullmatch(host):
-        yield f"HOST={host[:80]!r}: must be an address or a host name"
-    elif host is not None and host not in LOOPBACK and values.get("dashboard_token", "") is None:
-        yield f"HOST={host}: reachable from other machines; set DASHBOARD_TOKEN first"
-    for name in values.get("dashboard_allowed_hosts", ()):
-        if not _HOST_NAME.fullmatch(name):
-            yield f"DASHBOARD_ALLOWED_HOSTS: {name!r} is no host name"
-
-
-def _notify_checks(values: _Known) -> Iterator[str]:
-    if not values.has("telegram_bot_token", "telegram_chat_id"):
-        return
-    token, chat = values["telegram_bot_token"], values["telegram_chat_id"]
-    if (token is None) != (chat is None):
-        yield "TELEGRAM_BOT_TOKEN, TELEGRAM_CHAT_ID: set both or neither"
-    if token is not None and not _BOT_TOKEN.fullmatch(token):
-        yield "TELEGRAM_BOT_TOKEN=***: must look as BotFather gives it: digits, a colon, letters"
-    if chat is not None and not _CHAT_ID.fullmatch(chat):
-        yield f"TELEGRAM_CHAT_ID={chat[:80]!r}: must be the chat's number, such as 12345 or -10012"
-
-
-def _replica_checks(values: _Known) -> Iterator[str]:
-    if values.has("supabase_url", "supabase_key"):
-        url, key = values["supabase_url"], values["supabase_key"]
-        if (url is None) != (key is None):
-            yield "SUPABASE_URL, SUPABASE_KEY: set both or neither"
-        if values.get("supabase_candles") and url is None is key:
-            yield "SUPABASE_CANDLES=true: set SUPABASE_URL and SUPABASE_KEY, for there is no copy"
-
-
 def _settings(
     values: dict[str, Any], effective: tuple[Setting, ...], warnings: tuple[str, ...]
 ) -> Settings:
     is_live = values["mode"] == "live"
-    market = _market(values)
+    market = market_of(values)
     chosen = {k.removeprefix("params."): v for k, v in values.items() if k.startswith("params.")}
     chosen["pause_policy"] = PausePolicy(chosen["pause_policy"])
     chosen["risk_basis"] = RiskBasis(chosen["risk_basis"])
@@ -512,19 +302,21 @@ def _settings(
     chosen["hmm_multi_timeframe_source"] = source
     hmm = {k.removeprefix("hmm."): v for k, v in values.items() if k.startswith("hmm.")}
     kelly = {k.removeprefix("kelly."): v for k, v in values.items() if k.startswith("kelly.")}
+    advice = {k.removeprefix("advice."): v for k, v in values.items() if k.startswith("advice.")}
     params = Params(
         **chosen,
         kelly=KellyConfig(**kelly),
-        hmm_enabled=_hmm_enabled(_Known(values)),
+        advice=AdviceParams(**advice),
+        hmm_enabled=hmm_enabled(Known(values)),
         regime_manual_override=parse_regime(values["regime_manual_override"]),
         rebalance_target=values["rebalance_target_pct"] / HUNDRED,
         rebalance_band=values["rebalance_band_pct"] / HUNDRED,
-        open_order_limit=OPEN_ORDER_LIMITS[_tier(values)],
+        open_order_limit=OPEN_ORDER_LIMITS[tier_of(values)],
         is_simulated=market != "kraken",
     )
     own: dict[str, Any] = {
         "market_data": market,
-        "kraken_tier": _tier(values),
+        "kraken_tier": tier_of(values),
         "poll_sec": values["poll_sec"] or (20.0 if is_live else 5.0),
         **_keys(values),
     }

@@ -30,6 +30,7 @@ from exchange.kraken_reads import CallFailed
 from exchange.kraken_start import Start, read_start
 from exchange.nonce import SPAN_NS, Nonces
 from market.public import KrakenFeed
+from settings.checks import is_loopback
 from settings.variable import path_is
 from store.history import SqliteHistory
 from store.memory import MemoryStore
@@ -90,7 +91,7 @@ def mode_word(settings: config.Settings) -> str:
 def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
     """Return who does not answer, why, and what to do."""
     url = settings.kraken_api_url
-    is_here = config.is_loopback(url)
+    is_here = is_loopback(url)
     is_silent = NO_LINE in str(trouble)
     hint = "; where no sandbox runs there, make sandbox starts one" if is_here and is_silent else ""
     return f"{url}: {trouble}{hint}"

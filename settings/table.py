@@ -31,7 +31,7 @@ _RUN, _MARKET, _KRAKEN = "Running", "Market", "Kraken"
 _PAPER, _GRID = "Paper exchange", "Grid"
 _SIZE, _RISK, _PAGE, _NOTIFY = "Size", "Risk", "Page and logs", "Notifications"
 _HMM, _TIERS, _KELLY = "Regime models", "Regime tiers", "Kelly sizing"
-_REPLICA = "Replica"
+_ADVISOR, _REPLICA = "Second opinion", "Replica"
 VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "MODE", "choice", "paper", "mode", "what orders are: paper, or live: sent to Kraken",
        choices=("paper", "live")),
@@ -269,6 +269,35 @@ VARIABLES: tuple[Variable, ...] = (
        "cycles that the doubt in every measured edge weighs (bankroll)", low="0", high="10000"),
     _v(_KELLY, "KELLY_MAX_EQUITY_SHARE", "float", "0.25", "kelly.max_equity_share",
        "share of equity in one order at most (bankroll)", low="0.001", high="1"),
+    _v(_ADVISOR, "AI_REGIME_ADVISOR_ENABLED", "flag", "false", "advice.enabled",
+       "language models are asked for an opinion on the regime; it is shown and scored, and acts "
+       "only where you apply it"),
+    _v(_ADVISOR, "AI_REGIME_INTERVAL_SEC", "seconds", "300", "advice.interval_sec",
+       "how often it is asked", low="30", high="86400"),
+    _v(_ADVISOR, "AI_REGIME_DEBOUNCE_SEC", "seconds", "60", "advice.debounce_sec",
+       "least time between two questions, whatever has changed", low="5", high="3600"),
+    _v(_ADVISOR, "AI_OVERRIDE_TTL_SEC", "seconds", "1800", "advice.override_ttl_sec",
+       "how long an override lasts unless it says otherwise", low="60", high="86400"),
+    _v(_ADVISOR, "AI_OVERRIDE_MAX_TTL_SEC", "seconds", "3600", "advice.override_max_ttl_sec",
+       "how long it lasts at most", low="60", high="86400"),
+    _v(_ADVISOR, "AI_OVERRIDE_MIN_CONVICTION", "integer", "50", "advice.override_min_conviction",
+       "conviction below which an opinion cannot be applied", low="0", high="100"),
+    _v(_ADVISOR, "AI_OPINION_MAX_AGE_SEC", "seconds", "900", "advice.opinion_max_age_sec",
+       "age of what it was told beyond which an opinion cannot be applied", low="60",
+       high="86400"),
+    _v(_ADVISOR, "AI_REGIME_HISTORY_SIZE", "integer", "12", "ai_history_size",
+       "past opinions shown", low="1", high="100"),
+    _v(_ADVISOR, "AI_REGIME_PREFER_REASONING", "flag", "true", "ai_prefer_reasoning",
+       "the reasoning model is asked first; false: Llama 70B"),
+    _v(_ADVISOR, "NVIDIA_API_KEY", "api_key", "", "nvidia_api_key", "key for Kimi at NVIDIA, or "
+       "NVIDIA_API_KEY_FILE"),
+    _v(_ADVISOR, "GROQ_API_KEY", "api_key", "", "groq_api_key", "key for Llama 70B and 8B at Groq, "
+       "or GROQ_API_KEY_FILE"),
+    _v(_ADVISOR, "AI_BASE_URL", "url", "", "ai_base_url", "any server that speaks OpenAI's chat "
+       "protocol, as http://127.0.0.1:11434/v1; asked after the others"),
+    _v(_ADVISOR, "AI_MODEL", "text", "", "ai_model", "the model's name there"),
+    _v(_ADVISOR, "AI_API_KEY", "api_key", "", "ai_api_key", "its key, if it wants one, or "
+       "AI_API_KEY_FILE"),
     _v(_PAGE, "HOST", "text", "127.0.0.1", "host", "address of the page; any other needs "
        "DASHBOARD_TOKEN"),
     _v(_PAGE, "PORT", "integer", "8080", "port", "port of the page", low="0", high="65535"),

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from core.record import Record
 
 TOKEN_LENGTH_MIN = 32
+KEY_LENGTH_MIN = 4  # servers of one's own take what one likes
 TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -41,7 +42,7 @@ class Variable(Record, frozen=True, kw_only=True):
     @property
     def is_secret(self) -> bool:
         """Tell whether the value is masked wherever it is shown, and may come from a file."""
-        return self.kind in ("secret", "secret_url")
+        return self.kind in ("secret", "secret_url", "api_key")
 
     @property
     def is_simulation(self) -> bool:
@@ -65,6 +66,7 @@ class Variable(Record, frozen=True, kw_only=True):
             "says otherwise), or seconds since 1970, from 2009 to 2100",
             "url": "an address https://…, or http://… of this machine",
             "secret_url": "an address https://…, or http://… of this machine",
+            "api_key": f"{KEY_LENGTH_MIN} to 1024 visible ASCII characters without white space",
             "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
         }.get(self.kind, "text")
         return f"{text}, or {self.word}" if self.word else text
@@ -94,6 +96,10 @@ def value_of(variable: Variable, text: str, folder: Path) -> Any:
             return _names(variable, text)
         case "secret":
             return _secret(variable, text)
+        case "api_key":
+            if not re.fullmatch(rf"[!-~]{{{KEY_LENGTH_MIN},1024}}", text) or text.startswith("<"):
+                raise ValueError(f"must have {variable.allowed()}, as it was issued")
+            return text
         case "url" | "secret_url":
             return _url(variable, text)
         case _:
