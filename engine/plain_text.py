@@ -15,3 +15,8 @@ def clean_text(value: object) -> str:
         if char not in _BIDI
     )
     return kept if len(kept) <= TEXT_MAX else kept[: TEXT_MAX - 1] + "…"
+
+
+def in_words(name: str) -> str:
+    """Return a name of the program's as words: daily_loss is "daily loss"."""
+    return str(name).replace("_", " ")

@@ -37,11 +37,12 @@ class Publisher:
         self,
         *,
         recent_events: Callable[[int], Sequence[Mapping[str, Any]]] | None = None,
+        past_opinions: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
         build: Build = build_status,
         interval_sec: float = INTERVAL_SEC,
     ) -> None:
         self.errors = 0
-        self._recent_events = recent_events
+        self._recent_events, self._past_opinions = recent_events, past_opinions
         self._build = build
         self._interval_sec = interval_sec
         self._offers: deque[tuple[BotState, Params, Facts]] = deque(maxlen=1)
@@ -98,6 +99,9 @@ class Publisher:
         try:
             if self._recent_events is not None:
                 facts = replace(facts, recent_events=tuple(self._recent_events(EVENTS_MAX)))
+            if self._past_opinions is not None and params.advice.enabled:
+                past = tuple(self._past_opinions())
+                facts = replace(facts, advisor=replace(facts.advisor, history=past))
             self._published = publication(self._build(state, params, facts))
         except Exception:  # worker top: the page may fail, the loop may not
             self.errors += 1

@@ -15,8 +15,9 @@ from core.params import Params
 from core.record import Record, plain, replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, Mode, RiskLevel, SlotState
 from engine import regime_view
+from engine.advisor_view import AdvisorFacts, advisor_block
 from engine.kelly_view import kelly_block
-from engine.plain_text import clean_text
+from engine.plain_text import clean_text, in_words
 from engine.restore_view import CLEARS, restore_block
 from grid.invariants import check_invariants, liveness
 from grid.watch import beyond_rounding
@@ -73,6 +74,7 @@ class Facts(Record, frozen=True, kw_only=True):
     account: s.AccountBlock | None = None
     replica: s.ReplicaBlock | None = None
     regimes: regime_view.RegimeFacts = regime_view.RegimeFacts()
+    advisor: AdvisorFacts = AdvisorFacts()
 
 
 def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
@@ -114,6 +116,7 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         regime_history_30m=regime_view.history_block(state),
         regime_directional=regime_view.directional_block(state, params),
         kelly=kelly_block(state, params),
+        ai_regime_advisor=advisor_block(state, params, facts.advisor),
     )
 
 
@@ -182,7 +185,7 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
     lines = breakdown(state)
     if lines is not None and lines.unexplained:
         alarms.append(f"{_exact(lines.unexplained)} {state.instrument.quote} are unexplained")
-    stops = [f"Locked ({_words(lock.name)}): {lock.reason}" for lock in state.risk.locks]
+    stops = [f"Locked ({in_words(lock.name)}): {lock.reason}" for lock in state.risk.locks]
     if state.mode is Mode.HALTED:
         stops.insert(0, f"Halted: {state.mode_reason}; nothing new but owed exits")
     if state.risk.level is RiskLevel.EMERGENCY:
@@ -221,10 +224,6 @@ def _hopeless(state: BotState) -> list[str]:
         for reason, way in _WAYS_OUT.items()
         if reason in wanting
     ]
-
-
-def _words(name: str) -> str:
-    return str(name).replace("_", " ")
 
 
 def is_stale(state: BotState, params: Params, facts: Facts) -> bool:
@@ -402,7 +401,7 @@ def _leg(state: BotState, leg: Leg, params: Params) -> s.LegBlock:
 def _missing_entry(idle: Idle, state: BotState, params: Params) -> s.MissingBlock:
     why = "its entry is about to be placed"
     if idle.veto is not None:
-        why = VETO_WORDS.get(idle.veto) or clean_text(_words(idle.veto))
+        why = VETO_WORDS.get(idle.veto) or clean_text(in_words(idle.veto))
     until = idle.resume_at
     withheld_since = state.regimes.suppression.since
     if idle.veto == VetoReason.SUPPRESSED and withheld_since is not None:
@@ -413,7 +412,7 @@ def _missing_entry(idle: Idle, state: BotState, params: Params) -> s.MissingBloc
 def _missing_exit(position: Position, exit_: OrderState | Owed) -> s.MissingBlock | None:
     if isinstance(exit_, OrderState):
         return None
-    why = f"its exit is owed and could not be placed: {clean_text(_words(exit_.reason))}"
+    why = f"its exit is owed and could not be placed: {clean_text(in_words(exit_.reason))}"
     since = position.filled_at if position.owed_since is None else position.owed_since
     return s.MissingBlock(why=why, veto=None, since=since, until=exit_.retry_at)
 

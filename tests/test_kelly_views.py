@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from core.interval import wilson
 from core.kelly import BankrollFacts, KellyConfig, KellyResult, KellyState, sizing
 from core.params import Params
 from core.record import replace
@@ -24,7 +25,7 @@ from tests.helpers import write_candles
 from tests.test_kelly_sizing import GOOD, KELLY_PARAMS
 from tests.test_models import running
 from tests.test_status import sample_facts, sample_state
-from web.kelly_views import KELLY_VIEWS, health, performance, recommendations, wilson
+from web.kelly_views import KELLY_VIEWS, health, performance, recommendations
 
 NAMES = (
     "current-recommendations", "performance-metrics", "risk-status", "service-health", "history",

@@ -14,21 +14,22 @@ from core.record import replace
 from core.regime import BEARISH, BULLISH, RANGING
 from core.state import BotState, Entering, Idle
 from engine.books import refold
-from engine.runtime import Runtime
 from grid.regimes import is_estimate_outstanding
 from grid_strategy import entry_distance_pct
 from regime_policy import suppressed_side
-from store.memory import MemoryStore
 from tests.regime_world import BOTH_PRESENT, estimate, estimated, model
-from tests.world import ACTING_PARAMS, GOLDEN_FEES, GOLDEN_INSTRUMENT, HMM_PARAMS, World, entered
+from tests.world import (
+    ACTING_PARAMS,
+    HMM_PARAMS,
+    StoredWorld,
+    World,
+    entered,
+    of,
+    start_again,
+)
 
 D = Decimal
 ACTING = ACTING_PARAMS
-
-
-def of(actions: list[a.Action], kind: type) -> list:
-    """Return the actions of one kind."""
-    return [x for x in actions if isinstance(x, kind)]
 
 
 def acting(params: Params = ACTING) -> World:
@@ -41,17 +42,6 @@ def acting(params: Params = ACTING) -> World:
 def hear(world: World, regime: int | None, confidence: float = 0.9) -> list[a.Action]:
     """Let the models say a regime now, with evidence for it."""
     return world.step(estimated(world.now, regime, confidence))
-
-
-def start_again(world: World, params: Params) -> None:
-    """Start the same run with these parameters."""
-    world.step(
-        e.Started(
-            time=world.now, params=params, instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES,
-            bot_tag=1, store_epoch=2, code_version="test",
-        )
-    )  # fmt: skip
-    world.params = params
 
 
 def bull() -> World:
@@ -356,24 +346,6 @@ def test_state_with_regimes_survives_its_stored_form() -> None:
     assert old.regimes.estimate_due is None
     world.state = old
     assert len(of(world.timer(), a.RequestEstimate)) == 1
-
-
-class StoredWorld(World):
-    """A world whose events go through the daemon's step into a store."""
-
-    def __init__(self, params: Params) -> None:
-        self.store = MemoryStore(epoch=2)
-        self.runtime = Runtime(self.store, None, None)
-        super().__init__(params)
-
-    def step(self, event: e.Event) -> list[a.Action]:
-        """Step the daemon."""
-        if isinstance(event, e.Started):
-            event = replace(event, code_version=self.runtime.code)
-        actions = list(self.runtime.step(event))
-        self.state = self.runtime.state
-        self.log.extend(actions)
-        return actions
 
 
 def test_journal_and_outcomes_hold_what_the_models_said() -> None:

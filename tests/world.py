@@ -12,9 +12,11 @@ from core.domain import FeeRates, Instrument, OrderState, Owed, RejectReason, Tr
 from core.params import Params
 from core.record import replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, SlotState
+from engine.runtime import Runtime
 from grid.invariants import check_invariants
 from grid_strategy import phase
 from state_machine import reduce
+from store.memory import MemoryStore
 
 GOLDEN_INSTRUMENT = Instrument(
     tick_size=Decimal("0.000001"),
@@ -201,6 +203,40 @@ class World:
                 name = f"{slot.slot_id}{leg.trade_id}.entry"
                 if isinstance(leg.state, Entering) and leg.state.order.txid is None:
                     self.accept(name)
+
+
+def of(actions: list[a.Action], kind: type) -> list:
+    """Return the actions of one kind."""
+    return [x for x in actions if isinstance(x, kind)]
+
+
+def start_again(world: World, params: Params) -> None:
+    """Start the same run with these parameters."""
+    world.step(
+        e.Started(
+            time=world.now, params=params, instrument=GOLDEN_INSTRUMENT, fees=GOLDEN_FEES,
+            bot_tag=1, store_epoch=2, code_version="test",
+        )
+    )  # fmt: skip
+    world.params = params
+
+
+class StoredWorld(World):
+    """A world whose events go through the daemon's step into a store."""
+
+    def __init__(self, params: Params) -> None:
+        self.store = MemoryStore(epoch=2)
+        self.runtime = Runtime(self.store, None, None)
+        super().__init__(params)
+
+    def step(self, event: e.Event) -> list[a.Action]:
+        """Step the daemon."""
+        if isinstance(event, e.Started):
+            event = replace(event, code_version=self.runtime.code)
+        actions = list(self.runtime.step(event))
+        self.state = self.runtime.state
+        self.log.extend(actions)
+        return actions
 
 
 def entered(params: Params = GOLDEN_PARAMS) -> World:

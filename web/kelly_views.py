@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
+from core.interval import Z, wilson
 from core.kelly import AGGREGATE, Bank, KellyConfig, KellyResult, sizing
 from kelly_samples import n_effective, newest_first, number, recency_weights
 from web.message import number as whole
 
-Z = 1.96  # of a two-sided 95 % interval
 DAY_SEC = 86_400.0
 EACH_WAY_MIN = 5  # cycles that Kelly has made better, and worse, before there is a verdict
 LABELS = ("bearish", "ranging", "bullish")
@@ -64,7 +64,7 @@ def recommendations(status: Status, history: KellyHistory) -> dict[str, Any]:
 
 
 def _rates(cycles: Sequence[Mapping[str, Any]], cfg: KellyConfig) -> dict[str, Any]:
-    """Return p with its Wilson interval (J. Am. Stat. Assoc. 22, 1927) on n effective, and b."""
+    """Return p with its Wilson interval on n effective, and b."""
     recent = newest_first(cycles, cfg.lookback_cycles)
     weighted = list(zip((x for x, _ in recent), recency_weights(len(recent), cfg), strict=True))
     won, lost = [x for x in weighted if x[0] > 0], [x for x in weighted if x[0] < 0]
@@ -87,15 +87,6 @@ def _rates(cycles: Sequence[Mapping[str, Any]], cfg: KellyConfig) -> dict[str, A
         "n": len(recent),
         "n_effective": round(n, 1),
     }
-
-
-def wilson(p: float, n: float) -> list[float] | None:
-    """Return the 95 % score interval of a share `p` of `n`; None of nothing."""
-    if n <= 0:
-        return None
-    middle = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-    return [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
 
 
 def _sizes(
