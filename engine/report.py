@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from core.advisor_status import OpinionBlock
 from core.domain import ZERO
 from core.ports import History, StoreError
 from core.record import Record
@@ -100,7 +101,7 @@ def daily_report(status: Status, day: Day) -> str:
         lines.append(f"fees of the day: {day.fees:.4f} {quote}")
     shown = [f"  {text}" for text in day.locks[:_LOCKS_SHOWN]]
     lines += [f"locks set that day: {len(day.locks) or 'none'}", *shown]
-    return "\n".join([*lines, *_risk_lines(status), *_regime_lines(status)])
+    return "\n".join([*lines, *_state_lines(status)])
 
 
 def status_text(status: Status) -> str:
@@ -114,7 +115,12 @@ def status_text(status: Status) -> str:
     lines += _money_lines(status)
     room, economics = status.capacity_fill_health, status.equity.economics
     lines.append(f"cycles: {economics.cycles}; open orders: {room.open_orders} of {room.limit}")
-    return "\n".join([*lines, *_risk_lines(status), *_regime_lines(status)])
+    return "\n".join([*lines, *_state_lines(status)])
+
+
+def _state_lines(status: Status) -> list[str]:
+    parts = (_risk_lines, _regime_lines, _kelly_lines, _advisor_lines)
+    return [line for part in parts for line in part(status)]
 
 
 def _money_lines(status: Status) -> list[str]:
@@ -154,6 +160,35 @@ def _regime_lines(status: Status) -> list[str]:
         f"regime: {tiers.regime}, {100 * confidence:.0f} % sure ({tiers.agreement}); tier "
         f"{tiers.tier_effective} {acts}: {tiers.hint}"
     ]
+
+
+def _kelly_lines(status: Status) -> list[str]:
+    kelly = status.kelly
+    if not kelly.enabled or not isinstance(kelly.multiplier_now, float):
+        return []
+    return [f"Kelly: sizes × {kelly.multiplier_now:.3f}, {kelly.fallback}"]
+
+
+def _advisor_lines(status: Status) -> list[str]:
+    """Return how the second opinion stands, and whether it has been worth it."""
+    block = status.ai_regime_advisor
+    score, opinion = block.score, block.opinion
+    if not block.enabled or isinstance(score, UnsetType):
+        return []
+    said = "no opinion yet"
+    if isinstance(opinion, OpinionBlock):
+        said = (
+            opinion.error
+            or f"tier {opinion.recommended_tier} {opinion.recommended_direction}, conviction "
+            f"{opinion.conviction} ({opinion.agreement})"
+        )
+    own, rate = score.advised, "not scored yet"
+    if own.hit_rate is not None and own.low is not None and own.high is not None:
+        rate = (
+            f"right {own.right} of {own.right + own.wrong} ({100 * own.hit_rate:.0f} %, 95 % "
+            f"interval {100 * own.low:.0f} to {100 * own.high:.0f})"
+        )
+    return [f"advisor: {block.state}; {said}; {rate}"]
 
 
 class ReportClock:
