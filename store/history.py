@@ -7,11 +7,20 @@ import json
 import sqlite3
 import threading
 from collections.abc import Collection
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from core.ports import StoreError
+from core.record import plain
 from store.rows import RECENT_CYCLES
+
+FILLS_READ = 500  # the newest, however many there are
+_PCT_STEP = Decimal("0.001")
+_OPINION = (
+    "id, time AS at, panelist, error, recommended_tier, recommended_direction, conviction, "
+    "agreement, mechanical_tier, mechanical_direction, advised_outcome, mechanical_outcome"
+)
 
 
 class SqliteHistory:
@@ -69,6 +78,14 @@ class SqliteHistory:
         rows = self._rows(f"{query} LIMIT 1", (before,))
         return str(rows[0]["txid"]) if rows else None
 
+    def fills_since(self, at: float) -> int:
+        """Return how many of the newest FILLS_READ executions are later than an instant."""
+        query = (
+            "SELECT count(*) AS count FROM (SELECT executed_at FROM executions "
+            "ORDER BY rowid DESC LIMIT ?) WHERE executed_at > ?"
+        )
+        return int(self._rows(query, (FILLS_READ, at))[0]["count"])
+
     def cycles(self, limit: int, before: float | None = None) -> list[dict[str, Any]]:
         """Return completed cycles that ended before `before`, newest first."""
         query = "SELECT * FROM cycles WHERE exit_time < ? ORDER BY exit_time DESC, id DESC LIMIT ?"
@@ -106,6 +123,14 @@ class SqliteHistory:
         )
         return self._rows(query, (kind, limit))
 
+    def recent_opinions(self, limit: int) -> list[dict[str, Any]]:
+        """Return the advisor's newest opinions, newest first: the fields of `PastOpinion`."""
+        query = f"SELECT {_OPINION}, price, price_after FROM opinions ORDER BY id DESC LIMIT ?"
+        found = self._rows(query, (limit,))
+        for row in found:
+            row["change_pct"] = _change_pct(row.pop("price"), row.pop("price_after"))
+        return found
+
     def order(self, client_order_id: str) -> dict[str, Any] | None:
         """Return one order's life with its size chain and executions, or None."""
         found = self._rows("SELECT * FROM orders WHERE client_order_id = ?", (client_order_id,))
@@ -128,3 +153,11 @@ class SqliteHistory:
             (command_id,),
         )
         return found[0] if found else None
+
+
+def _change_pct(before: str | None, after: str | None) -> str | None:
+    """Return the change between two prices in percent of the first, to a thousandth."""
+    if before is None or after is None or not Decimal(before):
+        return None
+    change = (Decimal(after) / Decimal(before) - 1) * 100
+    return plain(change.quantize(_PCT_STEP) + 0)  # + 0: nothing is "-0.000"

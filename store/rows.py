@@ -83,12 +83,17 @@ def write(connection: sqlite3.Connection, commit: Commit) -> list[Named]:
                 )
             case a.ReplyToOperator():
                 _reply(db, action, commit)
+            case a.RecordOpinion():
+                _opinion(db, action, commit)
+            case a.RecordScore():
+                _score(db, action, commit.event.time)
             case (
                 a.OrphanOrderAction()
                 | a.RequestReconcile()
                 | a.RequestEstimate()
                 | a.RequestTraining()
                 | a.RequestKelly()
+                | a.RequestOpinion()
             ):
                 pass
     return db.named
@@ -262,6 +267,32 @@ def _reply(db: Rows, x: a.ReplyToOperator, commit: Commit) -> None:
             x.is_accepted,
             x.message,
         ),
+    )
+
+
+def _opinion(db: Rows, x: a.RecordOpinion, commit: Commit) -> None:
+    said = x.opinion
+    db.write(
+        "opinions",
+        x.id,
+        f"INSERT INTO opinions VALUES ({', '.join('?' * 17)}, NULL, NULL, NULL, NULL)",
+        (
+            x.id, commit.seq, commit.event.time, x.asked_at, x.trigger, said.panelist,
+            said.error or None, said.recommended_tier, said.recommended_direction, said.conviction,
+            said.rationale, said.watch_for, said.suggested_ttl_minutes, x.agreement,
+            x.mechanical_tier, x.mechanical_direction,
+            None if x.price is None else _amount(x.price),
+        ),
+    )  # fmt: skip
+
+
+def _score(db: Rows, x: a.RecordScore, time: float) -> None:
+    db.write(
+        "opinions",
+        x.id,
+        "UPDATE opinions SET scored_at = ?, price_after = ?, advised_outcome = ?, "
+        "mechanical_outcome = ? WHERE id = ?",
+        (time, _amount(x.price), x.advised, x.mechanical, x.id),
     )
 
 

@@ -85,5 +85,21 @@ MIGRATIONS: tuple[tuple[int, str, str], ...] = (
         CREATE TABLE outbox_dropped (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT;
         """,
     ),
+    (
+        3,
+        "opinions",
+        """
+        CREATE TABLE opinions (
+            id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, time REAL NOT NULL,
+            asked_at REAL NOT NULL, cause TEXT NOT NULL, panelist TEXT NOT NULL, error TEXT,
+            recommended_tier INTEGER NOT NULL, recommended_direction TEXT NOT NULL,
+            conviction INTEGER NOT NULL, rationale TEXT NOT NULL, watch_for TEXT NOT NULL,
+            suggested_ttl_minutes INTEGER NOT NULL, agreement TEXT NOT NULL,
+            mechanical_tier INTEGER NOT NULL, mechanical_direction TEXT NOT NULL, price TEXT,
+            scored_at REAL, price_after TEXT, advised_outcome TEXT, mechanical_outcome TEXT
+        ) STRICT;
+        CREATE INDEX opinions_in_order ON opinions (seq);
+        """,
+    ),
 )
 SCHEMA_VERSION = MIGRATIONS[-1][0]

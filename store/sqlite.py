@@ -29,7 +29,7 @@ from store.schema import MIGRATIONS, SCHEMA_VERSION
 SNAPSHOTS_KEPT = 48
 DAY_SEC = 86_400
 PRUNE_ROWS = 20_000
-HISTORY_TABLES = ("events", "ledger_entries", "transitions", "operator_log")
+HISTORY_TABLES = ("events", "ledger_entries", "transitions", "operator_log", "opinions")
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 _HEADER = b"SQLite format 3\0"
 _EXACT = Context(prec=100, traps=[Inexact])  # sums of money: a digit lost is an error

@@ -34,7 +34,6 @@ from store.sqlite import SqliteStore, backup
 from tests.world import GOLDEN_FEES, GOLDEN_INSTRUMENT, GOLDEN_PARAMS, World
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = ROOT / "tests" / "golden" / "store_v1.sql"
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -370,10 +369,11 @@ def test_a_log_without_its_database_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "bot.db-wal").read_bytes() == b"the last steps"
 
 
-def test_store_of_the_first_schema_opens(tmp_path: Path) -> None:
-    """The kept database of schema 1 loads, with a legacy regime text, and gives its history."""
+@pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION))
+def test_store_of_a_former_schema_opens(tmp_path: Path, schema: int) -> None:
+    """The kept databases load, with a legacy regime text, and give their history."""
     with sqlite3.connect(tmp_path / "bot.db") as db:
-        db.executescript(GOLDEN.read_text())
+        db.executescript((ROOT / f"tests/golden/store_v{schema}.sql").read_text())
     made = SqliteStore(tmp_path / "bot.db")
     loaded = made.load()
     assert loaded is not None
@@ -485,8 +485,7 @@ def test_history_reads_while_the_store_writes(tmp_path: Path) -> None:
     history = SqliteHistory(tmp_path / "bot.db")
     events = history.recent_events(10)
     assert any("closed cycle 1" in x["text"] for x in events)
-    cycle = history.cycles(10)[0]
-    assert cycle["net_profit"].startswith("0.00992")
+    assert history.cycles(10)[0]["net_profit"].startswith("0.00992")
     with sqlite3.connect(tmp_path / "bot.db") as db:
         order_id = db.execute("SELECT client_order_id FROM orders WHERE role='entry'").fetchone()[0]
     order = history.order(order_id)
