@@ -21,11 +21,11 @@ FORGET_ROWS = 500  # deleted in one step at most
 TRIM_EVERY = 500  # rows put between two looks at the size
 MINUTE_SEC = 60
 _EQUITY_STEP = Decimal("0.00000001")
-_SHED_FIRST = ("equity", "transitions", "operator_log", "ledger_entries")
+_SHED_FIRST = ("equity", "opinions", "transitions", "operator_log", "ledger_entries")
 _REPLACE = "INSERT OR REPLACE INTO outbox (name, key, time, row) "
 _TIMES = {
     "orders": "placed_at", "executions": "executed_at", "cycles": "exit_time",
-    "transitions": "time", "operator_log": "time", "ledger_entries": "time",
+    "transitions": "time", "opinions": "time", "operator_log": "time", "ledger_entries": "time",
 }  # fmt: skip
 
 Named = tuple[str, str | int]  # a table and the name of a row in it

@@ -27,7 +27,12 @@ OVERLAP_SEC = 300.0  # what the exchange is asked for begins so long before the 
 HOUR_SEC = 3600
 DAY_SEC = 86_400
 _ROWS_AT_ONCE = 1000
-_WITH_SEQ = ("executions", "cycles", "transitions", "operator_log", "ledger_entries")
+_WITH_SEQ = ("executions", "cycles", "transitions", "opinions", "operator_log", "ledger_entries")
+# An opinion's row may be newer than the state: there it still waits for its score.
+_UNSCORED = (
+    "UPDATE opinions SET scored_at = NULL, price_after = NULL, advised_outcome = NULL, "
+    "mechanical_outcome = NULL WHERE scored_at > ?"
+)
 
 
 class Copies(Protocol):
@@ -120,6 +125,7 @@ def restore(
             say(f"the copy at Supabase to be read: {name}")
             _insert(db, BY_NAME[name], _kept(remote, BY_NAME[name], copy))
         db.execute("DELETE FROM exit_outcomes WHERE cycle_id NOT IN (SELECT id FROM cycles)")
+        db.execute(_UNSCORED, (copy.time,))
         _insert_equity(db, remote.read(BY_NAME["equity"], equal={"run": copy.run}), copy)
         db.execute("COMMIT")
 

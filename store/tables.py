@@ -8,8 +8,10 @@ all, it is not.
 from typing import Any, Literal, NamedTuple
 
 Kind = Literal["text", "integer", "bigint", "numeric", "double precision", "boolean"]
-REMOTE_VERSION = 3
-MIGRATION_FILES = {1: "001_first_schema.sql", 2: "002_regime_tag.sql", 3: "003_candles.sql"}
+REMOTE_VERSION = 4
+MIGRATION_FILES = {
+    1: "001_first_schema.sql", 2: "002_regime_tag.sql", 3: "003_candles.sql", 4: "004_opinions.sql",
+}  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -98,6 +100,15 @@ TABLES = (
     Table(
         name="transitions", key=("run", "seq", "line"), source="seq",
         columns=_columns(text="kind name detail", integer="line", bigint="seq", times="time"),
+    ),
+    Table(
+        name="opinions", key=("run", "id"), source="id",
+        columns=_columns(
+            text="cause panelist error recommended_direction rationale watch_for agreement "
+            "mechanical_direction advised_outcome mechanical_outcome",
+            integer="recommended_tier conviction suggested_ttl_minutes mechanical_tier",
+            bigint="id seq", numeric="price price_after", times="time asked_at scored_at",
+        ),
     ),
     Table(
         name="operator_log", key=("run", "seq"), source="seq",

@@ -93,9 +93,20 @@ def test_an_older_schema_is_refused(shim: Shim) -> None:
     shim.sql(OLD)
     text = refusal(shim)
     assert text.endswith(
-        "has version 1, 3 is needed: run docs/migrations/002_regime_tag.sql, then "
-        "docs/migrations/003_candles.sql"
+        "has version 1, 4 is needed: run docs/migrations/002_regime_tag.sql, then "
+        "docs/migrations/003_candles.sql, then docs/migrations/004_opinions.sql"
     )
+
+
+def test_a_schema_without_opinions_is_refused_until_it_has_them(postgres: Postgres) -> None:
+    """That of version 3 names its one migration; with it, run twice, the start is taken."""
+    files = [path.read_text() for path in migrations()]
+    with door(postgres, "\n".join(files[:3])) as shim:
+        text = refusal(shim)
+        assert text.endswith("has version 3, 4 is needed: run docs/migrations/004_opinions.sql")
+        for _ in range(2):
+            shim.sql(files[3])
+        Supabase(shim.url, SERVICE_KEY).check(RUN)
 
 
 def test_a_missing_column_or_table_is_refused(shim: Shim) -> None:
