@@ -1,0 +1,183 @@
+"""The advisor's block of the status, and its lines in the daily report."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from core import commands as c
+from core import events as e
+from core.advice import AdviceParams, Council, Score, Tally, Vote
+from core.advisor_status import AdvisorBlock, ProviderBlock, WorkerBlock
+from core.record import replace
+from core.regime import RANGING
+from core.state import BotState
+from engine.advisor_view import AdvisorFacts, advisor_block
+from engine.plain_text import TEXT_MAX
+from engine.report import Day, daily_report
+from engine.status_view import build_status
+from tests.regime_world import estimated
+from tests.test_advice import ACTING, FAILED, LONG1, LONG2, NONE0, SHADOW, applied, heard, told
+from tests.test_status import sample_facts, sample_status
+from tests.world import World
+
+PAST = {
+    "id": 7, "at": 1_700_000_000.0, "panelist": "local", "error": None, "recommended_tier": 1,
+    "recommended_direction": "long_bias", "conviction": 60, "agreement": "ai_upgrade",
+    "mechanical_tier": 0, "mechanical_direction": "symmetric", "change_pct": "0.9",
+    "advised_outcome": "right", "mechanical_outcome": "wrong",
+}  # fmt: skip
+FACTS = AdvisorFacts(
+    providers=(
+        ProviderBlock(
+            name="local", model="m", host="127.0.0.1", is_reasoning=False, state="ok", answered=3,
+            failed=1, failures_in_row=0, last_error=None, last_sec=0.2, rests_sec=None,
+        ),
+    ),
+    worker=WorkerBlock(is_asking=False, waiting=0, asked=4, replaced=1),
+    history=(PAST,),
+)  # fmt: skip
+
+
+def block(world: World) -> dict[str, Any]:
+    """Return the block as it is sent; it decodes to what was encoded."""
+    made = advisor_block(world.state, world.params, FACTS)
+    body = msgspec.json.encode(made)
+    assert msgspec.json.decode(body, type=AdvisorBlock) == made
+    return dict(json.loads(body))
+
+
+def test_off_is_said_in_two_words() -> None:
+    """Switched off, or nothing to have an opinion on."""
+    off = {"enabled": False, "state": "off"}
+    assert block(heard(params=replace(ACTING, advice=AdviceParams()))) == off
+    assert block(World(replace(ACTING, hmm_enabled=False))) == off
+
+
+def test_the_states_of_the_card() -> None:
+    """Waiting, unavailable, agrees, disagrees, dismissed, override; then the other way."""
+    world = heard(RANGING)
+    states = [block(world)["state"]]
+    for opinion in (FAILED, NONE0, LONG2):
+        told(world, opinion)
+        states.append(block(world)["state"])
+    world.command(c.AiRegimeDismiss())
+    states.append(block(world)["state"])
+    world.command(c.AiRegimeOverride())
+    states.append(block(world)["state"])
+    world.command(c.AiRegimeRevert())
+    told(world, LONG1)
+    states.append(block(world)["state"])
+    assert states == [
+        "waiting", "unavailable", "agrees", "disagrees", "dismissed", "override", "disagrees",
+    ]  # fmt: skip
+
+
+def test_what_apply_would_do_is_said_beforehand() -> None:
+    """Tier after the clamp, the wished life within the cap, evidence; or the rail that refuses."""
+    world = heard(RANGING)
+    assert block(world)["apply"]["why"] == "there is no opinion yet"
+    told(world, replace(LONG2, suggested_ttl_minutes=55))
+    assert block(world)["apply"] == {
+        "why": None, "tier": 1, "direction": "long_bias", "ttl_sec": 3300.0, "ttl_max_sec": 3600.0,
+        "evidence": "present",
+    }  # fmt: skip
+    told(world, replace(LONG1, suggested_ttl_minutes=0, conviction=3))
+    shown = block(world)["apply"]
+    assert shown["ttl_sec"] == 1800.0
+    assert "AI_OVERRIDE_MIN_CONVICTION" in shown["why"]
+    world = heard(RANGING, SHADOW)
+    told(world, LONG1)
+    assert "REGIME_DIRECTIONAL_ENABLED" in block(world)["apply"]["why"]
+
+
+def test_an_override_shows_what_is_in_effect_beside_the_mechanical_tier() -> None:
+    """And what holds it back."""
+    world = applied(heard(RANGING), LONG1, ttl=600)
+    world.advance(45)
+    world.price("0.1")
+    shown = block(world)
+    assert shown["mechanical"] == {"tier": 0, "direction": "symmetric"}
+    own = shown["override"]
+    assert (own["active"], own["tier"], own["direction"]) == (True, 1, "long_bias")
+    assert (own["tier_effective"], own["direction_effective"]) == (1, "long_bias")
+    assert (own["remaining_sec"], own["source_conviction"]) == (555.0, 80)
+    tiers = build_status(world.state, world.params, sample_facts()).regime_directional
+    assert (tiers.tier_mechanical, tiers.tier_effective, tiers.direction) == (0, 1, "long_bias")
+    world.params = replace(world.params, open_order_limit=2)
+    world.step(estimated(world.now, RANGING))
+    own = block(world)["override"]
+    assert (own["tier"], own["tier_effective"]) == (1, 0)
+    assert own["blocked"] == "capacity: the open orders are in the stop band"
+    world.advance(600)
+    world.price("0.1")
+    assert block(world)["override"] == {"active": False} | dict.fromkeys(list(own)[1:])
+
+
+def test_hostile_text_is_harmless_and_short() -> None:
+    """Control and direction marks are gone, everything is at most so long, and names no action."""
+    evil = "\x1b[31m<script>alert(1)</script>\u202e" + "x" * 10_000
+    world = heard(RANGING)
+    told(world, replace(LONG2, rationale=evil, watch_for=evil, panelist=evil, error=""))
+    shown = block(world)["opinion"]
+    for name in ("rationale", "watch_for", "panelist"):
+        assert len(shown[name]) == TEXT_MAX
+        assert not {"\x1b", "\u202e"} & set(shown[name])
+    assert "<script>" in shown["rationale"]
+
+
+def test_history_score_and_council_are_shown() -> None:
+    """Rates with intervals on windows; votes with their errors."""
+    world = heard(RANGING)
+    score = Score(
+        advised=Tally(right=30, wrong=30, inside=40, windows=6),
+        mechanical=Tally(right=60, wrong=40, windows=10),
+        count=100, differed=50, advised_only=20, mechanical_only=12,
+    )  # fmt: skip
+    world.state = replace(world.state, advice=replace(world.state.advice, score=score))
+    world.command(c.AiCouncil())
+    assert block(world)["council"]["is_asked"]
+    votes = (Vote(panelist="a", action="pause"), Vote(panelist="b", action=None, error="timeout"))
+    council = Council(action=None, why="1 of 3 votes", votes=votes)
+    world.step(e.CouncilHeld(time=world.now, asked_at=world.now, council=council))
+    shown = block(world)
+    own = shown["score"]["advised"]
+    assert (own["hit_rate"], own["windows"]) == (0.5, 6)
+    assert (own["low"], own["high"]) == (0.1876, 0.8124)
+    assert shown["score"]["mechanical"]["hit_rate"] == 0.6
+    assert shown["score"]["threshold_pct"] == "0.5013"
+    assert shown["history"] == [PAST]
+    assert not shown["council"]["is_asked"]
+    assert [x["error"] for x in shown["council"]["votes"]] == [None, "timeout"]
+    assert shown["providers"][0]["state"] == "ok"
+    assert shown["worker"]["replaced"] == 1
+
+
+def test_the_block_is_total_on_a_state_without_anything() -> None:
+    """Before the first price, before the first estimate."""
+    shown = advisor_block(BotState(), ACTING, AdvisorFacts())
+    assert shown.state == "waiting"
+    assert shown.opinion is None
+
+
+@pytest.mark.parametrize(
+    ("score", "end"),
+    [
+        (Score(), "not scored yet"),
+        (
+            Score(advised=Tally(right=3, wrong=1, windows=2), count=4),
+            "right 3 of 4 (75 %, 95 % interval 20 to 97)",
+        ),
+    ],
+)
+def test_the_daily_report_tells_of_the_advisor(score: Score, end: str) -> None:
+    """One line: how it stands, what it said, whether it has been right."""
+    world = heard(RANGING)
+    told(world, LONG1)
+    world.state = replace(world.state, advice=replace(world.state.advice, score=score))
+    own = advisor_block(world.state, world.params, FACTS)
+    day = Day(start=0.0, cycles=0, gross=0, net=0, fees=None, change=None, locks=())
+    text = daily_report(replace(sample_status(), ai_regime_advisor=own), day)
+    said = "advisor: disagrees; tier 1 long_bias, conviction 80 (ai_upgrade); "
+    assert text.splitlines()[-1] == said + end
