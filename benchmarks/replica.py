@@ -11,7 +11,6 @@ import multiprocessing
 import sqlite3
 import sys
 import tempfile
-import threading
 import time
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,13 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-import config
-from benchmarks.regimes import Late, lateness
-from core import events as e
-from engine.clock import LiveClock
-from engine.loop import Loop
-from engine.runtime import Runtime
-from engine.wiring import Parts, attach, begin, open_run, open_source
+from benchmarks.busy import Busy
+from benchmarks.regimes import lateness
 from store.tables import REMOTE_VERSION
 
 PHASE_SEC, SETTLE_SEC = 15.0, 5.0
@@ -92,39 +86,14 @@ class _Phase(NamedTuple):
         return f"  {self.name:<22} {lateness(self.late)}; {lag}"
 
 
-class _Bench:
-    """One run of the loop, in a thread, whose replica is led through its states."""
+class _Bench(Busy):
+    """A loop whose replica is led through its states."""
 
     def __init__(self, folder: Path, port: int | None) -> None:
-        folder.mkdir()
-        env = {
-            "STATE_DB": str(folder / "bot.db"), "SLOT_COUNT": "30", "SLOT_STAGGER_PCT": "0.1",
-            "ORDER_SIZE_USD": "20", "PAPER_START_QUOTE": "5000", "PAPER_START_BASE_USD": "5000",
-            "HMM_ENABLED": "false",
-        }  # fmt: skip
+        env = {"HMM_ENABLED": "false"}
         if port is not None:
             env |= {"SUPABASE_URL": f"http://127.0.0.1:{port}", "SUPABASE_KEY": KEY}
-        settings = config.load(env, folder / ".env")
-        parts = open_run(
-            settings, open_source(settings), LiveClock(), threading.Event(), lambda _: None
-        )
-        if parts is None:
-            raise RuntimeError("nothing stops it")
-        self.parts: Parts = parts
-        self.folder, self.pacer = folder, Late(SPEED)
-        self.runtime = Runtime(parts.store, parts.exchange, None)
-        self.loop = Loop(self.runtime, parts.exchange, pacer=self.pacer)
-        attach(parts, self.runtime, self.loop)
-        venue = parts.exchange.describe()
-        self.runtime.start(venue, settings.params, now=parts.exchange.now(), bot_tag=1)
-        begin(parts, self.runtime, None)
-        self.runtime.on_step = self._look
-        self.thread = threading.Thread(target=self.loop.run)
-        self.thread.start()
-
-    def _look(self, event: e.Event, _actions: object) -> None:
-        if isinstance(event, e.PriceTick):
-            self.pacer.note(event.time)
+        super().__init__(folder, env, SPEED)
 
     def view(self) -> tuple[float, int]:
         """Return lag and queue."""
@@ -158,14 +127,6 @@ class _Bench:
                 "INSERT INTO outbox (name, key, time, row) VALUES ('equity', ?, ?, ?)",
                 ((-n, now, json.dumps(_POINT | {"time": -60.0 * n})) for n in range(1, rows + 1)),
             )
-
-    def close(self) -> float:
-        """End; return the seconds that the clean stop took."""
-        self.loop.stop()
-        self.thread.join()
-        began = time.monotonic()
-        self.parts.close()
-        return time.monotonic() - began
 
 
 _POINT = dict.fromkeys(
