@@ -21,9 +21,9 @@ from core.advice import (
 )
 from core.interval import wilson
 from core.params import Params
+from core.plain_text import clean_text
 from core.record import Record, plain
 from core.state import BotState
-from engine.plain_text import clean_text
 from grid.advice import HORIZON_SEC, is_on, offered, threshold_pct
 from regime_policy import evidence_word, stance
 

@@ -20,9 +20,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from core.plain_text import clean_text
 from core.record import Record, replace
 from engine.outbox import ChannelHealth, Message, Outbox, Outcome, shortened
-from engine.plain_text import clean_text
 
 log = logging.getLogger("notify")
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import core.regime_status as s
 from core.domain import TradeId
 from core.params import Params
+from core.plain_text import clean_text
 from core.record import Record, plain, replace
 from core.regime import BULLISH, LABELS, RANGING, Depth, Estimate, Evidence, ModelRef
 from core.state import BotState
 from core.tiers import Training
-from engine.plain_text import clean_text
 from grid.regimes import is_on, training_of
 from regime_policy import (
     EVIDENCE_ROWS_MIN,

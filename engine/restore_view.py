@@ -1,10 +1,10 @@
 """What the status shows of a start from an older state, and in which words locks end."""
 
 from core.order_id import decode
+from core.plain_text import clean_text
 from core.record import plain
 from core.state import BotState, LockName
 from core.status import RestoreBlock, UnboundBlock
-from engine.plain_text import clean_text
 
 CLEARS = {
     LockName.API_ERRORS: "resume, once the exchange answers again",

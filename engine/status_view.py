@@ -12,12 +12,12 @@ import core.status as s
 from accounting import benchmarks, breakdown, equity, trial_balance
 from core.domain import HUNDRED, ONE, ZERO, OrderState, Owed, Position, TradeId
 from core.params import Params
+from core.plain_text import clean_text, in_words
 from core.record import Record, plain, replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, Mode, RiskLevel, SlotState
 from engine import regime_view
 from engine.advisor_view import AdvisorFacts, advisor_block
 from engine.kelly_view import kelly_block
-from engine.plain_text import clean_text, in_words
 from engine.restore_view import CLEARS, restore_block
 from grid.invariants import check_invariants, liveness
 from grid.watch import beyond_rounding

@@ -10,11 +10,11 @@ from core import commands as c
 from core import events as e
 from core.advice import AdviceParams, Council, Score, Tally, Vote
 from core.advisor_status import AdvisorBlock, ProviderBlock, WorkerBlock
+from core.plain_text import TEXT_MAX
 from core.record import replace
 from core.regime import RANGING
 from core.state import BotState
 from engine.advisor_view import AdvisorFacts, advisor_block
-from engine.plain_text import TEXT_MAX
 from engine.report import Day, daily_report
 from engine.status_view import build_status
 from tests.regime_world import estimated

@@ -24,6 +24,7 @@ from core.domain import (
 )
 from core.order_id import OrderPlace, encode
 from core.params import Params
+from core.plain_text import TEXT_MAX, clean_text
 from core.record import replace
 from core.state import (
     Accounts,
@@ -47,7 +48,6 @@ from core.state import (
     Stint,
 )
 from core.status import Published, Status
-from engine.plain_text import TEXT_MAX, clean_text
 from engine.publish import Publisher, publication
 from engine.report import status_text
 from engine.status_view import Facts, build_status

@@ -1,4 +1,4 @@
-"""Harmless text: what strangers or models have written, as it may be shown and sent."""
+"""Harmless text: what strangers or models have written, as it may be kept, shown and sent."""
 
 import unicodedata
 
@@ -6,15 +6,15 @@ TEXT_MAX = 500
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def clean_text(value: object) -> str:
-    """Return `value` as harmless text: no control or direction marks, at most TEXT_MAX long."""
-    text = str(value)[: 2 * TEXT_MAX].encode("utf-8", "replace").decode()
+def clean_text(value: object, most: int = TEXT_MAX) -> str:
+    """Return `value` as harmless text: no control or direction marks, at most `most` long."""
+    text = str(value)[: 2 * most].encode("utf-8", "replace").decode()
     kept = "".join(
         " " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
         for char in text
         if char not in _BIDI
     )
-    return kept if len(kept) <= TEXT_MAX else kept[: TEXT_MAX - 1] + "…"
+    return kept if len(kept) <= most else kept[: most - 1] + "…"
 
 
 def in_words(name: str) -> str:
