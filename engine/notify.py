@@ -33,18 +33,23 @@ STOP_SEC = 1.8
 LAST_CALL_SEC = 0.5  # what a call under way is given when the daemon stops
 WATCH_SEC = 5.0  # how often a report may become due
 LINES_MAX = 60
+TIMEOUT, CONNECTION, TOO_LONG = "timeout", "connection", "too_long"
 _LEVELS = {"warning": "WARNING: ", "error": "ERROR: "}
 
 Report = Callable[[], str | None]
 
 
 class HttpAnswer(Record, frozen=True, kw_only=True):
-    """What came back: `problem` in plain words when there was no answer at all (status 0)."""
+    """What came back: `problem` in plain words when there was no answer at all (status 0).
+
+    `fault` is why there is no whole body: timeout, connection or too_long.
+    """
 
     status: int = 0
     body: bytes = b""
     retry_after_sec: float | None = None
     problem: str | None = None
+    fault: str = ""
 
 
 class Line:
@@ -68,26 +73,28 @@ class Line:
         *,
         limit_sec: float = CALL_SEC,
         answer_max: int = ANSWER_MAX,
+        headers: Mapping[str, str] | None = None,
     ) -> HttpAnswer:
         """Send `body` as JSON; return the answer, of which at most `answer_max` bytes are read.
 
-        Never raises: what goes wrong is told in `problem`, without the address.
+        Never raises: what goes wrong is told in `problem`, without the address and the headers.
         """
         with self._lock:
             if self._closed:
-                return HttpAnswer(problem="the daemon is stopping")
+                return HttpAnswer(problem="the daemon is stopping", fault=CONNECTION)
             self._call += 1
             call, self._socket = self._call, None
         timer = threading.Timer(limit_sec, self._break, (call,))
         timer.daemon = True
         timer.start()
         try:
-            answer = self._post(url, body, limit_sec, answer_max)
+            answer = self._post(url, body, limit_sec, answer_max, headers or {})
         finally:
             timer.cancel()
         if self._broken == call and answer.problem is not None:
-            return HttpAnswer(problem=f"no complete answer within {limit_sec:.3g} s")
-        return answer
+            problem = f"no complete answer within {limit_sec:.3g} s"
+            return HttpAnswer(problem=problem, fault=TIMEOUT)
+        return replace(answer, fault=TIMEOUT) if self._broken == call else answer
 
     def cut(self, after_sec: float = 0.0) -> None:
         """Break off the call under way, if it is the same after `after_sec`; later ones go on."""
@@ -107,11 +114,16 @@ class Line:
         self.cut()
 
     def _post(
-        self, url: str, body: Mapping[str, Any], limit_sec: float, answer_max: int
+        self,
+        url: str,
+        body: Mapping[str, Any],
+        limit_sec: float,
+        answer_max: int,
+        further: Mapping[str, str],
     ) -> HttpAnswer:
         headers = {
             "Content-Type": "application/json", "Accept-Encoding": "identity",
-            "Connection": "close", "User-Agent": "grid-daemon",
+            "Connection": "close", "User-Agent": "grid-daemon", **further,
         }  # fmt: skip
         with requests.Session() as session:
             session.trust_env = False
@@ -127,14 +139,17 @@ class Line:
                     stream=True,
                 )
             except (OSError, HTTPError, ValueError) as error:  # their texts hold the address
-                return HttpAnswer(problem=_problem(error))
+                is_late = isinstance(error, requests.exceptions.Timeout)
+                return HttpAnswer(problem=_problem(error), fault=TIMEOUT if is_late else CONNECTION)
             with response:
                 if self._broken == self._call:  # a head cut short is no answer, whatever its status
-                    return HttpAnswer(problem="cut short")
+                    return HttpAnswer(problem="cut short", fault=TIMEOUT)
+                content, fault = _content(response, answer_max)
                 return HttpAnswer(
                     status=response.status_code,
-                    body=_content(response, answer_max),
+                    body=content,
                     retry_after_sec=_seconds(response.headers.get("Retry-After")),
+                    fault=fault,
                 )
 
     def _opened(self, opened: socket.socket) -> None:
@@ -188,15 +203,17 @@ def _shut(opened: socket.socket) -> None:
         socket.socket.shutdown(opened, socket.SHUT_RDWR)  # below TLS, which might wait itself
 
 
-def _content(response: requests.Response, most: int) -> bytes:
-    """Return at most `most` bytes of the body, none if there are more or it breaks off."""
+def _content(response: requests.Response, most: int) -> tuple[bytes, str]:
+    """Return the body; none, and why, if it is longer than `most` bytes or breaks off."""
     if not most:
-        return b""
+        return b"", ""
     try:
         body: bytes = response.raw.read(most + 1, decode_content=False)
     except (OSError, HTTPError, ValueError):
-        return b""
-    return body if len(body) <= most else b""
+        return b"", CONNECTION
+    if len(body) > most:
+        return b"", TOO_LONG
+    return (b"", CONNECTION) if response.raw.length_remaining else (body, "")
 
 
 def _seconds(text: str | None) -> float | None:
