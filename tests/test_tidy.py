@@ -49,7 +49,7 @@ CALLED = {"dotenv": "python-dotenv", "kraken": "python-kraken-sdk"}
 BOUNDARIES = {
     "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
     "engine/trainer.py",
-    "exchange/kraken_exchange.py", "regime/worker.py", "store/replica.py",
+    "engine/advisor.py", "exchange/kraken_exchange.py", "regime/worker.py", "store/replica.py",
     "store/candle_replica.py",
 }  # fmt: skip
 
