@@ -174,8 +174,10 @@ def first_object(text: str) -> dict[str, Any] | None:
             return None
         try:
             found, _end = _DECODER.raw_decode(said, at)
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:  # no answer is nested that deep
+            return None
         return found if isinstance(found, dict) else None
     return None
 

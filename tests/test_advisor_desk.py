@@ -115,17 +115,19 @@ def test_a_hanging_provider_delays_nothing() -> None:
         desk.ask(OPINION, at(0), Params())
         while not server.seen:
             time.sleep(0.005)
-        began = time.perf_counter()
+        spent = []
         for number in range(100):
+            began = time.perf_counter()
             desk.ask(OPINION, at(number), Params())
             assert desk.next_time() is None
             assert desk.take(T) == ()
-        assert (time.perf_counter() - began) / 100 < 0.001
+            spent.append(time.perf_counter() - began)
+        assert sorted(spent)[50] < 0.001
         began = time.perf_counter()
         desk.stop()
         desk.stop()
         desk.ask(OPINION, at(101), Params())
-        assert time.perf_counter() - began < 0.1
+        assert time.perf_counter() - began < 1.0
         assert desk.take(T) == ()
 
 
@@ -166,19 +168,33 @@ def test_desk_without_any_provider_says_so() -> None:
 
 def test_desk_limits_questions_to_other_machines() -> None:
     """In real time, however fast simulated time runs; the newest is asked when it may be."""
-    remote = seat("a", GOOD)
-    desk, woken = desk_of(remote, debounce_sec=0.3)
-    began = time.monotonic()
-    for number in range(200):
+    remote, clock, woken = seat("a", GOOD), Clock(), threading.Semaphore(0)
+    own = RegimeAdvisor((remote,), clock)
+    desk = AdvisorDesk(own, facts=facts, woken=woken.release, debounce_sec=60.0, monotonic=clock)
+    desk.ask(OPINION, at(0), Params())
+    assert woken.acquire(timeout=5)
+    for number in range(1, 200):
         desk.ask(OPINION, at(number * 300.0), Params())
-        time.sleep(0.001)
+    assert not woken.acquire(timeout=0.02)
+    assert (desk.worker().waiting, asked(remote)) == (1, 1)
+    clock.now += 60.0
+    desk.ask(OPINION, at(60_000.0), Params())
     assert woken.acquire(timeout=5)
-    assert woken.acquire(timeout=5)
-    assert time.monotonic() - began >= 0.3
     assert asked(remote) == 2
     (event,) = desk.take(T)
     assert isinstance(event, OpinionGiven)
-    assert event.asked_at == T + 199 * 300.0
+    assert event.asked_at == T + 60_000.0
+    desk.stop()
+
+
+def test_desk_asks_by_itself_once_it_may() -> None:
+    """Nobody has to ask again."""
+    desk, woken = desk_of(seat("a", GOOD), debounce_sec=0.15)
+    desk.ask(OPINION, at(0), Params())
+    assert woken.acquire(timeout=5)
+    desk.ask(OPINION, at(1), Params())
+    assert woken.acquire(timeout=5)
+    assert desk.worker().asked == 2
     desk.stop()
 
 
