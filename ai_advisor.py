@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -72,17 +72,25 @@ LLAMA_8B = Panelist(
 
 
 def panel(
-    *, prefer_reasoning: bool = True, base_url: str = "", model: str = ""
+    *,
+    prefer_reasoning: bool = True,
+    models: Mapping[str, str] | None = None,
+    base_url: str = "",
+    model: str = "",
 ) -> tuple[Panelist, ...]:
-    """Return the panelists in order of preference; the free choice, where it is set, is last."""
+    """Return the panelists in order of preference; the free choice, where it is set, is last.
+
+    `models` are the models' names at their providers, by panelist, where they are other ones.
+    """
     first = (KIMI, LLAMA_70B, LLAMA_8B) if prefer_reasoning else (LLAMA_70B, LLAMA_8B, KIMI)
+    named = tuple(replace(x, model=(models or {}).get(x.name, x.model)) for x in first)
     if not (base_url and model):
-        return first
+        return named
     free = Panelist(
         name=FREE_CHOICE, model=model, base_url=base_url, key_name="AI_API_KEY", needs_key=False,
         max_tokens=2_048, timeout_sec=60.0,
     )  # fmt: skip
-    return (*first, free)
+    return (*named, free)
 
 
 def host_of(base_url: str) -> str:

@@ -38,6 +38,7 @@ from engine.progress import ProgressLine
 from engine.publish import Publisher
 from engine.restore import AS_IT_IS, Choice
 from engine.runtime import Runtime
+from engine.second_opinion import advisor_view
 from engine.start_check import start_checks
 from engine.status_view import Facts, build_status
 from engine.summary import BannerFacts, banner, summary
@@ -74,7 +75,10 @@ class Daemon:
     def __init__(self, settings: config.Settings, choice: Choice = AS_IT_IS) -> None:
         self.settings, self.choice = settings, choice
         self.counter = Counter()
-        self.publisher = Publisher(recent_events=self.counter.recent_events)
+        self.publisher = Publisher(
+            recent_events=self.counter.recent_events,
+            past_opinions=lambda: self.counter.recent_opinions(settings.ai_history_size),
+        )
         self.parts: Parts | None = None
         self.models: RegimeModels | None = None
         self.waiting_for: str | None = "the market to open"
@@ -164,7 +168,7 @@ class Daemon:
             prepare=lambda command: prepare(runtime, command),
         )
         self.counter.history, self.counter.loop = parts.history, loop
-        attach(parts, runtime, loop)
+        attach(parts, runtime, loop, self.settings, self.models)
         runtime.start(
             venue,
             params,
@@ -260,6 +264,7 @@ class Daemon:
             account=parts.account(),
             replica=parts.replication(runtime.state.now),
             regimes=regimes_view(self.models, runtime.state.now),
+            advisor=advisor_view(runtime.advisor),
         )
 
     def _banner(self, venue: Venue, parts: Parts) -> str:
@@ -268,16 +273,11 @@ class Daemon:
         if parts.exchange.horizon() is not None:
             pace = f"every {parts.source.price_interval:g} s"
         facts = BannerFacts(
-            mode=exchange_mode(self.settings),
-            market=parts.source.name,
-            speed=pace,
+            mode=exchange_mode(self.settings), market=parts.source.name, speed=pace,
             dashboard=self.settings.page_url(self.dashboard.port),
-            database=str(self.settings.state_db),
-            price=parts.source.first_price(),
-            base=venue.base,
-            quote=venue.quote,
-            version=VERSION,
-        )
+            database=str(self.settings.state_db), price=parts.source.first_price(),
+            base=venue.base, quote=venue.quote, version=VERSION,
+        )  # fmt: skip
         return banner(self.settings.params, venue.instrument, venue.fees, facts)
 
     # ---- what the dashboard asks ----------------------------------------------------------------

@@ -121,6 +121,9 @@ class Settings(Record, frozen=True, kw_only=True):
     ai_prefer_reasoning: bool
     nvidia_api_key: str | None
     groq_api_key: str | None
+    ai_kimi_model: str
+    ai_llama_70b_model: str
+    ai_llama_8b_model: str
     ai_base_url: str | None
     ai_model: str | None
     ai_api_key: str | None

@@ -39,7 +39,7 @@ class Busy:
         self.folder, self.pacer = folder, Late(speed)
         self.runtime = Runtime(parts.store, parts.exchange, None)
         self.loop = Loop(self.runtime, parts.exchange, pacer=self.pacer)
-        attach(parts, self.runtime, self.loop)
+        attach(parts, self.runtime, self.loop, self.settings)
         venue = parts.exchange.describe()
         self.runtime.start(venue, self.settings.params, now=parts.exchange.now(), bot_tag=1)
         begin(parts, self.runtime, None)

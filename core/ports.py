@@ -15,6 +15,7 @@ from core.actions import (
     RequestReconcile,
     RequestTraining,
 )
+from core.advisor_status import ProviderBlock, WorkerBlock
 from core.domain import FeeRates, Instrument
 from core.events import (
     CouncilHeld,
@@ -279,6 +280,18 @@ class Advisor(Protocol):
 
     def take(self, to: float) -> tuple[OpinionGiven | CouncilHeld, ...]:
         """Return, once, what is to be told by `to`."""
+        ...
+
+    def providers(self) -> tuple[ProviderBlock, ...]:
+        """Return how each model of the panel fares."""
+        ...
+
+    def worker(self) -> WorkerBlock:
+        """Return what has been asked, and what waits."""
+        ...
+
+    def stop(self) -> None:
+        """Ask no more; what is under way is left behind, never waited for."""
         ...
 
 

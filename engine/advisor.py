@@ -7,16 +7,10 @@ What models write is neither logged nor acted on.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from ai_advisor import (
-    INTERNAL,
-    Question,
-    RegimeAdvisor,
-    Waiting,
-    panel,
-)
+from ai_advisor import INTERNAL, Panelist, Question, RegimeAdvisor, Waiting
 from core.actions import RequestOpinion
 from core.advice import Council, Opinion
 from core.advisor_status import ProviderBlock, WorkerBlock
@@ -221,6 +215,10 @@ class InlineAdvisor:
         """Return what has been asked."""
         return self._waiting.block()
 
+    def stop(self) -> None:
+        """Ask no more; there is nothing under way."""
+        self._told = []
+
 
 def _opinion_of(advisor: RegimeAdvisor, question: Question) -> OpinionGiven:
     try:
@@ -255,15 +253,12 @@ def open_desk(
     facts: Facts,
     woken: Callable[[], None],
     debounce_sec: float,
-    prefer_reasoning: bool = True,
-    base_url: str = "",
-    model: str = "",
+    panelists: Sequence[Panelist],
 ) -> AdvisorDesk:
     """Return the desk of a run with the panel behind it; `keys` are by the names of settings.
 
-    NVIDIA_API_KEY, GROQ_API_KEY and AI_API_KEY; `base_url` and `model` are the free choice.
+    NVIDIA_API_KEY, GROQ_API_KEY and AI_API_KEY.
     """
-    panelists = panel(prefer_reasoning=prefer_reasoning, base_url=base_url, model=model)
     seats = open_seats(panelists, keys, monotonic)
 
     def close() -> None:

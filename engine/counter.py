@@ -29,6 +29,10 @@ class Counter:
         """Return the newest operator-visible events, newest first."""
         return self.history.recent_events(limit) if self.history is not None else []
 
+    def recent_opinions(self, limit: int) -> list[dict[str, object]]:
+        """Return the newest opinions of the advisor, newest first."""
+        return self.history.recent_opinions(limit) if self.history is not None else []
+
     def equity_curve(self, limit: int) -> list[dict[str, object]]:
         """Return the newest equity points, oldest first."""
         return self.history.equity_curve(limit) if self.history is not None else []

@@ -17,6 +17,7 @@ from engine.notify import TIMEOUT, HttpAnswer, Line
 
 ANSWER_MAX = 256 * 1024
 REFUSED = (400, 422)  # where a parameter is not known or not allowed
+_PATH = "/chat/completions"
 LEFT_SEC = 0.05  # with less than this there is no second call
 
 
@@ -33,7 +34,7 @@ class HttpLlm:
 
     def __init__(self, panelist: Panelist, key: str, monotonic: Callable[[], float]) -> None:
         self._panelist = panelist
-        self._url = panelist.base_url.rstrip("/") + "/chat/completions"
+        self._url = panelist.base_url.rstrip("/").removesuffix(_PATH) + _PATH
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._monotonic = monotonic
         self._line = Line(monotonic)

@@ -302,6 +302,19 @@ class RegimeModels:
             ),
         )
 
+    def matrices(self) -> tuple[Matrix | None, Matrix | None]:
+        """Return the transition matrices of both timeframes, None while untrained."""
+        first, second = (*self.frames, None)[:2]
+        own = None if first is None else first.matrix
+        return own, None if second is None else second.matrix
+
+    def closes(self, now: float, span_sec: float) -> list[tuple[float, float]]:
+        """Return (close time, price) of the candles at hand that closed in the last `span_sec`."""
+        interval = self.frames[0].settings.interval_sec
+        until = now - self._feed_sec
+        rows = self.frames[0].pipeline.window.rows(since=until - span_sec - interval, until=until)
+        return list(zip((rows.time + interval).tolist(), rows.close.tolist(), strict=True))
+
     # ---- reading candles ----------------------------------------------------------------------
 
     def _read(self, now: float, until: float) -> None:

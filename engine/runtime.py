@@ -257,7 +257,9 @@ class Runtime:
             self.snapshot()
 
     def stop(self) -> None:
-        """Keep a last snapshot; resting orders stay."""
+        """Keep a last snapshot; resting orders stay, and an advisor is left to itself."""
+        if self.advisor is not None:
+            self.advisor.stop()
         if self.seq:
             self.snapshot()
 

@@ -54,6 +54,7 @@ from engine.restore import (
     tell_restored,
 )
 from engine.runtime import Runtime
+from engine.second_opinion import open_advisor
 from engine.telegram import Listener, Telegram
 from exchange.kraken_exchange import KrakenExchange
 from exchange.matching import MatchingConfig, preset
@@ -270,8 +271,18 @@ def with_replica(parts: Parts, settings: config.Settings, remote: "Supabase | No
         raise
 
 
-def attach(parts: Parts, runtime: Runtime, loop: Loop) -> None:
-    """Let a live exchange see what is committed, and wake the loop; delete what was replicated."""
+def attach(
+    parts: Parts,
+    runtime: Runtime,
+    loop: Loop,
+    settings: config.Settings,
+    models: "RegimeModels | None" = None,
+) -> None:
+    """Let a live exchange see what is committed, and wake the loop; delete what was replicated.
+
+    The advisor, if there is one, is at hand from now on.
+    """
+    runtime.advisor = open_advisor(settings, parts.history, models, loop.inbox.woken.set)
     watches: list[Callable[[BotState], None]] = []
     if isinstance(parts.exchange, KrakenExchange):
         watches.append(parts.exchange.watch)

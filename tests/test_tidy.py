@@ -33,6 +33,7 @@ PROGRAMS = (
     "engine/models.py",
     "engine/replication.py",
     "engine/restore.py",
+    "engine/second_opinion.py",
     "engine/wiring.py",
     "sim/",
     "tools/",

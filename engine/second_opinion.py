@@ -1,0 +1,77 @@
+"""From settings to the advisor of a run. A program, as `engine/wiring.py`."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ai_advisor import KIMI, LLAMA_8B, LLAMA_70B, panel
+from config import Settings
+from core.advice_told import Trend
+from core.ports import Advisor, StoreError
+from core.state import BotState
+from engine.advisor import AdvisorDesk, open_desk
+from engine.advisor_context import HORIZONS_SEC, ContextFacts, trend_of
+from engine.advisor_view import AdvisorFacts
+from store.history import SqliteHistory
+
+if TYPE_CHECKING:
+    from engine.models import RegimeModels
+
+HOUR_SEC = 3_600.0
+
+
+def open_advisor(
+    settings: Settings,
+    history: SqliteHistory,
+    models: "RegimeModels | None",
+    woken: Callable[[], None],
+) -> AdvisorDesk | None:
+    """Return the desk of a run, or None where the advisor is off; `woken` wakes the loop."""
+    if not settings.params.advice.enabled:
+        return None
+    keys = {
+        "NVIDIA_API_KEY": settings.nvidia_api_key,
+        "GROQ_API_KEY": settings.groq_api_key,
+        "AI_API_KEY": settings.ai_api_key,
+    }
+    named = {
+        KIMI.name: settings.ai_kimi_model,
+        LLAMA_70B.name: settings.ai_llama_70b_model,
+        LLAMA_8B.name: settings.ai_llama_8b_model,
+    }
+    return open_desk(
+        keys={name: key for name, key in keys.items() if key is not None},
+        facts=lambda state: _facts(state, history, models),
+        woken=woken,
+        debounce_sec=settings.params.advice.debounce_sec,
+        panelists=panel(
+            prefer_reasoning=settings.ai_prefer_reasoning,
+            models=named,
+            base_url=settings.ai_base_url or "",
+            model=settings.ai_model or "",
+        ),
+    )
+
+
+def _facts(state: BotState, history: SqliteHistory, models: "RegimeModels | None") -> ContextFacts:
+    """Return what the shell knows of a market at the present instant of the loop."""
+    fills = None
+    with suppress(StoreError):  # then it is not known
+        fills = history.fills_since(state.now - HOUR_SEC)
+    if models is None:
+        return ContextFacts(fills_last_hour=fills)
+    own, second = models.matrices()
+    closes = models.closes(state.now, max(HORIZONS_SEC))
+    return ContextFacts(
+        transmat=own,
+        transmat_secondary=second,
+        trend=trend_of(closes, state.now) if closes else Trend(),
+        fills_last_hour=fills,
+    )
+
+
+def advisor_view(advisor: Advisor | None) -> AdvisorFacts:
+    """Return what the status shows of the panel and the thread that asks it."""
+    if advisor is None:
+        return AdvisorFacts()
+    return AdvisorFacts(providers=advisor.providers(), worker=advisor.worker())
