@@ -142,6 +142,11 @@ class Visit:
         if folder := os.environ.get("SHOTS"):
             self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
+    def shoot_part(self, selector: str, name: str) -> None:
+        """Keep a picture of one element where SHOTS says."""
+        if folder := os.environ.get("SHOTS"):
+            self.page.locator(selector).screenshot(path=f"{folder}/{name}.png")
+
     def close(self) -> None:
         """Close the page."""
         self.context.close()
