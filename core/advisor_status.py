@@ -58,7 +58,7 @@ class ApplyBlock(Record, frozen=True, kw_only=True):
     """What `ai_regime_override` would do now: `why` it would be refused, null if it would not.
 
     `tier` and `direction` are what would be applied, null where there is nothing to apply;
-    `ttl_sec` is what the opinion wishes, else what is configured.
+    `ttl_sec` is what the opinion wishes, else what is configured; `effect` is in plain words.
     """
 
     why: str | None
@@ -67,6 +67,7 @@ class ApplyBlock(Record, frozen=True, kw_only=True):
     ttl_sec: float
     ttl_max_sec: float
     evidence: str | None  # of the direction that would be applied: no evidence, weak, present
+    effect: str | None
 
 
 class OverrideStateBlock(Record, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ class OverrideStateBlock(Record, frozen=True, kw_only=True):
     panelist: str | None = None
     blocked: str | None = None
     evidence: str | None = None
+    effect: str | None = None
 
 
 class PastOpinion(Record, frozen=True, kw_only=True):

@@ -19,13 +19,16 @@ from core.advice import (
     agreement,
     direction_of,
 )
+from core.domain import ONE, TradeId
 from core.interval import wilson
 from core.params import Params
 from core.plain_text import clean_text
-from core.record import Record, plain
+from core.record import Record, plain, replace
+from core.regime import BULLISH
 from core.state import BotState
+from core.tiers import Regimes
 from grid.advice import HORIZON_SEC, is_on, offered, threshold_pct
-from regime_policy import evidence_word, stance
+from regime_policy import distance_factor, evidence_word, stance
 
 COUNCIL_LOST_SEC = 3_600.0  # a council that has not answered by then never will
 
@@ -130,7 +133,25 @@ def _apply(state: BotState, params: Params) -> s.ApplyBlock:
         ttl_sec=min(wish or cfg.override_ttl_sec, cfg.override_max_ttl_sec),
         ttl_max_sec=cfg.override_max_ttl_sec,
         evidence=_evidence(state, params, direction),
+        effect=None if made is None else _effect(replace(state.regimes, override=made), params),
     )
+
+
+def _effect(regimes: Regimes, params: Params) -> str:
+    """Return in words what the tier in effect does to entries; in tier 1 that hangs on the bias."""
+    acting = replace(params, regime_directional_enabled=True)
+    now, factors = stance(regimes), [distance_factor(regimes, x, acting) for x in TradeId]
+    if now.tier == 0:
+        return "both sides trade alike"
+    sell, buy = (plain(x.normalize()) for x in factors)
+    distances = f"distance of sell entries × {sell}, of buy entries × {buy}"
+    if now.tier == 2:
+        side = "sell" if now.direction == BULLISH else "buy"
+        grace = params.regime_suppression_grace_sec
+        return f"{side} entries are withheld after {grace:g} s; {distances}"
+    if factors == [ONE, ONE]:
+        return f"nothing as long as the models' bias is {regimes.policy.bias:+.2f}: {distances}"
+    return distances
 
 
 def _evidence(state: BotState, params: Params, direction: int | None) -> str | None:
@@ -158,6 +179,7 @@ def _override(state: BotState, params: Params) -> s.OverrideStateBlock:
         panelist=clean_text(held.panelist),
         blocked=held.blocked or None,
         evidence=_evidence(state, params, now.direction),
+        effect=_effect(state.regimes, params),
     )
 
 

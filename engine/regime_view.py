@@ -8,13 +8,14 @@ import math
 from datetime import UTC, datetime
 
 import core.regime_status as s
+from core.advice import direction_of
 from core.domain import TradeId
 from core.params import Params
 from core.plain_text import clean_text
 from core.record import Record, plain, replace
 from core.regime import BULLISH, LABELS, RANGING, Depth, Estimate, Evidence, ModelRef
 from core.state import BotState
-from core.tiers import Training
+from core.tiers import Regimes, Training
 from grid.regimes import is_on, training_of
 from regime_policy import (
     EVIDENCE_ROWS_MIN,
@@ -234,10 +235,10 @@ def directional_block(state: BotState, params: Params) -> s.DirectionalBlock:
         tier_mechanical=tiers.tier,
         tier_effective=now.tier,
         tier_name=TIER_NAMES[now.tier],
-        direction=_direction(now.direction),
+        direction=direction_of(now.direction),
         since=round(tiers.since, 3),
         held_by=tiers.held_by or None,
-        hint=hint(tiers) + (", by your own word" if said.source == "manual" else ""),
+        hint=_hint(regimes),
         evaluated_at=_maybe(regimes.heard_at, 3),
         next_evaluation=_maybe(regimes.estimate_due, 3),
         dwell_until=_running(state, tiers.since + params.regime_min_dwell_sec),
@@ -254,8 +255,12 @@ def directional_block(state: BotState, params: Params) -> s.DirectionalBlock:
     )
 
 
-def _direction(label: int | None) -> str:
-    return "symmetric" if label is None else "long_bias" if label == BULLISH else "short_bias"
+def _hint(regimes: Regimes) -> str:
+    """Return in words where the tier in effect comes from."""
+    text = hint(regimes.tiers)
+    if regimes.policy.source == "manual":
+        text += ", by your own word"
+    return text if regimes.override is None else f"{text}; set aside by your override"
 
 
 def _running(state: BotState, until: float) -> float | None:

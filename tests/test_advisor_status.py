@@ -17,8 +17,19 @@ from core.state import BotState
 from engine.advisor_view import AdvisorFacts, advisor_block
 from engine.report import Day, daily_report
 from engine.status_view import build_status
-from tests.regime_world import estimated
-from tests.test_advice import ACTING, FAILED, LONG1, LONG2, NONE0, SHADOW, applied, heard, told
+from tests.regime_world import estimate, estimated
+from tests.test_advice import (
+    ACTING,
+    FAILED,
+    LONG1,
+    LONG2,
+    NONE0,
+    SHADOW,
+    applied,
+    heard,
+    tier2_long,
+    told,
+)
 from tests.test_status import sample_facts, sample_status
 from tests.world import World
 
@@ -82,6 +93,8 @@ def test_what_apply_would_do_is_said_beforehand() -> None:
     assert block(world)["apply"] == {
         "why": None, "tier": 1, "direction": "long_bias", "ttl_sec": 3300.0, "ttl_max_sec": 3600.0,
         "evidence": "present",
+        "effect": "nothing as long as the models' bias is +0.00: distance of sell entries × 1, of "
+        "buy entries × 1",
     }  # fmt: skip
     told(world, replace(LONG1, suggested_ttl_minutes=0, conviction=3))
     shown = block(world)["apply"]
@@ -113,6 +126,26 @@ def test_an_override_shows_what_is_in_effect_beside_the_mechanical_tier() -> Non
     world.advance(600)
     world.price("0.1")
     assert block(world)["override"] == {"active": False} | dict.fromkeys(list(own)[1:])
+
+
+def test_what_a_tier_does_is_said_in_words() -> None:
+    """Distances follow the models' own bias; in tier 2 a side is withheld."""
+    world = heard(RANGING)
+    told(world, LONG1)
+    world.step(e.RegimeEstimated(time=world.now, primary=estimate(RANGING, 0.9, 0.2), evidence=()))
+    tier1 = "distance of sell entries × 1.1, of buy entries × 0.94"
+    assert block(world)["apply"]["effect"] == tier1
+    world = tier2_long()
+    told(world, NONE0)
+    assert block(world)["apply"]["effect"] == (
+        "distance of sell entries × 1.45, of buy entries × 0.73"
+    )
+    told(world, replace(LONG2, recommended_direction="short_bias"))
+    assert block(world)["apply"]["effect"].startswith("buy entries are withheld after 60 s; ")
+    world.command(c.AiRegimeOverride())
+    assert block(world)["override"]["effect"].startswith("buy entries are withheld")
+    tiers = build_status(world.state, world.params, sample_facts()).regime_directional
+    assert str(tiers.hint).endswith("; set aside by your override")
 
 
 def test_hostile_text_is_harmless_and_short() -> None:
