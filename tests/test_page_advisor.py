@@ -23,6 +23,10 @@ __all__ = ["start_browser", "start_daemon"]
 
 NOW = json.loads(GOLDEN.read_bytes())["bot"]["now"]
 CARD = "#advisor-card"
+WIDE = (
+    "[...document.querySelectorAll('#advisor *')].filter((x) => !x.closest('.scroll') && "
+    "x.getBoundingClientRect().right > innerWidth).map((x) => x.outerHTML.slice(0, 200))"
+)
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"></p></script><script>document.title='owned'"
     "</script> \x1b[31mred\x1b[0m \u202edrawkcab\u2066 javascript:alert(1) " + "W" * 180
@@ -128,7 +132,7 @@ STATES = {
 }  # fmt: skip
 WORDS = {
     "off": ("AI_REGIME_ADVISOR_ENABLED=true", "AI_BASE_URL"),
-    "waiting": ("No opinion yet. The first question is in 1 min.", "Nothing said yet", "Not asked"),
+    "waiting": ("No opinion yet; the next question is in 1 min.", "Nothing said yet", "Not asked"),
     "unavailable": ("No opinion: the provider asks to wait (429). The mechanical tier rules.",),
     "agrees": ("It agrees with the mechanical tier 0 symmetric.", "agrees"),
     "disagrees": (
@@ -137,10 +141,10 @@ WORDS = {
         "in 1 min", "Right 12 of 25 (48 %, 95 % interval 30–67 %)", "25 windows, 8 calls inside",
         "Right 30 of 52 (58 %, 95 % interval 42–72 %)", "only the advisor right 4", "4 wait",
         "overlap count once", "widen entry, 2 of 4 votes", "is in trouble (503)",
-        "applied by nobody but you", "History: the last 5", "Providers: 1 of 3 ok",
+        "applied by nobody but you", "History: 5 opinions", "Providers: 1 of 3 ok",
     ),
     "override": ("Override active: tier 1 long", "no statistical evidence", "conviction 72 of"),
-    "dismissed": ("hidden until the next opinion", "tier 1 long"),
+    "dismissed": ("hidden until the next opinion", "Tier 1 long"),
 }  # fmt: skip
 
 
@@ -161,10 +165,11 @@ def fits(visit: Visit) -> bool:
     return bool(visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-def shoot(visit: Visit, name: str) -> None:
-    """Keep a picture of the card where SHOTS says."""
-    visit.page.mouse.move(0, 0)
-    visit.shoot_part(CARD, name)
+def shoot(visit: Visit, name: str, selector: str = CARD) -> None:
+    """Keep a picture of the card, clear of the header, where SHOTS says."""
+    visit.page.set_viewport_size({"width": visit.page.viewport_size["width"], "height": 2_800})
+    visit.shoot_part(selector, name)
+    visit.page.set_viewport_size({"width": visit.page.viewport_size["width"], "height": 900})
 
 
 def confirm(visit: Visit, daemon: Daemon, expected: Command) -> None:
@@ -220,7 +225,7 @@ def test_advisor_details_open_and_stay_open(browser: Any, daemon: Daemon, width:
         visit.page.locator("#advisor summary").nth(n).focus()
         visit.page.keyboard.press("Enter")
     text = visit.text(CARD)
-    for words in ("right +0.81 %", "wrong −0.61 %", "inside the fees", "waits",
+    for words in ("right +0.81 %", "wrong −0.61 %", "inside fees", "waits",
                   "no opinion: no answer in time", "2 overrides: 1 expired, 1 reverted",
                   "kimi-k2-thinking at integrate", "asked again in 43 min", "no key",
                   "2 overtaken"):  # fmt: skip
@@ -228,7 +233,7 @@ def test_advisor_details_open_and_stay_open(browser: Any, daemon: Daemon, width:
     put(daemon, STATES["override"])
     wait_for(visit, "override")
     assert visit.page.locator("#advisor details[open]").count() == 2
-    assert fits(visit)
+    assert fits(visit), visit.page.evaluate(WIDE)
     shoot(visit, f"adv_details_{width}")
     assert visit.complaints == []
     visit.close()
@@ -247,7 +252,7 @@ def test_apply_asks_with_a_ttl_and_sends_it(browser: Any, daemon: Daemon) -> Non
     assert "no statistical evidence" in visit.text("#ask-note")
     assert visit.page.input_value("#ask-minutes") == "30"
     assert visit.page.get_attribute("#ask-minutes", "max") == "60"
-    visit.shoot("adv_dialog")
+    shoot(visit, "adv_dialog", "#ask")
     for wrong in ("0.5", "61", ""):
         visit.page.fill("#ask-minutes", wrong)
         visit.page.click("#ask-yes")
@@ -372,11 +377,11 @@ def test_hostile_opinion_stays_text(browser: Any, daemon: Daemon) -> None:
     wait_for(visit, "disagrees")
     visit.page.evaluate("document.querySelectorAll('#advisor details').forEach(x => x.open = 1)")
     shown = str(visit.page.text_content("#advisor"))
-    assert shown.count("onerror=\"document.title='owned'\"") == 13
+    assert shown.count("onerror=\"document.title='owned'\"") == 12
     assert HOSTILE in shown
     assert visit.page.evaluate("document.querySelectorAll('img, main script').length") == 0
     assert "owned" not in visit.page.title()
-    assert fits(visit)
+    assert fits(visit), visit.page.evaluate(WIDE)
     shoot(visit, "adv_hostile_360")
     assert visit.complaints == []
     visit.close()
@@ -390,7 +395,7 @@ def test_read_only_advisor_has_no_buttons(browser: Any, daemon: Daemon) -> None:
     asked = s.WorkerBlock(is_asking=True, waiting=0, asked=1, replaced=0)
     put(daemon, replace(STATES["waiting"], worker=asked))
     visit = Visit(browser, daemon.url).ready()
-    assert "The first question is being asked now." in wait_for(visit, "waiting")
+    assert "the next question is being asked now." in wait_for(visit, "waiting")
     put(daemon, replace(BLOCK, council=replace(COUNCIL, is_asked=True)))
     wait_for(visit, "disagrees")
     assert visit.page.is_disabled("#advisor button:has-text('The council is being asked')")
