@@ -169,9 +169,13 @@ class RetrainHmm(Record, frozen=True, kw_only=True, tag="retrain_hmm", tag_field
 class AiRegimeOverride(
     Record, frozen=True, kw_only=True, tag="ai_regime_override", tag_field="action"
 ):
-    """Put the advisor's opinion in the mechanical tier's place, for a limited time."""
+    """Put the advisor's newest opinion in the mechanical tier's place, for a limited time.
+
+    With `opinion`, its number, only if that still is the newest.
+    """
 
     ttl_sec: float | None = None
+    opinion: int | None = None
 
 
 class AiRegimeRevert(Record, frozen=True, kw_only=True, tag="ai_regime_revert", tag_field="action"):

@@ -24,6 +24,7 @@ from core.advice import (
     direction_of,
     label_of,
 )
+from core.commands import AiRegimeOverride
 from core.domain import HUNDRED, ONE
 from core.events import CouncilHeld, OpinionGiven
 from core.params import Params
@@ -313,13 +314,15 @@ def override_text(held: TierOverride) -> str:
     return stance_text(held.tier, held.direction)
 
 
-def apply(r: Reduction, ttl_sec: float | None) -> str:
+def apply(r: Reduction, command: AiRegimeOverride) -> str:
     """Put the newest opinion in the mechanical tier's place; return the effect. Raises RailError.
 
     Farther than one tier away it is applied at one tier's distance.
     """
-    cfg = r.params.advice
-    ttl = min(cfg.override_ttl_sec, cfg.override_max_ttl_sec) if ttl_sec is None else ttl_sec
+    cfg, heard = r.params.advice, r.state.advice.heard
+    ttl = command.ttl_sec
+    if ttl is None:
+        ttl = min(cfg.override_ttl_sec, cfg.override_max_ttl_sec)
     if not 1.0 <= ttl <= cfg.override_max_ttl_sec:
         raise RailError(
             f"ttl_sec must be from 1 to {cfg.override_max_ttl_sec:g} (AI_OVERRIDE_MAX_TTL_SEC)",
@@ -328,6 +331,8 @@ def apply(r: Reduction, ttl_sec: float | None) -> str:
     made, why = offered(r.state, r.params)
     if made is None or why is not None:
         raise RailError(why or "there is no opinion yet")
+    if heard is not None and command.opinion not in (None, heard.id):
+        raise RailError(f"the newest opinion is {heard.id}, not {command.opinion}; read it first")
     made = replace(made, until=r.now + ttl)
     own = r.state.regimes.tiers
     regimes.put_override(r, made)

@@ -115,7 +115,7 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
         case c.RetrainHmm():
             return _retrain(r)
         case c.AiRegimeOverride():
-            return advice.apply(r, command.ttl_sec)
+            return advice.apply(r, command)
         case c.AiRegimeRevert():
             return advice.revert(r)
         case c.AiRegimeDismiss():

@@ -278,6 +278,17 @@ def test_the_stop_band_refuses_upgrades_only() -> None:
     assert in_effect(world) == (0, None)
 
 
+def test_only_the_opinion_that_was_read_is_applied() -> None:
+    """A command that names an opinion is refused once there is a newer one."""
+    world = heard(RANGING)
+    told(world, LONG1)
+    told(world, SHORT1)
+    reply = world.command(c.AiRegimeOverride(opinion=1))
+    assert (reply.is_accepted, reply.field) == (False, "")
+    assert reply.message == "the newest opinion is 2, not 1; read it first"
+    assert world.command(c.AiRegimeOverride(opinion=2)).is_accepted
+
+
 @pytest.mark.parametrize("ttl", [-1.0, 0.0, 0.5, 3600.5, 1e9, math.inf, math.nan])
 def test_a_bad_ttl_is_the_commands_fault(ttl: float) -> None:
     """The answer names the field and what is allowed."""

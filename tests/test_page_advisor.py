@@ -47,7 +47,7 @@ FAILED = replace(
 )  # fmt: skip
 APPLY = s.ApplyBlock(
     why=None, tier=1, direction="long_bias", ttl_sec=1_800.0, ttl_max_sec=3_600.0,
-    evidence="no evidence",
+    evidence="no evidence", effect="distance of sell entries × 1.1, of buy entries × 0.94",
 )  # fmt: skip
 OVERRIDE = s.OverrideStateBlock(
     active=True, tier=1, direction="long_bias", tier_effective=1, direction_effective="long_bias",
@@ -260,7 +260,7 @@ def test_apply_asks_with_a_ttl_and_sends_it(browser: Any, daemon: Daemon) -> Non
     assert daemon.submitted == []
     visit.page.click(apply)
     visit.page.fill("#ask-minutes", "12.5")
-    confirm(visit, daemon, AiRegimeOverride(ttl_sec=750.0))
+    confirm(visit, daemon, AiRegimeOverride(ttl_sec=750.0, opinion=41))
     visit.page.click("#advisor button:has-text('Dismiss')")
     assert visit.page.is_hidden("#ask-minutes")
     assert visit.page.is_hidden("#ask-note")
@@ -296,7 +296,7 @@ def test_an_opinion_that_changes_under_the_question_is_not_applied(
     visit.page.click("#advisor button.primary")
     visit.page.click("#ask-yes")
     visit.page.wait_for_selector("#ask-said:has-text('901 s old')")
-    assert daemon.submitted == [AiRegimeOverride(ttl_sec=1_800.0)]
+    assert daemon.submitted == [AiRegimeOverride(ttl_sec=1_800.0, opinion=42)]
     visit.close()
 
 
