@@ -55,6 +55,7 @@ ROUTES = {
     "imbalance": Route.IMMEDIATE,
     "flow": Route.IMMEDIATE,
     "fees": Route.IMMEDIATE,
+    "override": Route.IMMEDIATE,
     "command": Route.DIGEST,
     "cycle": Route.DIGEST,
     "orphan": Route.DIGEST,
