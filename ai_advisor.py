@@ -285,8 +285,10 @@ class _Health(Record, frozen=True, kw_only=True):
                 self, answered=self.answered + 1, in_row=0, last_sec=took_sec, rests_until=None
             )
         in_row = self.in_row + 1
-        rest = REST_SEC if in_row >= FAILURES_MAX else None
-        if error == "http_429" and retry_after_sec is not None:
+        rest = None
+        if in_row >= FAILURES_MAX:
+            rest = REST_SEC
+        elif error == "http_429" and retry_after_sec is not None:
             rest = min(max(retry_after_sec, REST_MIN_SEC), REST_SEC)
         return replace(
             self,

@@ -19,7 +19,7 @@ FACTOR_STEP = Decimal("0.0001")  # a distance factor is rounded to this where it
 AGAINST_GAIN, WITH_GAIN, WITH_LEAST = 0.5, 0.3, 0.6
 EVIDENCE_ROWS_MIN = 200
 NO_EVIDENCE, WEAK, PRESENT = "no evidence", "weak", "present"
-DWELL, COOLDOWN = "dwell", "cooldown"
+DWELL, COOLDOWN, START = "dwell", "cooldown", "a start begins in tier 0"
 DEPTHS = ("shallow", "baseline", "deep", "full")
 DEEP_SHARE, BASELINE_SHARE = 0.625, 0.25
 
@@ -215,7 +215,7 @@ def stance(regimes: Regimes) -> Stance:
 
 def composed(mechanical: int, wanted: int) -> int:
     """Return `wanted` at a distance of at most one tier from the mechanical tier."""
-    return max(mechanical - 1, min(mechanical + 1, wanted))
+    return max(0, mechanical - 1, min(2, mechanical + 1, wanted))
 
 
 def against(direction: int | None) -> TradeId | None:

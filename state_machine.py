@@ -52,8 +52,8 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     if _is_news(r, event):
         quiet = state.quiet if _is_aside(state, event, params) else None
         if quiet is not None and isinstance(event, e.TimerTick):
-            regimes.tend(r)
             advice.tend(r)
+            regimes.tend(r)
         else:
             _apply(r, event)
         if r.state.regimes is not state.regimes:
@@ -349,8 +349,8 @@ def _is_jump(old: object, new: object, params: Params) -> bool:
 
 def _timer(r: Reduction) -> None:
     watch.watch(r)
+    advice.tend(r)  # first: an override that is over acts no more
     regimes.tend(r)
-    advice.tend(r)
     kelly.tend(r)
     cancel_ghosts(r)
     upkeep(r)

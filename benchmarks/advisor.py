@@ -71,7 +71,7 @@ def advisor(folder: Path, seconds: float = PHASE_SEC) -> str:
         for manner, words in PHASES:
             env = {
                 "AI_REGIME_ADVISOR_ENABLED": "true", "AI_REGIME_INTERVAL_SEC": "30",
-                "AI_REGIME_DEBOUNCE_SEC": "5", "AI_MODEL": "local",
+                "AI_REGIME_DEBOUNCE_SEC": "30", "AI_MODEL": "local",
                 "AI_BASE_URL": f"http://127.0.0.1:{port}/{manner}",
             }  # fmt: skip
             lines.append(_phase(folder / manner, seconds, words, env))

@@ -86,7 +86,7 @@ class Sitting(Record, frozen=True, kw_only=True):
     at: float
 
 
-class Call(Record, frozen=True, kw_only=True, gc=False):
+class Call(Record, frozen=True, kw_only=True, gc=False, array_like=True):
     """An opinion that waits to be scored; directions are labels, None is symmetric."""
 
     id: int
@@ -111,16 +111,28 @@ class Tally(Record, frozen=True, kw_only=True, gc=False):
     window_at: float | None = None  # when the newest of them came
 
 
-class Score(Record, frozen=True, kw_only=True):
-    """Opinions scored so far; of those where the two differed, how often only one was right."""
+class Voice(Record, frozen=True, kw_only=True, gc=False):
+    """The tally of all calls of one voice, and that of those which named a direction."""
 
-    advised: Tally = Tally()
-    mechanical: Tally = Tally()
+    all: Tally = Tally()
+    directional: Tally = Tally()
+
+
+class Score(Record, frozen=True, kw_only=True):
+    """Opinions scored so far, of both voices, and how the two compare.
+
+    Compared are calls whose hours do not overlap and where the two differed: the advisor was
+    better or worse, or, where nothing moved, neither.
+    """
+
+    advised: Voice = Voice()
+    mechanical: Voice = Voice()
     count: int = 0
-    unscored: int = 0  # there was no fresh price when they were due
+    unscored: int = 0  # there was no fresh price, or the advisor was switched off
     differed: int = 0
-    advised_only: int = 0
-    mechanical_only: int = 0
+    better: int = 0
+    worse: int = 0
+    differed_at: float | None = None  # when the newest of them came
 
 
 class AdviceState(Record, frozen=True, kw_only=True):

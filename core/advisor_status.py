@@ -129,19 +129,32 @@ class TallyBlock(Record, frozen=True, kw_only=True):
     high: float | None
 
 
+class VoiceBlock(TallyBlock, frozen=True, kw_only=True):
+    """The tally of all calls of one voice, and of those that named a direction."""
+
+    directional: TallyBlock
+
+
 class ScoreBlock(Record, frozen=True, kw_only=True):
-    """Opinions scored an hour later against the price, beyond one round trip of fees."""
+    """Opinions scored an hour later against the price, beyond one round trip of fees.
+
+    Where the two differed, counted by hours that do not overlap, the advisor was `better` or
+    `worse`, or nothing moved; `better_rate` is better/(better + worse), with a 95 % interval.
+    """
 
     count: int
     waiting: int
     unscored: int
     horizon_sec: float
     threshold_pct: str
-    advised: TallyBlock
-    mechanical: TallyBlock
+    advised: VoiceBlock
+    mechanical: VoiceBlock
     differed: int
-    advised_only: int
-    mechanical_only: int
+    better: int
+    worse: int
+    better_rate: float | None
+    better_low: float | None
+    better_high: float | None
 
 
 class VoteBlock(Record, frozen=True, kw_only=True):
@@ -188,10 +201,14 @@ class WorkerBlock(Record, frozen=True, kw_only=True):
 
 
 class AdvisorBlock(Record, frozen=True, kw_only=True):
-    """The advisor: off, waiting, unavailable, agrees, disagrees, override or dismissed."""
+    """The advisor: off, waiting, unavailable, agrees, disagrees, override or dismissed.
+
+    `why` tells why it is off though it is switched on.
+    """
 
     enabled: bool
     state: str = "off"
+    why: str | UnsetType = UNSET
     interval_sec: float | UnsetType = UNSET
     last_run: float | UnsetType | None = UNSET
     last_trigger: str | UnsetType | None = UNSET

@@ -64,6 +64,7 @@ class TierOverride(Record, frozen=True, kw_only=True, gc=False):
     applied_at: float
     conviction: int
     recommended: int
+    mechanical: int  # tier when it was applied
     panelist: str = ""
     blocked: str = ""  # why it is without effect at present
 

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec import UNSET
+
 import core.advisor_status as s
 from core.advice import (
     AGREE,
@@ -16,6 +18,7 @@ from core.advice import (
     Council,
     Heard,
     Tally,
+    Voice,
     agreement,
     direction_of,
 )
@@ -27,10 +30,8 @@ from core.record import Record, plain, replace
 from core.regime import BULLISH
 from core.state import BotState
 from core.tiers import Regimes
-from grid.advice import HORIZON_SEC, is_on, offered, threshold_pct
+from grid.advice import HORIZON_SEC, NO_REGIME, is_on, offered, threshold_pct
 from regime_policy import distance_factor, evidence_word, stance
-
-COUNCIL_LOST_SEC = 3_600.0  # a council that has not answered by then never will
 
 
 class AdvisorFacts(Record, frozen=True, kw_only=True):
@@ -44,7 +45,7 @@ class AdvisorFacts(Record, frozen=True, kw_only=True):
 def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.AdvisorBlock:
     """Return what the advisor said, how it stands, and what an operator may make of it."""
     if not is_on(params):
-        return s.AdvisorBlock(enabled=False)
+        return s.AdvisorBlock(enabled=False, why=NO_REGIME if params.advice.enabled else UNSET)
     advice, own, counters = state.advice, state.regimes.tiers, state.counters
     names = ("opinions", "errors", "disagreements", "applied", "expired", "reverted", "ended",
              "dismissed")  # fmt: skip
@@ -67,7 +68,7 @@ def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.Adv
         override=_override(state, params),
         history=tuple(_past(row) for row in facts.history),
         score=_score(state),
-        council=_council(state),
+        council=_council(state, facts.worker),
         providers=facts.providers,
         worker=facts.worker,
     )
@@ -76,7 +77,7 @@ def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.Adv
 def _card(state: BotState, word: Agreement | None) -> str:
     """Return the state of the card: what matters most about the advisor now."""
     heard = state.advice.heard
-    if _is_active(state):
+    if state.regimes.override is not None:
         return "override"
     if heard is None or word is None:
         return "waiting"
@@ -85,11 +86,6 @@ def _card(state: BotState, word: Agreement | None) -> str:
     if word.word == AGREE:
         return "agrees"
     return "dismissed" if heard.is_dismissed else "disagrees"
-
-
-def _is_active(state: BotState) -> bool:
-    held = state.regimes.override
-    return held is not None and state.now < held.until
 
 
 def _time(at: float | None) -> float | None:
@@ -162,7 +158,7 @@ def _evidence(state: BotState, params: Params, direction: int | None) -> str | N
 
 def _override(state: BotState, params: Params) -> s.OverrideStateBlock:
     held, now = state.regimes.override, stance(state.regimes)
-    if held is None or not _is_active(state):
+    if held is None:
         return s.OverrideStateBlock(active=False)
     shown = now.direction if held.direction is None and held.tier else held.direction
     return s.OverrideStateBlock(
@@ -173,7 +169,7 @@ def _override(state: BotState, params: Params) -> s.OverrideStateBlock:
         direction_effective=direction_of(now.direction),
         applied_at=round(held.applied_at, 3),
         expires_at=round(held.until, 3),
-        remaining_sec=round(held.until - state.now, 1),
+        remaining_sec=round(max(0.0, held.until - state.now), 1),
         source_conviction=held.conviction,
         recommended_tier=held.recommended,
         panelist=clean_text(held.panelist),
@@ -189,41 +185,58 @@ def _past(row: Mapping[str, Any]) -> s.PastOpinion:
     return s.PastOpinion.from_dict({**row, **clean, "error": clean.get("error") or None})
 
 
+def _rate(right: int, wrong: int, windows: int) -> tuple[float | None, float | None, float | None]:
+    """Return a hit rate and its interval, which counts on `windows` only."""
+    if not right + wrong:
+        return None, None, None
+    rate = right / (right + wrong)
+    low, high = wilson(rate, windows) or (None, None)
+    return round(rate, 4), low, high
+
+
 def _tally(tally: Tally) -> s.TallyBlock:
-    decided = tally.right + tally.wrong
-    rate = tally.right / decided if decided else None
-    interval = None if rate is None else wilson(rate, tally.windows)
+    rate, low, high = _rate(tally.right, tally.wrong, tally.windows)
     return s.TallyBlock(
         right=tally.right,
         wrong=tally.wrong,
         inside=tally.inside,
         windows=tally.windows,
-        hit_rate=None if rate is None else round(rate, 4),
-        low=None if interval is None else interval[0],
-        high=None if interval is None else interval[1],
+        hit_rate=rate,
+        low=low,
+        high=high,
     )
+
+
+def _voice(voice: Voice) -> s.VoiceBlock:
+    shown = {x: getattr(_tally(voice.all), x) for x in s.TallyBlock.__struct_fields__}
+    return s.VoiceBlock(**shown, directional=_tally(voice.directional))
 
 
 def _score(state: BotState) -> s.ScoreBlock:
     score = state.advice.score
+    rate, low, high = _rate(score.better, score.worse, score.better + score.worse)
     return s.ScoreBlock(
         count=score.count,
         waiting=len(state.advice.pending),
         unscored=score.unscored,
         horizon_sec=HORIZON_SEC,
         threshold_pct=plain(round(threshold_pct(state), 4)),
-        advised=_tally(score.advised),
-        mechanical=_tally(score.mechanical),
+        advised=_voice(score.advised),
+        mechanical=_voice(score.mechanical),
         differed=score.differed,
-        advised_only=score.advised_only,
-        mechanical_only=score.mechanical_only,
+        better=score.better,
+        worse=score.worse,
+        better_rate=rate,
+        better_low=low,
+        better_high=high,
     )
 
 
-def _council(state: BotState) -> s.CouncilBlock:
+def _council(state: BotState, worker: s.WorkerBlock | None) -> s.CouncilBlock:
     sitting, asked = state.advice.sitting, state.advice.council_asked_at
     is_heard = asked is None or (sitting is not None and sitting.asked_at >= asked)
-    is_asked = not is_heard and asked is not None and state.now - asked < COUNCIL_LOST_SEC
+    is_busy = worker is not None and (worker.is_asking or worker.waiting > 0)
+    is_asked = is_busy and not is_heard  # else a restart has lost the question
     council = Council(action=None, why="") if sitting is None else sitting.council
     return s.CouncilBlock(
         is_asked=is_asked,

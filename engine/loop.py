@@ -18,8 +18,10 @@ from core import events as e
 from core.commands import Command
 from core.ports import Models, SimulatedExchange
 from core.record import Record, replace
+from core.state import BotState
 from engine.clock import Pacer
 from engine.runtime import Runtime
+from grid.advice import acting_due
 
 INBOX_SIZE = 256
 TIMER_SEC = 1.0  # timers are at least this far apart, so simulated time always moves on
@@ -164,7 +166,7 @@ class Loop:
         asked = (self.models, self.runtime.advisor)
         answers = [t for x in asked if x is not None and (t := x.next_time()) is not None]
         answers_at = max(state.now, min(answers)) if answers else None
-        timer_at = state.quiet.next_due if state.quiet is not None else state.pass_due
+        timer_at = timer_due(state)
         if timer_at is not None:
             timer_at = max(timer_at, state.now, state.timer_at + TIMER_SEC)
         for other, whose in ((answers_at, _Turn.ANSWERS), (timer_at, _Turn.TIMER)):
@@ -217,3 +219,10 @@ class Loop:
             e.CommandReceived(time=now, command_id=request.command_id, command=command)
         )
         return next(x for x in actions if isinstance(x, a.ReplyToOperator))
+
+
+def timer_due(state: BotState) -> float | None:
+    """Return when a TimerTick is due; without bounds, for an entry pass or an override's end."""
+    if state.quiet is not None:
+        return state.quiet.next_due
+    return min((x for x in (state.pass_due, acting_due(state)) if x is not None), default=None)

@@ -287,9 +287,8 @@ class RegimeModels:
         first, second = (*self.frames, None)[:2]
         if first is None:
             raise AssertionError("there is always a primary timeframe")
-        for frame in self.frames:  # what is read of it waits for the next estimate
-            if now - frame.synced_at >= SYNC_SHARE * frame.settings.interval_sec:
-                frame.sync(now - self._feed_sec, now)
+        for frame in self.frames:
+            self._catch_up(frame, now)
         counters = self.trainer.counters()
         unkept = next((x.files.trouble for x in self.frames if x.files.trouble), "")
         return RegimeFacts(
@@ -310,10 +309,16 @@ class RegimeModels:
 
     def closes(self, now: float, span_sec: float) -> list[tuple[float, float]]:
         """Return (close time, price) of the candles at hand that closed in the last `span_sec`."""
+        self._catch_up(self.frames[0], now)
         interval = self.frames[0].settings.interval_sec
         until = now - self._feed_sec
         rows = self.frames[0].pipeline.window.rows(since=until - span_sec - interval, until=until)
         return list(zip((rows.time + interval).tolist(), rows.close.tolist(), strict=True))
+
+    def _catch_up(self, frame: Frame, now: float) -> None:
+        """Have newer candles at hand; what is read of them waits for the next estimate."""
+        if now - frame.synced_at >= SYNC_SHARE * frame.settings.interval_sec:
+            frame.sync(now - self._feed_sec, now)
 
     # ---- reading candles ----------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from ai_advisor import KIMI, LLAMA_8B, LLAMA_70B, panel
 from config import Settings
-from core.advice_told import Trend
 from core.ports import Advisor, StoreError
+from core.record import replace
 from core.state import BotState
 from engine.advisor import AdvisorDesk, open_desk
 from engine.advisor_context import HORIZONS_SEC, ContextFacts, trend_of
@@ -55,19 +55,15 @@ def open_advisor(
 
 def _facts(state: BotState, history: SqliteHistory, models: "RegimeModels | None") -> ContextFacts:
     """Return what the shell knows of a market at the present instant of the loop."""
-    fills = None
-    with suppress(StoreError):  # then it is not known
-        fills = history.fills_since(state.now - HOUR_SEC)
-    if models is None:
-        return ContextFacts(fills_last_hour=fills)
-    own, second = models.matrices()
-    closes = models.closes(state.now, max(HORIZONS_SEC))
-    return ContextFacts(
-        transmat=own,
-        transmat_secondary=second,
-        trend=trend_of(closes, state.now) if closes else Trend(),
-        fills_last_hour=fills,
-    )
+    made = ContextFacts()
+    with suppress(StoreError):  # then the rest is not known
+        made = replace(made, fills_last_hour=history.fills_since(state.now - HOUR_SEC))
+        if models is not None:
+            own, second = models.matrices()
+            made = replace(made, transmat=own, transmat_secondary=second)
+            closes = models.closes(state.now, max(HORIZONS_SEC))
+            made = replace(made, trend=trend_of(closes, state.now))
+    return made
 
 
 def advisor_view(advisor: Advisor | None) -> AdvisorFacts:

@@ -17,9 +17,11 @@ from core.advice import (
     AdviceState,
     Call,
     Heard,
+    Opinion,
     Score,
     Sitting,
     Tally,
+    Voice,
     agreement,
     direction_of,
     label_of,
@@ -35,13 +37,13 @@ from core.tiers import Regimes, TierOverride, Tiers
 from grid import regimes
 from grid.reduction import Reduction
 from grid_strategy import break_even_pct, mid
-from regime_policy import composed
+from regime_policy import COOLDOWN, DWELL, START, composed
 from risk import capacity
 
 HORIZON_SEC = 3_600.0  # after which an opinion is scored
 LATE_SEC = 600.0  # a price later than that says something else
 RETRY_SEC = 60.0
-PENDING_MAX = 64
+PENDING_MAX = 128  # more than an hour's opinions: they are half a minute apart or more
 INTERVAL = "interval"
 FULL = "capacity: the open orders are in the stop band"
 
@@ -64,9 +66,16 @@ def begin(r: Reduction) -> None:
     _review(r)
     old = r.state.advice
     if is_on(r.params):
-        r.update(advice=replace(old, due=r.now, trigger="start"))
+        r.update(advice=replace(old, due=_soon(r), trigger="start"))
     elif old.due is not None:
-        r.update(advice=AdviceState(opinions=old.opinions, score=old.score))
+        score = replace(old.score, unscored=old.score.unscored + len(old.pending))
+        r.update(advice=AdviceState(opinions=old.opinions, score=score))
+
+
+def _soon(r: Reduction) -> float:
+    """Return when the advisor may be asked next."""
+    asked = r.state.advice.asked_at
+    return r.now if asked is None else max(r.now, asked + r.params.advice.debounce_sec)
 
 
 def tend(r: Reduction) -> None:
@@ -103,9 +112,7 @@ def notice(r: Reduction, before: Regimes) -> None:
     if (before.tiers.tier, before.tiers.direction) != (now.tiers.tier, now.tiers.direction):
         why = f"tier: {stance_text(now.tiers.tier, now.tiers.direction)}"
     if why:
-        asked = advice.asked_at
-        at = r.now if asked is None else max(r.now, asked + r.params.advice.debounce_sec)
-        r.update(advice=replace(advice, due=min(advice.due, at), trigger=why))
+        r.update(advice=replace(advice, due=min(advice.due, _soon(r)), trigger=why))
 
 
 def stance_text(tier: int, direction: int | None) -> str:
@@ -121,8 +128,8 @@ def hear(r: Reduction, event: OpinionGiven) -> None:
     if not is_on(r.params):
         r.count("opinions_ignored")
         return
-    advice, said, own = r.state.advice, event.opinion, r.state.regimes.tiers
-    number = advice.opinions + 1
+    said, own = event.opinion, r.state.regimes.tiers
+    number = r.state.advice.opinions + 1
     word = agreement(said, own.tier, own.direction).word
     price = _fresh_mid(r)
     r.act(
@@ -134,20 +141,10 @@ def hear(r: Reduction, event: OpinionGiven) -> None:
     r.count("ai_errors" if word == ERROR else "ai_opinions")
     if word not in (ERROR, AGREE):
         r.count("ai_disagreements")
-    pending, due, score = advice.pending, advice.score_due, advice.score
-    if word != ERROR and price is not None:
-        advised = label_of(said.recommended_direction)
-        call = Call(id=number, at=r.now, price=price, advised=advised, mechanical=own.direction)
-        due = r.now + HORIZON_SEC if due is None else due
-        pending = (*pending, call)
-        if len(pending) > PENDING_MAX:
-            pending, score = pending[1:], replace(score, unscored=score.unscored + 1)
+    if word != ERROR:
+        _enter(r, number, said, price)
     heard = Heard(id=number, opinion=said, asked_at=event.asked_at, at=r.now, trigger=event.trigger)
-    r.update(
-        advice=replace(
-            advice, opinions=number, heard=heard, pending=pending, score_due=due, score=score
-        )
-    )
+    r.update(advice=replace(r.state.advice, opinions=number, heard=heard))
 
 
 def hear_council(r: Reduction, event: CouncilHeld) -> None:
@@ -161,7 +158,7 @@ def ask_council(r: Reduction) -> str:
     """Ask all panelists for a vote. Raises RailError."""
     advice, cfg = r.state.advice, r.params.advice
     if not is_on(r.params):
-        raise RailError(_OFF)
+        raise RailError(_why_off(r.params))
     asked = advice.council_asked_at
     if asked is not None and r.now < asked + cfg.debounce_sec:
         left = math.ceil(asked + cfg.debounce_sec - r.now)
@@ -174,6 +171,24 @@ def ask_council(r: Reduction) -> str:
 
 
 # ---- the score ----------------------------------------------------------------------------------
+
+
+def _enter(r: Reduction, number: int, said: Opinion, price: Decimal | None) -> None:
+    """Have an opinion scored in an hour; without a price to compare with it never is."""
+    advice = r.state.advice
+    if price is None or len(advice.pending) >= PENDING_MAX:
+        score = replace(advice.score, unscored=advice.score.unscored + 1)
+        r.update(advice=replace(advice, score=score))
+        return
+    call = Call(
+        id=number,
+        at=r.now,
+        price=price,
+        advised=label_of(said.recommended_direction),
+        mechanical=r.state.regimes.tiers.direction,
+    )
+    due = r.now + HORIZON_SEC if advice.score_due is None else advice.score_due
+    r.update(advice=replace(advice, pending=(*advice.pending, call), score_due=due))
 
 
 def _fresh_mid(r: Reduction) -> Decimal | None:
@@ -211,16 +226,34 @@ def _scored(r: Reduction, score: Score, call: Call, price: Decimal) -> Score:
     followed = BULLISH if change_pct > least else BEARISH if change_pct < -least else None
     advised, mechanical = _outcome(call.advised, followed), _outcome(call.mechanical, followed)
     r.act(RecordScore(id=call.id, price=price, advised=advised, mechanical=mechanical))
-    differed = call.advised != call.mechanical
-    return replace(
+    made = replace(
         score,
         count=score.count + 1,
-        advised=_told(score.advised, advised, call.at),
-        mechanical=_told(score.mechanical, mechanical, call.at),
-        differed=score.differed + differed,
-        advised_only=score.advised_only + (differed and call.advised == followed),
-        mechanical_only=score.mechanical_only + (differed and call.mechanical == followed),
+        advised=_told(score.advised, call.advised, advised, call.at),
+        mechanical=_told(score.mechanical, call.mechanical, mechanical, call.at),
     )
+    if call.advised == call.mechanical or not _is_apart(score.differed_at, call.at):
+        return made
+    gain = _worth(call.advised, followed) - _worth(call.mechanical, followed)
+    return replace(
+        made,
+        differed=score.differed + 1,
+        differed_at=call.at,
+        better=score.better + (gain > 0),
+        worse=score.worse + (gain < 0),
+    )
+
+
+def _worth(said: int | None, followed: int | None) -> int:
+    """Return +1 for a direction that was followed by a move, −1 for one against it, else 0."""
+    if said is None or followed is None:
+        return 0
+    return 1 if said == followed else -1
+
+
+def _is_apart(last: float | None, at: float) -> bool:
+    """Tell whether the hour from `at` on overlaps with none that counted before."""
+    return last is None or at - last >= HORIZON_SEC
 
 
 def threshold_pct(state: BotState) -> Decimal:
@@ -235,10 +268,16 @@ def _outcome(said: int | None, followed: int | None) -> str:
     return "inside" if followed is None else "wrong"
 
 
-def _told(tally: Tally, outcome: str, at: float) -> Tally:
+def _told(voice: Voice, said: int | None, outcome: str, at: float) -> Voice:
+    everything = _counted(voice.all, outcome, at)
+    if said is None:
+        return replace(voice, all=everything)
+    return Voice(all=everything, directional=_counted(voice.directional, outcome, at))
+
+
+def _counted(tally: Tally, outcome: str, at: float) -> Tally:
     counted = replace(tally, **{outcome: getattr(tally, outcome) + 1})
-    is_new = tally.window_at is None or at - tally.window_at >= HORIZON_SEC
-    if outcome == "inside" or not is_new:
+    if outcome == "inside" or not _is_apart(tally.window_at, at):
         return counted
     return replace(counted, windows=tally.windows + 1, window_at=at)
 
@@ -246,6 +285,13 @@ def _told(tally: Tally, outcome: str, at: float) -> Tally:
 # ---- the override -------------------------------------------------------------------------------
 
 _OFF = "the advisor is off: AI_REGIME_ADVISOR_ENABLED=true switches it on"
+NO_REGIME = (
+    "there is no regime to have an opinion on: HMM_ENABLED=true or REGIME_MANUAL_OVERRIDE makes one"
+)
+
+
+def _why_off(params: Params) -> str:
+    return NO_REGIME if params.advice.enabled else _OFF
 
 
 def offered(state: BotState, params: Params) -> tuple[TierOverride | None, str | None]:
@@ -264,6 +310,7 @@ def offered(state: BotState, params: Params) -> tuple[TierOverride | None, str |
             applied_at=state.now,
             conviction=said.conviction,
             recommended=said.recommended_tier,
+            mechanical=own.tier,
             panelist=said.panelist,
         )
     return made, next(_refusals(state, params, made), None)
@@ -273,7 +320,7 @@ def _refusals(state: BotState, params: Params, made: TierOverride | None) -> Ite
     """Yield every reason why the override may not be applied."""
     heard, own, held = state.advice.heard, state.regimes.tiers, state.regimes.override
     if not is_on(params):
-        yield _OFF
+        yield _why_off(params)
     if not params.regime_directional_enabled:
         yield "tiers do not act: an override needs REGIME_DIRECTIONAL_ENABLED=true"
     if heard is None or made is None:
@@ -282,7 +329,7 @@ def _refusals(state: BotState, params: Params, made: TierOverride | None) -> Ite
         return
     age, most = state.now - heard.asked_at, params.advice.opinion_max_age_sec
     if age > most:
-        yield f"the opinion is {age:.0f} s old; AI_OPINION_MAX_AGE_SEC allows {most:g} s"
+        yield f"the opinion is {math.ceil(age)} s old; AI_OPINION_MAX_AGE_SEC allows {most:g} s"
     if held is not None:
         yield f"an override is active ({override_text(held)}); revert it first"
     if agreement(heard.opinion, own.tier, own.direction).word == AGREE:
@@ -363,7 +410,7 @@ def dismiss(r: Reduction) -> str:
     """Hide the disagreement until the next opinion; return the effect. Raises RailError."""
     heard, own = r.state.advice.heard, r.state.regimes.tiers
     if not is_on(r.params):
-        raise RailError(_OFF)
+        raise RailError(_why_off(r.params))
     word = ERROR
     if heard is not None and not heard.is_dismissed:
         word = agreement(heard.opinion, own.tier, own.direction).word
@@ -403,7 +450,7 @@ def _end_of(r: Reduction, held: TierOverride) -> tuple[str, str]:
     """Return how and why an override ends now; empty where it goes on."""
     params, own = r.params, r.state.regimes.tiers
     if not is_on(params):
-        return "ended", "the advisor is off"
+        return "ended", _why_off(params)
     if not params.regime_directional_enabled:
         return "ended", "REGIME_DIRECTIONAL_ENABLED is false"
     if r.now >= held.until:
@@ -411,9 +458,23 @@ def _end_of(r: Reduction, held: TierOverride) -> tuple[str, str]:
     low = _below_floor(held, params)
     if low is not None:
         return "ended", low
-    if own.tier in (held.tier, held.recommended) and held.direction in (None, own.direction):
-        return "ended", "the mechanical tier has come to equal it"
+    if own.held_by not in (START, DWELL, COOLDOWN) and _is_reached(held, own):
+        return "ended", "the mechanical tier has come to it"
     return "", ""
+
+
+def _is_reached(held: TierOverride, own: Tiers) -> bool:
+    """Tell whether the mechanical tier has come to what the override set, or past it.
+
+    What was to raise never lowers, and what was to lower never raises. A tier that is only held,
+    by a start or a clock, has come to nothing.
+    """
+    is_same_way = held.direction in (None, own.direction)
+    if held.tier > held.mechanical:
+        return own.tier >= held.tier and is_same_way
+    if held.tier < held.mechanical:
+        return own.tier <= held.tier and (is_same_way or own.tier == 0)
+    return own.tier == held.tier and is_same_way
 
 
 def _text_of(tiers: Tiers) -> str:

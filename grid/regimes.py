@@ -18,6 +18,7 @@ from core.tiers import Policy, Regimes, Sample, Suppression, TierOverride, Tiers
 from grid.reduction import Reduction
 from regime_policy import (
     DEPTHS,
+    START,
     against,
     depth_rank,
     distance_factor,
@@ -61,7 +62,7 @@ def begin(r: Reduction) -> None:
         regimes=replace(
             old,
             estimate_due=r.now,
-            tiers=Tiers(since=r.now, tier2_left_at=left),
+            tiers=Tiers(since=r.now, tier2_left_at=left, held_by=START),
             suppression=Suppression(
                 released=old.suppression.released, released_until=old.suppression.released_until
             ),
@@ -304,13 +305,12 @@ def with_policy(r: Reduction, action: BookCycleAction) -> BookCycleAction:
     at = _stale_at(r.state, r.params)
     if regimes.policy.source != "manual" and (at is None or r.now > at):
         return action
-    now = stance(regimes)
     return replace(
         action,
         regime_confidence=regimes.policy.confidence,
         regime_bias_signal=regimes.policy.bias,
         against_trend=against(regimes.policy.label) is action.record.trade_id,
-        regime_tier=now.tier,
+        regime_tier=regimes.tiers.tier,
     )
 
 

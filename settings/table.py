@@ -275,7 +275,7 @@ VARIABLES: tuple[Variable, ...] = (
     _v(_ADVISOR, "AI_REGIME_INTERVAL_SEC", "seconds", "300", "advice.interval_sec",
        "how often it is asked", low="30", high="86400"),
     _v(_ADVISOR, "AI_REGIME_DEBOUNCE_SEC", "seconds", "60", "advice.debounce_sec",
-       "least time between two questions, whatever has changed", low="5", high="3600"),
+       "least time between two questions, whatever has changed", low="30", high="3600"),
     _v(_ADVISOR, "AI_OVERRIDE_TTL_SEC", "seconds", "1800", "advice.override_ttl_sec",
        "how long an override lasts unless it says otherwise", low="60", high="86400"),
     _v(_ADVISOR, "AI_OVERRIDE_MAX_TTL_SEC", "seconds", "3600", "advice.override_max_ttl_sec",
@@ -286,7 +286,7 @@ VARIABLES: tuple[Variable, ...] = (
        "age of what it was told beyond which an opinion cannot be applied", low="60",
        high="86400"),
     _v(_ADVISOR, "AI_REGIME_HISTORY_SIZE", "integer", "12", "ai_history_size",
-       "past opinions shown", low="1", high="100"),
+       "past opinions shown", low="1", high="24"),
     _v(_ADVISOR, "AI_REGIME_PREFER_REASONING", "flag", "true", "ai_prefer_reasoning",
        "the reasoning model is asked first; false: Llama 70B"),
     _v(_ADVISOR, "NVIDIA_API_KEY", "api_key", "", "nvidia_api_key", "key for Kimi at NVIDIA, or "

@@ -1,6 +1,7 @@
 """The advisor through the reducer: asked, heard, scored; overrides with their five rails."""
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 
 import msgspec
@@ -9,13 +10,14 @@ import pytest
 from core import actions as a
 from core import commands as c
 from core import events as e
-from core.advice import AdviceParams, Council, Opinion, Vote
+from core.advice import AdviceParams, Council, Opinion, Tally, Vote
 from core.domain import TradeId
 from core.params import Params
 from core.record import replace
 from core.regime import BULLISH, RANGING
 from core.state import BotState, Entering, Idle
 from engine.books import refold
+from engine.loop import timer_due
 from grid.advice import HORIZON_SEC, offered
 from regime_policy import distance_factor, stance, suppressed_side
 from tests.regime_world import estimate, estimated
@@ -132,8 +134,9 @@ def test_off_nothing_is_asked_and_nothing_heard(params: Params) -> None:
     told(world, LONG2)
     assert world.state.advice == before.advice
     assert world.state.counters["opinions_ignored"] == 1
+    switch = "HMM_ENABLED" if params.advice.enabled else "AI_REGIME_ADVISOR_ENABLED"
     for command in (c.AiRegimeOverride(), c.AiRegimeDismiss(), c.AiCouncil()):
-        assert "AI_REGIME_ADVISOR_ENABLED" in world.command(command).message
+        assert f"{switch}=true" in world.command(command).message
 
 
 def test_a_start_in_other_circumstances_asks_at_once_and_off_forgets() -> None:
@@ -142,7 +145,8 @@ def test_a_start_in_other_circumstances_asks_at_once_and_off_forgets() -> None:
     told(world, LONG1)
     world.timer(61)
     start_again(world, replace(ACTING, advice=replace(ON, interval_sec=600.0)))
-    assert asked(world.timer()) == ["start"]
+    assert asked(world.timer(59)) == []
+    assert asked(world.timer(1)) == ["start"]
     assert world.state.advice.heard is not None
     start_again(world, replace(ACTING, advice=AdviceParams()))
     assert world.state.advice.heard is None
@@ -255,7 +259,7 @@ def test_rails_refuse_with_their_reason() -> None:
     told(world, FAILED)
     assert refused(world) == "the newest opinion is an error: http_429"
     told(world, LONG1, age=900.5)
-    assert refused(world) == "the opinion is 900 s old; AI_OPINION_MAX_AGE_SEC allows 900 s"
+    assert refused(world) == "the opinion is 901 s old; AI_OPINION_MAX_AGE_SEC allows 900 s"
     told(world, replace(LONG1, conviction=49))
     assert refused(world) == "conviction 49 is below AI_OVERRIDE_MIN_CONVICTION 50"
     told(world, NONE0)
@@ -383,7 +387,83 @@ def test_ends_when_the_mechanical_tier_has_come_to_equal_it(opinion: Opinion, re
     world.step(estimated(world.now, regime))
     assert world.state.regimes.override is None
     assert world.state.counters["ai_ended"] == 1
-    assert "has come to equal it" in of(world.log, a.Notify)[-1].text
+    assert "the mechanical tier has come to it" in of(world.log, a.Notify)[-1].text
+
+
+@pytest.mark.parametrize("opinion", [NONE0, replace(NONE0, conviction=99)])
+@pytest.mark.parametrize("world", [tier1_long, tier2_long])
+def test_a_start_in_tier_0_does_not_end_what_was_to_lower(
+    world: Callable[[], World], opinion: Opinion
+) -> None:
+    """Other settings begin in tier 0 and dwell: that tier is held, it has come to nothing."""
+    made = applied(world(), opinion)
+    start_again(made, replace(made.params, profit_pct=D("1.1")))
+    assert made.state.regimes.override is not None
+    made.timer(60)
+    made.step(estimated(made.now, BULLISH))
+    assert made.state.regimes.tiers.held_by == "dwell"
+    assert made.state.regimes.override is not None
+    made.timer(240)
+    made.step(estimated(made.now, BULLISH))
+    assert made.state.regimes.tiers.tier == 1
+    assert made.state.regimes.override is not None
+    assert in_effect(made)[0] == made.state.regimes.override.tier
+
+
+def test_what_was_to_raise_never_lowers_and_the_other_way_round() -> None:
+    """A mechanical tier that goes past the override ends it."""
+    world = applied(heard(RANGING), LONG1, ttl=3600)
+    world.timer(300)
+    world.step(estimated(world.now, BULLISH))
+    assert world.state.regimes.tiers.tier == 2
+    assert world.state.regimes.override is None
+    world = applied(tier2_long(), LONG1, ttl=3600)
+    world.timer(300)
+    world.step(estimated(world.now, RANGING))
+    assert world.state.regimes.override is None
+    assert in_effect(world) == (0, None)
+
+
+def test_the_end_of_an_override_comes_before_what_it_would_do() -> None:
+    """A life as long as the grace: nothing is withheld by the tick that ends it."""
+    world = applied(tier1_long(), LONG2, ttl=60)
+    actions = world.timer(60)
+    assert [x.name for x in of(actions, a.RecordTransition)] == ["expired"]
+    assert world.state.regimes.suppression.since is None
+
+
+def test_it_expires_without_a_price_too() -> None:
+    """After a jump nothing is quiet and no pass is due; the loop still has an instant to come."""
+    world = applied(heard(RANGING), ttl=60)
+    world.price("0.2")
+    world.timer(1)
+    assert world.state.quiet is None
+    assert timer_due(world.state) == world.state.regimes.override.until
+    world.timer(60)
+    assert world.state.regimes.override is None
+
+
+def test_every_opinion_of_a_busy_hour_is_scored() -> None:
+    """Half a minute apart, as near as questions can be: none is pushed out."""
+    world = heard(RANGING)
+    for n in range(130):
+        told(world, LONG1)
+        world.timer(30)
+        if n % 10 == 9:
+            world.step(estimated(world.now, RANGING))
+            world.price("0.1")
+    score = world.state.advice.score
+    assert (score.unscored, len(world.state.advice.pending)) == (0, 119)
+    assert score.count == 11
+
+
+def test_what_is_booked_has_the_mechanical_tier() -> None:
+    """An override changes tier and direction in effect; statistics keep their own."""
+    world = applied(heard(RANGING), LONG1)
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    (booked,) = of(world.fill("1B.exit"), a.BookCycleAction)
+    assert booked.regime_tier == 0
 
 
 def test_the_stop_band_holds_an_upgrade_back_until_there_is_room() -> None:
@@ -414,7 +494,7 @@ def with_advice(**changes: float) -> Params:
         (with_advice(override_max_ttl_sec=100.0), "expired", "its 100 s are over"),
         (SHADOW, "ended", "REGIME_DIRECTIONAL_ENABLED is false"),
         (replace(ACTING, advice=AdviceParams()), "ended", "the advisor is off"),
-        (replace(ACTING, hmm_enabled=False), "ended", "the advisor is off"),
+        (replace(ACTING, hmm_enabled=False), "ended", "there is no regime"),
     ],
 )
 def test_a_start_with_other_rails_ends_what_they_forbid(
@@ -535,11 +615,13 @@ def test_scored_an_hour_later_beyond_a_round_trip_of_fees(
     (row,) = of(hour_later(world, price), a.RecordScore)
     assert (row.id, row.price, row.advised, row.mechanical) == (1, D(price), advised, mechanical)
     score = world.state.advice.score
-    assert getattr(score.advised, advised) == getattr(score.mechanical, mechanical) == score.count
-    assert score.count == 1
-    assert score.differed == (opinion is not NONE0)
-    assert score.advised_only == (opinion is not NONE0 and advised == "right")
-    assert score.mechanical_only == (opinion is not NONE0 and mechanical == "right")
+    assert getattr(score.advised.all, advised) == getattr(score.mechanical.all, mechanical) == 1
+    is_directional = opinion is not NONE0
+    assert getattr(score.advised.directional, advised) == is_directional
+    assert score.mechanical.directional == Tally()
+    assert (score.count, score.differed) == (1, is_directional)
+    assert score.better == (is_directional and advised == "right")
+    assert score.worse == (is_directional and advised == "wrong")
     assert world.state.advice.pending == ()
 
 
@@ -553,7 +635,7 @@ def test_overlapping_hours_count_as_one_window() -> None:
         world.price("0.1")
     hour_later(world, "0.1")
     score = world.state.advice.score
-    assert (score.count, score.advised.right, score.advised.windows) == (13, 13, 2)
+    assert (score.count, score.advised.all.right, score.advised.all.windows) == (13, 13, 2)
 
 
 def test_without_a_fresh_price_an_opinion_stays_unscored() -> None:
@@ -571,6 +653,7 @@ def test_without_a_fresh_price_an_opinion_stays_unscored() -> None:
     world.advance(200)
     told(world, LONG1)
     assert world.state.advice.pending == ()
+    assert world.state.advice.score.unscored == 2
 
 
 # ---- stored -------------------------------------------------------------------------------------

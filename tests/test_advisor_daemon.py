@@ -41,7 +41,7 @@ def env_of(folder: Path, server: LlmServer, **more: str) -> dict[str, str]:
         folder, MARKET_DATA="replay", REPLAY_FILE=str(file), REPLAY_SPEED="60", LOG_LEVEL="WARNING",
         REGIME_MANUAL_OVERRIDE="BULLISH", REGIME_DIRECTIONAL_ENABLED="true",
         AI_REGIME_ADVISOR_ENABLED="true", AI_BASE_URL=server.base_url, AI_MODEL="local",
-        AI_API_KEY=KEY, AI_REGIME_INTERVAL_SEC="30", AI_REGIME_DEBOUNCE_SEC="10", **more,
+        AI_API_KEY=KEY, AI_REGIME_INTERVAL_SEC="30", AI_REGIME_DEBOUNCE_SEC="30", **more,
     )  # fmt: skip
 
 

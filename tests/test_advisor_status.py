@@ -8,7 +8,7 @@ import pytest
 
 from core import commands as c
 from core import events as e
-from core.advice import AdviceParams, Council, Score, Tally, Vote
+from core.advice import AdviceParams, Council, Score, Tally, Voice, Vote
 from core.advisor_status import AdvisorBlock, ProviderBlock, WorkerBlock
 from core.plain_text import TEXT_MAX
 from core.record import replace
@@ -63,7 +63,9 @@ def test_off_is_said_in_two_words() -> None:
     """Switched off, or nothing to have an opinion on."""
     off = {"enabled": False, "state": "off"}
     assert block(heard(params=replace(ACTING, advice=AdviceParams()))) == off
-    assert block(World(replace(ACTING, hmm_enabled=False))) == off
+    shown = block(World(replace(ACTING, hmm_enabled=False)))
+    assert shown.pop("why").startswith("there is no regime to have an opinion on: HMM_ENABLED=true")
+    assert shown == off
 
 
 def test_the_states_of_the_card() -> None:
@@ -123,8 +125,7 @@ def test_an_override_shows_what_is_in_effect_beside_the_mechanical_tier() -> Non
     own = block(world)["override"]
     assert (own["tier"], own["tier_effective"]) == (1, 0)
     assert own["blocked"] == "capacity: the open orders are in the stop band"
-    world.advance(600)
-    world.price("0.1")
+    world.timer(600)
     assert block(world)["override"] == {"active": False} | dict.fromkeys(list(own)[1:])
 
 
@@ -164,13 +165,18 @@ def test_history_score_and_council_are_shown() -> None:
     """Rates with intervals on windows; votes with their errors."""
     world = heard(RANGING)
     score = Score(
-        advised=Tally(right=30, wrong=30, inside=40, windows=6),
-        mechanical=Tally(right=60, wrong=40, windows=10),
-        count=100, differed=50, advised_only=20, mechanical_only=12,
+        advised=Voice(
+            all=Tally(right=30, wrong=30, inside=40, windows=6),
+            directional=Tally(right=10, wrong=5, inside=40, windows=3),
+        ),
+        mechanical=Voice(all=Tally(right=60, wrong=40, windows=10)),
+        count=100, differed=50, better=20, worse=20,
     )  # fmt: skip
     world.state = replace(world.state, advice=replace(world.state.advice, score=score))
     world.command(c.AiCouncil())
-    assert block(world)["council"]["is_asked"]
+    assert not block(world)["council"]["is_asked"]
+    busy = replace(FACTS, worker=WorkerBlock(is_asking=True, waiting=0, asked=4, replaced=1))
+    assert advisor_block(world.state, world.params, busy).council.is_asked
     votes = (Vote(panelist="a", action="pause"), Vote(panelist="b", action=None, error="timeout"))
     council = Council(action=None, why="1 of 3 votes", votes=votes)
     world.step(e.CouncilHeld(time=world.now, asked_at=world.now, council=council))
@@ -178,7 +184,11 @@ def test_history_score_and_council_are_shown() -> None:
     own = shown["score"]["advised"]
     assert (own["hit_rate"], own["windows"]) == (0.5, 6)
     assert (own["low"], own["high"]) == (0.1876, 0.8124)
+    assert (own["directional"]["hit_rate"], own["directional"]["windows"]) == (0.6667, 3)
     assert shown["score"]["mechanical"]["hit_rate"] == 0.6
+    assert shown["score"]["mechanical"]["directional"]["hit_rate"] is None
+    assert (shown["score"]["better_rate"], shown["score"]["differed"]) == (0.5, 50)
+    assert (shown["score"]["better_low"], shown["score"]["better_high"]) == (0.352, 0.648)
     assert shown["score"]["threshold_pct"] == "0.5013"
     assert shown["history"] == [PAST]
     assert not shown["council"]["is_asked"]
@@ -199,7 +209,7 @@ def test_the_block_is_total_on_a_state_without_anything() -> None:
     [
         (Score(), "not scored yet"),
         (
-            Score(advised=Tally(right=3, wrong=1, windows=2), count=4),
+            Score(advised=Voice(all=Tally(right=3, wrong=1, windows=2)), count=4),
             "right 3 of 4 (75 %, 95 % interval 20 to 97)",
         ),
     ],

@@ -74,14 +74,24 @@ HISTORY = (
 TALLY = s.TallyBlock(
     right=12, wrong=13, inside=8, windows=25, hit_rate=0.48, low=0.30, high=0.67
 )  # fmt: skip
+
+
+def voice(directional: s.TallyBlock, **all_calls: Any) -> s.VoiceBlock:
+    """Return one voice's tally."""
+    return s.VoiceBlock(**{**directional.to_dict(), **all_calls}, directional=directional)
+
+
 SCORE = s.ScoreBlock(
-    count=33, waiting=4, unscored=1, horizon_sec=3_600.0, threshold_pct="0.52", advised=TALLY,
-    mechanical=s.TallyBlock(
-        right=30, wrong=22, inside=3, windows=41, hit_rate=0.5769, low=0.42, high=0.72
+    count=33, waiting=4, unscored=1, horizon_sec=3_600.0, threshold_pct="0.52",
+    advised=voice(TALLY, right=20, wrong=15, windows=30, hit_rate=0.5714, low=0.39, high=0.73),
+    mechanical=voice(
+        s.TallyBlock(right=30, wrong=22, inside=3, windows=41, hit_rate=0.5769, low=0.42, high=0.72)
     ),
-    differed=9, advised_only=4, mechanical_only=3,
+    differed=9, better=4, worse=3, better_rate=0.5714, better_low=0.25, better_high=0.84,
 )  # fmt: skip
-NOTHING = s.TallyBlock(right=0, wrong=0, inside=0, windows=0, hit_rate=None, low=None, high=None)
+NOTHING = voice(
+    s.TallyBlock(right=0, wrong=0, inside=0, windows=0, hit_rate=None, low=None, high=None)
+)
 COUNCIL = s.CouncilBlock(
     is_asked=False, action="widen_entry", why=None, at=NOW - 1_200,
     votes=(
@@ -138,8 +148,11 @@ WORDS = {
     "disagrees": (
         "It would go higher: tier 1 long, not tier 0 symmetric.", "of 100", "Kimi, 3 min ago",
         "Both timeframes lean bullish", "Watch for: a close of the 15 min candle", "interval",
-        "in 1 min", "Right 12 of 25 (48 %, 95 % interval 30–67 %)", "25 windows, 8 calls inside",
-        "Right 30 of 52 (58 %, 95 % interval 42–72 %)", "only the advisor right 4", "4 wait",
+        "in 1 min", "Directions right 12 of 25 (48 %, 95 % interval 30–67 %)",
+        "25 windows, 8 calls inside",
+        "With symmetric calls right 20 of 35 (57 %, 95 % interval 39–73 %)",
+        "Directions right 30 of 52 (58 %, 95 % interval 42–72 %)",
+        "the advisor better in 4, worse in 3, no move in 2: better 4 of 7", "4 wait",
         "overlap count once", "widen entry, 2 of 3 votes", "is in trouble (503)",
         "applied by nobody but you", "History: 5 opinions", "Providers: 1 of 3 ok",
     ),
