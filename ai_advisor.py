@@ -10,9 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from core.advice import (
     COUNCIL_ACTIONS,
@@ -29,6 +27,7 @@ from core.advice import (
 )
 from core.advice_told import Context
 from core.advisor_status import ProviderBlock, WorkerBlock
+from core.hosts import host_of, is_here
 from core.plain_text import clean_text
 from core.ports import Answer, Llm
 from core.record import Record, replace
@@ -91,25 +90,6 @@ def panel(
         max_tokens=2_048, timeout_sec=60.0,
     )  # fmt: skip
     return (*named, free)
-
-
-def host_of(base_url: str) -> str:
-    """Return the host of an address, "" where there is none."""
-    try:
-        return urlsplit(base_url).hostname or ""
-    except ValueError:
-        return ""
-
-
-def is_on_this_machine(base_url: str) -> bool:
-    """Tell whether an address is this machine's own; no name is looked up."""
-    host = host_of(base_url)
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # ---- what is asked ------------------------------------------------------------------------------
@@ -346,7 +326,7 @@ class RegimeAdvisor:
         return any(
             seat.llm is not None
             and not self._is_resting(number)
-            and not is_on_this_machine(seat.panelist.base_url)
+            and not is_here(host_of(seat.panelist.base_url))
             for number, seat in enumerate(self._seats)
         )
 

@@ -17,11 +17,12 @@ from dotenv.parser import parse_stream
 
 from core.advice import AdviceParams
 from core.domain import HUNDRED, FeeRates
+from core.hosts import host_of, is_here
 from core.kelly import KellyConfig
 from core.params import Params, PausePolicy, RegimeSource, RiskBasis
 from core.ports import ConfigError
 from core.record import Record, parse_regime
-from settings.checks import CHECKS, Check, Known, hmm_enabled, idle, is_loopback, market_of, tier_of
+from settings.checks import CHECKS, Check, Known, hmm_enabled, idle, market_of, tier_of
 from settings.names import meant_by, suggestion
 from settings.table import (
     BY_NAME,
@@ -288,7 +289,7 @@ def _check_access(what: str, path: Path, found: _Findings, *, is_live: bool) -> 
 def _keys(values: Mapping[str, Any]) -> dict[str, str | None]:
     """Return key and private key; without any, a sandbox on this machine gets its demo keys."""
     key, secret = values["kraken_api_key"], values["kraken_api_secret"]
-    if values["mode"] == "live" and key is None and is_loopback(values["kraken_api_url"]):
+    if values["mode"] == "live" and key is None and is_here(host_of(values["kraken_api_url"])):
         key, secret = DEMO_KEY, DEMO_SECRET
     return {"kraken_api_key": key, "kraken_api_secret": secret}
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import config
 from accounting import orders
 from core.events import Event
+from core.hosts import host_of, is_here
 from core.order_id import bot_tag
 from core.ports import ConfigError, StartRefused, StoreError, Unavailable
 from core.record import Record
@@ -30,7 +31,6 @@ from exchange.kraken_reads import CallFailed
 from exchange.kraken_start import Start, read_start
 from exchange.nonce import SPAN_NS, Nonces
 from market.public import KrakenFeed
-from settings.checks import is_loopback
 from settings.variable import path_is
 from store.history import SqliteHistory
 from store.memory import MemoryStore
@@ -91,9 +91,9 @@ def mode_word(settings: config.Settings) -> str:
 def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
     """Return who does not answer, why, and what to do."""
     url = settings.kraken_api_url
-    is_here = is_loopback(url)
+    is_local = is_here(host_of(url))
     is_silent = NO_LINE in str(trouble)
-    hint = "; where no sandbox runs there, make sandbox starts one" if is_here and is_silent else ""
+    hint = "; where no sandbox runs there, make sandbox starts one" if is_local and is_silent else ""
     return f"{url}: {trouble}{hint}"
 
 

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from http.client import HTTPException
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,6 +24,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from core.hosts import is_here
 from exchange.kraken_records import Answer
 from exchange.kraken_wire import decode_secret, form, read_answer
 from exchange.nonce import NonceExhausted, Nonces
@@ -52,7 +52,7 @@ def check_url(url: str, allow: Collection[str]) -> None:
     `allow` holds host names, without port, besides Kraken's own and loopback addresses.
     """
     scheme, host, port = _parts(url)
-    if _is_loopback(host):
+    if is_here(host):
         return
     if host != VENUE_HOST and host not in {name.strip().lower() for name in allow}:
         raise ValueError(f"the address {url} is not one that a key may be sent to: {ALLOWED_URL}")
@@ -82,13 +82,6 @@ def _parts(url: str) -> tuple[str, str, int | None]:
     if port is not None and not 0 < int(port) < 65536:
         raise ValueError(f"the address {url} has no valid port: 1 to 65535")
     return scheme, host.strip("[]"), None if port is None else int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # ---- one request and its line ---------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from core.domain import HUNDRED, FeeRates
+from core.hosts import host_of, is_here, is_link_local
 from core.params import Params
 from grid_strategy import break_even_pct
 from risk import slots_max
@@ -175,11 +176,6 @@ def hmm_enabled(values: Known) -> bool:
     return chosen
 
 
-def is_loopback(url: str) -> bool:
-    """Tell whether `url` is one of this machine."""
-    return urlsplit(url).hostname in {x.strip("[]") for x in LOOPBACK}
-
-
 def tier_of(values: Mapping[str, Any]) -> str:
     tier: str = values["kraken_tier"] or ("starter" if values["mode"] == "live" else "pro")
     return tier
@@ -198,7 +194,7 @@ def _live_checks(values: Known) -> Iterator[str]:
         return
     names = {"kraken_api_key": "KRAKEN_API_KEY", "kraken_api_secret": "KRAKEN_API_SECRET"}
     missing = [name for target, name in names.items() if values.get(target, "") is None]
-    if missing and (len(missing) == 1 or not is_loopback(values["kraken_api_url"])):
+    if missing and (len(missing) == 1 or not is_here(host_of(values["kraken_api_url"]))):
         yield f"{', '.join(missing)}: MODE=live needs both"
     is_real = urlsplit(values["kraken_api_url"]).hostname == VENUE_HOST
     if is_real and values["live_trading"] != LIVE_PHRASE:
@@ -245,6 +241,8 @@ def _advisor_checks(values: Known) -> Iterator[str]:
         url, model = values["ai_base_url"], values["ai_model"]
         if (url is None) != (model is None):
             yield "AI_BASE_URL, AI_MODEL: set both or neither"
+        if url is not None and is_link_local(host_of(url)):
+            yield f"AI_BASE_URL={url}: is no address of a model server but of this machine's host"
         if values["ai_api_key"] is not None and url is None:
             yield "AI_API_KEY=***: there is no AI_BASE_URL that it is for"
 

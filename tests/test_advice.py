@@ -1,4 +1,4 @@
-"""The advisor through the reducer: asked, heard, scored; overrides with their five rails."""
+"""The advisor through the reducer: when it is asked, what is heard, the rails of an override."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from core import actions as a
 from core import commands as c
 from core import events as e
-from core.advice import AdviceParams, Council, Opinion, Tally, Vote
+from core.advice import AdviceParams, Council, Opinion
 from core.domain import TradeId
 from core.params import Params
 from core.record import replace
@@ -19,67 +19,28 @@ from core.state import BotState, Entering, Idle
 from engine.books import refold
 from engine.loop import timer_due
 from grid.advice import HORIZON_SEC, offered
-from regime_policy import distance_factor, stance, suppressed_side
+from regime_policy import distance_factor, suppressed_side
+from tests.advice_world import (
+    ACTING,
+    FAILED,
+    LONG1,
+    LONG2,
+    NONE0,
+    ON,
+    SHADOW,
+    SHORT1,
+    applied,
+    heard,
+    hour_later,
+    in_effect,
+    tier1_long,
+    tier2_long,
+    told,
+)
 from tests.regime_world import estimate, estimated
-from tests.world import ACTING_PARAMS, StoredWorld, World, entered, of, start_again
+from tests.world import StoredWorld, World, of, start_again
 
 D = Decimal
-ON = AdviceParams(enabled=True)
-ACTING = replace(ACTING_PARAMS, advice=ON, regime_evidence_gate=True)
-SHADOW = replace(ACTING, regime_directional_enabled=False)
-LONG2 = Opinion(
-    recommended_tier=2, recommended_direction="long_bias", conviction=80, panelist="local",
-    rationale="because", suggested_ttl_minutes=20,
-)  # fmt: skip
-LONG1 = replace(LONG2, recommended_tier=1)
-SHORT1 = replace(LONG1, recommended_direction="short_bias")
-NONE0 = replace(LONG2, recommended_tier=0, recommended_direction="symmetric")
-FAILED = Opinion(error="http_429")
-
-
-def told(world: World, opinion: Opinion, *, age: float = 0.0) -> list[a.Action]:
-    """Let the advisor say something now of what it was told `age` seconds ago."""
-    return world.step(
-        e.OpinionGiven(
-            time=world.now, asked_at=world.now - age, trigger="interval", opinion=opinion
-        )
-    )
-
-
-def heard(regime: int = RANGING, params: Params = ACTING, confidence: float = 0.9) -> World:
-    """Return a world whose models have said this, after its first dwell."""
-    world = entered(params)
-    world.timer(300)
-    world.step(estimated(world.now, regime, confidence))
-    return world
-
-
-def tier1_long() -> World:
-    """Return a world in mechanical tier 1, bullish."""
-    world = heard(BULLISH, replace(ACTING, regime_tier2_confidence=0.99))
-    assert (world.state.regimes.tiers.tier, world.state.regimes.tiers.direction) == (1, BULLISH)
-    return world
-
-
-def tier2_long() -> World:
-    """Return a world in mechanical tier 2, bullish."""
-    world = heard(BULLISH)
-    assert world.state.regimes.tiers.tier == 2
-    return world
-
-
-def applied(world: World, opinion: Opinion = LONG1, ttl: float | None = None) -> World:
-    """Return the world with an override applied."""
-    told(world, opinion)
-    reply = world.command(c.AiRegimeOverride(ttl_sec=ttl))
-    assert reply.is_accepted, reply.message
-    return world
-
-
-def in_effect(world: World) -> tuple[int, int | None]:
-    """Return tier and direction in effect."""
-    now = stance(world.state.regimes)
-    return now.tier, now.direction
 
 
 def asked(actions: list[a.Action]) -> list[str]:
@@ -443,20 +404,6 @@ def test_it_expires_without_a_price_too() -> None:
     assert world.state.regimes.override is None
 
 
-def test_every_opinion_of_a_busy_hour_is_scored() -> None:
-    """Half a minute apart, as near as questions can be: none is pushed out."""
-    world = heard(RANGING)
-    for n in range(130):
-        told(world, LONG1)
-        world.timer(30)
-        if n % 10 == 9:
-            world.step(estimated(world.now, RANGING))
-            world.price("0.1")
-    score = world.state.advice.score
-    assert (score.unscored, len(world.state.advice.pending)) == (0, 119)
-    assert score.count == 11
-
-
 def test_what_is_booked_has_the_mechanical_tier() -> None:
     """An override changes tier and direction in effect; statistics keep their own."""
     world = applied(heard(RANGING), LONG1)
@@ -546,114 +493,6 @@ def test_an_older_state_loads_without_advice() -> None:
     del stored["advice"], stored["regimes"]["override"]
     old = BotState.from_dict(stored)
     assert (old.advice.heard, old.regimes.override, old.advice.due) == (None, None, None)
-
-
-# ---- dismissing, council ------------------------------------------------------------------------
-
-
-def test_a_disagreement_is_dismissed_until_the_next_opinion() -> None:
-    """Refused where there is none: no opinion, an error, agreement, dismissed already."""
-    world = heard(RANGING)
-    assert not world.command(c.AiRegimeDismiss()).is_accepted
-    for opinion in (FAILED, NONE0):
-        told(world, opinion)
-        assert not world.command(c.AiRegimeDismiss()).is_accepted
-    told(world, LONG1)
-    assert world.command(c.AiRegimeDismiss()).message == "disagreement dismissed"
-    text = world.command(c.AiRegimeDismiss()).message
-    assert text == "there is no disagreement to dismiss"
-    assert world.state.counters["ai_dismissed"] == 1
-    told(world, LONG1)
-    assert world.state.advice.heard is not None
-    assert not world.state.advice.heard.is_dismissed
-
-
-def test_a_council_is_asked_by_the_operator_and_shown() -> None:
-    """Never twice within the debounce; its answer changes nothing but what is shown."""
-    world = heard(RANGING)
-    actions = world.step(e.CommandReceived(time=world.now, command_id="c", command=c.AiCouncil()))
-    assert [(x.trigger, x.is_council) for x in of(actions, a.RequestOpinion)] == [("council", True)]
-    world.advance(10)
-    assert world.command(c.AiCouncil()).message.endswith("again in 50 s")
-    votes = (Vote(panelist="x", action="pause"),)
-    council = Council(action=None, why="1 of 3 votes", votes=votes)
-    world.step(e.CouncilHeld(time=world.now, asked_at=world.now - 10, council=council))
-    assert world.state.advice.sitting is not None
-    assert world.state.advice.sitting.council == council
-
-
-# ---- the score ----------------------------------------------------------------------------------
-
-
-def hour_later(world: World, price: str) -> list[a.Action]:
-    """Let an hour pass and the price become this; the models go on as before."""
-    for _ in range(int(HORIZON_SEC / 300) - 1):
-        world.timer(300)
-        world.step(estimated(world.now, RANGING))
-    world.advance(300)
-    world.price(price)
-    return world.timer(0)
-
-
-@pytest.mark.parametrize(
-    ("opinion", "price", "advised", "mechanical"),
-    [
-        (LONG1, "0.1006", "right", "wrong"),
-        (LONG1, "0.0994", "wrong", "wrong"),
-        (LONG1, "0.1004", "inside", "right"),
-        (SHORT1, "0.0994", "right", "wrong"),
-        (NONE0, "0.1004", "right", "right"),
-        (NONE0, "0.0990", "wrong", "wrong"),
-    ],
-)
-def test_scored_an_hour_later_beyond_a_round_trip_of_fees(
-    opinion: Opinion, price: str, advised: str, mechanical: str
-) -> None:
-    """At 0.25 % maker a round trip takes 0.501 %: 0.4 % up pays for nothing."""
-    world = heard(RANGING)
-    told(world, opinion)
-    (row,) = of(hour_later(world, price), a.RecordScore)
-    assert (row.id, row.price, row.advised, row.mechanical) == (1, D(price), advised, mechanical)
-    score = world.state.advice.score
-    assert getattr(score.advised.all, advised) == getattr(score.mechanical.all, mechanical) == 1
-    is_directional = opinion is not NONE0
-    assert getattr(score.advised.directional, advised) == is_directional
-    assert score.mechanical.directional == Tally()
-    assert (score.count, score.differed) == (1, is_directional)
-    assert score.better == (is_directional and advised == "right")
-    assert score.worse == (is_directional and advised == "wrong")
-    assert world.state.advice.pending == ()
-
-
-def test_overlapping_hours_count_as_one_window() -> None:
-    """Thirteen opinions, five minutes apart: two windows."""
-    world = heard(RANGING)
-    for _ in range(13):
-        told(world, NONE0)
-        world.timer(300)
-        world.step(estimated(world.now, RANGING))
-        world.price("0.1")
-    hour_later(world, "0.1")
-    score = world.state.advice.score
-    assert (score.count, score.advised.all.right, score.advised.all.windows) == (13, 13, 2)
-
-
-def test_without_a_fresh_price_an_opinion_stays_unscored() -> None:
-    """A price of hours later says something else; it is counted, not guessed."""
-    world = heard(RANGING, replace(ACTING, stale_price_max_age_sec=120.0))
-    world.price("0.1")
-    told(world, LONG1)
-    world.timer(HORIZON_SEC)
-    assert world.state.advice.score.count == 0
-    assert world.state.advice.score_due == world.now + 60
-    world.advance(HORIZON_SEC)
-    world.price("0.12")
-    world.timer(1)
-    assert (world.state.advice.score.count, world.state.advice.score.unscored) == (0, 1)
-    world.advance(200)
-    told(world, LONG1)
-    assert world.state.advice.pending == ()
-    assert world.state.advice.score.unscored == 2
 
 
 # ---- stored -------------------------------------------------------------------------------------

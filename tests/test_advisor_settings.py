@@ -57,6 +57,7 @@ def test_keys_lose_the_white_space_around_them_and_are_masked(tmp_path: Path) ->
         ({"AI_MODEL": "m"}, "AI_BASE_URL, AI_MODEL: set both or neither"),
         ({"AI_API_KEY": "own-key"}, "AI_API_KEY=***: there is no AI_BASE_URL that it is for"),
         ({**LOCAL, "AI_BASE_URL": "http://192.168.1.5/v1"}, "https://…, or http://… of this"),
+        ({**LOCAL, "AI_BASE_URL": "https://169.254.169.254/v1"}, "is no address of a model server"),
         ({**LOCAL, "AI_BASE_URL": "file:///etc/passwd"}, "https://…, or http://… of this"),
         ({"AI_OVERRIDE_TTL_SEC": "3700"}, "must not be above AI_OVERRIDE_MAX_TTL_SEC 3600"),
         ({"AI_OVERRIDE_MIN_CONVICTION": "101"}, "a whole number from 0 to 100"),

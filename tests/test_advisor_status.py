@@ -17,8 +17,7 @@ from core.state import BotState
 from engine.advisor_view import AdvisorFacts, advisor_block
 from engine.report import Day, daily_report
 from engine.status_view import build_status
-from tests.regime_world import estimate, estimated
-from tests.test_advice import (
+from tests.advice_world import (
     ACTING,
     FAILED,
     LONG1,
@@ -30,6 +29,7 @@ from tests.test_advice import (
     tier2_long,
     told,
 )
+from tests.regime_world import estimate, estimated
 from tests.test_status import sample_facts, sample_status
 from tests.world import World
 

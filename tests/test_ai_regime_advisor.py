@@ -20,7 +20,6 @@ from ai_advisor import (
     council_question,
     decided,
     first_object,
-    is_on_this_machine,
     opinion_question,
     panel,
     parse_opinion,
@@ -28,6 +27,7 @@ from ai_advisor import (
 )
 from core.advice import COUNCIL_ACTIONS, DIRECTIONS, Opinion, Vote
 from core.advice_told import Context
+from core.hosts import host_of, is_here
 from core.ports import Answer
 from core.record import replace
 from core.regime import BEARISH, BULLISH
@@ -66,14 +66,14 @@ def test_panel_limits_of_each_kind() -> None:
     [
         ("http://127.0.0.1:11434/v1", True), ("http://127.9.9.9/v1", True),
         ("http://[::1]:8000/v1", True), ("http://localhost/v1", True),
-        ("http://llm.localhost", True), ("https://api.groq.com/openai/v1", False),
+        ("http://llm.localhost", False), ("https://api.groq.com/openai/v1", False),
         ("http://192.168.1.5/v1", False), ("http://127.0.0.1.evil.example", False),
         ("http://localhost@evil.example/", False), ("http://[::1", False), ("", False),
     ],
 )  # fmt: skip
 def test_which_addresses_are_this_machine(url: str, is_own: bool) -> None:
     """By the address alone; no name is looked up."""
-    assert is_on_this_machine(url) is is_own
+    assert is_here(host_of(url)) is is_own
 
 
 def test_questions_name_every_field_and_action() -> None:
