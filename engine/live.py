@@ -93,7 +93,9 @@ def no_answer(settings: config.Settings, trouble: Unavailable | str) -> str:
     url = settings.kraken_api_url
     is_local = is_here(host_of(url))
     is_silent = NO_LINE in str(trouble)
-    hint = "; where no sandbox runs there, make sandbox starts one" if is_local and is_silent else ""
+    hint = ""
+    if is_local and is_silent:
+        hint = "; where no sandbox runs there, make sandbox starts one"
     return f"{url}: {trouble}{hint}"
 
 

@@ -10,11 +10,13 @@ from core import commands as c
 from core import events as e
 from core.advice import AdviceParams, Council, Score, Tally, Voice, Vote
 from core.advisor_status import AdvisorBlock, ProviderBlock, WorkerBlock
+from core.kelly import KellyResult, KellyState
 from core.plain_text import TEXT_MAX
 from core.record import replace
-from core.regime import RANGING
+from core.regime import LABELS, RANGING
 from core.state import BotState
 from engine.advisor_view import AdvisorFacts, advisor_block
+from engine.regime_view import RegimeFacts
 from engine.report import Day, daily_report
 from engine.status_view import build_status
 from tests.advice_world import (
@@ -23,6 +25,7 @@ from tests.advice_world import (
     LONG1,
     LONG2,
     NONE0,
+    ON,
     SHADOW,
     applied,
     heard,
@@ -30,9 +33,11 @@ from tests.advice_world import (
     told,
 )
 from tests.regime_world import estimate, estimated
-from tests.test_status import sample_facts, sample_status
+from tests.test_regime_status import MATRIX, PARAMS, PIPELINE, TRAINER, sample_regimes
+from tests.test_status import EVENTS, sample_facts, sample_state, sample_status, thirty_slots
 from tests.world import World
 
+ALL_ON = {"advice": ON, "kelly_enabled": True, "regime_directional_enabled": True}
 PAST = {
     "id": 7, "at": 1_700_000_000.0, "panelist": "local", "error": None, "recommended_tier": 1,
     "recommended_direction": "long_bias", "conviction": 60, "agreement": "ai_upgrade",
@@ -195,6 +200,34 @@ def test_history_score_and_council_are_shown() -> None:
     assert [x["error"] for x in shown["council"]["votes"]] == [None, "timeout"]
     assert shown["providers"][0]["state"] == "ok"
     assert shown["worker"]["replaced"] == 1
+
+
+def test_the_status_with_everything_on_fits_64_kib() -> None:
+    """Thirty full slots, both timeframes, Kelly, an override, longest texts, longest history."""
+    world = applied(heard(RANGING), replace(LONG2, rationale="r" * 500, watch_for="w" * 200))
+    votes = tuple(Vote(panelist="Llama 70B", action=None, error="timeout") for _ in range(4))
+    council = Council(action=None, why="0 of 3 votes needed for a quorum", votes=votes)
+    world.step(e.CouncilHeld(time=world.now, asked_at=world.now, council=council))
+    results = {x: KellyResult(n_total=500, reason="ok") for x in (*LABELS, "aggregate")}
+    state = replace(
+        sample_state(),
+        slots=thirty_slots(),
+        regimes=replace(sample_regimes(), override=world.state.regimes.override),
+        advice=world.state.advice,
+        kelly=KellyState(results=results),
+    )
+    facts = replace(
+        sample_facts(),
+        recent_events=tuple(EVENTS[0] for _ in range(24)),
+        regimes=RegimeFacts(
+            transmat=MATRIX, transmat_secondary=MATRIX, pipeline=PIPELINE,
+            pipeline_secondary=PIPELINE, trainer=TRAINER,
+        ),
+        advisor=replace(FACTS, providers=4 * FACTS.providers, history=16 * (PAST,)),
+    )  # fmt: skip
+    made = msgspec.json.encode(build_status(state, replace(PARAMS, **ALL_ON), facts))
+    assert len(made) <= 64 * 1024, len(made)
+    assert len(made) > 60_000  # all of it is there
 
 
 def test_the_block_is_total_on_a_state_without_anything() -> None:

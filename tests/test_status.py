@@ -137,15 +137,15 @@ def working_slot() -> SlotState:
     )
 
 
-def parked_slot() -> SlotState:
-    """Return slot 2: both legs hold, one recovery rests, so that only the price can free it."""
+def parked_slot(slot_id: int = 2) -> SlotState:
+    """Return a slot (the second) whose legs both hold; only the price can free it."""
     a, b = TradeId.A, TradeId.B
     day = 86_400.0
-    buy = order(2, a, Role.EXIT, price="0.0975000", volume="390", age=day)
-    sell = order(2, b, Role.EXIT, price="0.1080000", volume="420", age=day)
-    rest = order(2, b, Role.RECOVERY, price="0.1090000", volume="380", age=1.5 * day)
+    buy = order(slot_id, a, Role.EXIT, price="0.0975000", volume="390", age=day)
+    sell = order(slot_id, b, Role.EXIT, price="0.1080000", volume="420", age=day)
+    rest = order(slot_id, b, Role.RECOVERY, price="0.1090000", volume="380", age=1.5 * day)
     recovery = RecoveryOrder(
-        recovery_id="2B3",
+        recovery_id=f"{slot_id}B3",
         trade_id=b,
         cycle=3,
         position=position("0.1045", "380", age=1.6 * day),
@@ -154,7 +154,7 @@ def parked_slot() -> SlotState:
         reason="S1 timeout",
     )
     return SlotState(
-        slot_id=2,
+        slot_id=slot_id,
         place=1,
         alias="Mars",
         legs=(
@@ -482,12 +482,20 @@ def test_status_cleans_hostile_text() -> None:
     assert long.endswith("…")
 
 
+def thirty_slots() -> tuple[SlotState, ...]:
+    """Return thirty slots, all legs holding, each with a recovery and chains."""
+
+    def full(slot_id: int) -> SlotState:
+        slot = parked_slot(slot_id)
+        legs = tuple(replace(leg, last_chain=CHAIN) for leg in slot.legs)
+        return replace(slot, alias=f"slot {slot_id}", legs=legs)
+
+    return tuple(full(n) for n in range(1, 31))
+
+
 def test_status_of_thirty_full_slots_fits_64_kib() -> None:
-    """Thirty slots, all legs holding, each with a recovery and chains: at most 64 KiB."""
-    full = parked_slot()
-    legs = tuple(replace(leg, last_chain=CHAIN) for leg in full.legs)
-    slots = tuple(replace(full, slot_id=n, alias=f"slot {n}", legs=legs) for n in range(1, 31))
-    state = replace(sample_state(), slots=slots)
+    """At most 64 KiB; with everything else on too: `tests/test_advisor_status.py`."""
+    state = replace(sample_state(), slots=thirty_slots())
     events = tuple(EVENTS[0] for _ in range(200))
     facts = replace(sample_facts(), recent_events=events)
     made = publication(build_status(state, Params(), facts))
