@@ -40,7 +40,7 @@ NO_KEY, INTERNAL = "no_key", "internal"
 # ---- the panel ----------------------------------------------------------------------------------
 
 NVIDIA, GROQ = "https://integrate.api.nvidia.com/v1", "https://api.groq.com/openai/v1"
-FREE_CHOICE = "free choice"
+FREE_CHOICE = "own model"
 
 
 class Panelist(Record, frozen=True, kw_only=True):
@@ -209,7 +209,9 @@ def parse_opinion(answer: Answer, panelist: str = "") -> Opinion:
         _number(said.get("recommended_tier")),
         _word(said.get("recommended_direction")),
     )
-    if tier not in (0, 1, 2) or direction not in DIRECTIONS or direction == SYMMETRIC:
+    is_known = tier in (0, 1, 2) and direction in DIRECTIONS and "recommended_tier" in said
+    fits = is_known and (tier == 0) == (direction == SYMMETRIC)
+    if not fits:
         tier = 0
     return Opinion(
         recommended_tier=int(tier),
@@ -219,6 +221,7 @@ def parse_opinion(answer: Answer, panelist: str = "") -> Opinion:
         watch_for=_text(said.get("watch_for"), WATCH_FOR_MAX),
         suggested_ttl_minutes=_whole(said.get("suggested_ttl_minutes"), TTL_MAX_MINUTES),
         panelist=panelist,
+        is_mended=not fits,
     )
 
 
@@ -309,12 +312,12 @@ class RegimeAdvisor:
         return opinion
 
     def get_council_recommendation(self, context: Context) -> Council:
-        """Return what more than half of the votes name, all that can be asked being asked."""
+        """Return what more than half of the votes name; who rests is asked too, by a person."""
         question = council_question(context)
         votes = []
         for number, (panelist, llm) in enumerate(self._seats):
-            vote = Vote(panelist=panelist.name, action=None, error=RESTING if llm else NO_KEY)
-            if llm is not None and not self._is_resting(number):
+            vote = Vote(panelist=panelist.name, action=None, error=NO_KEY)
+            if llm is not None:
                 answer, took_sec = self._ask(llm, question)
                 vote = parse_vote(answer, panelist.name)
                 self._note(number, vote.error, answer, took_sec)

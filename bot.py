@@ -77,7 +77,7 @@ class Daemon:
         self.counter = Counter()
         self.publisher = Publisher(
             recent_events=self.counter.recent_events,
-            past_opinions=lambda: self.counter.recent_opinions(settings.ai_history_size),
+            past_opinions=lambda: self.counter.past_opinions(settings.ai_history_size),
         )
         self.parts: Parts | None = None
         self.models: RegimeModels | None = None

@@ -208,14 +208,19 @@ def stance(regimes: Regimes) -> Stance:
     own, held = regimes.tiers, regimes.override
     if held is None or held.blocked:
         return Stance(tier=own.tier, direction=own.direction)
-    tier = composed(own.tier, held.tier)
+    tier = composed(own, held.tier, held.direction)
     direction = own.direction if held.direction is None else held.direction
     return Stance(tier=tier, direction=direction) if tier and direction is not None else Stance()
 
 
-def composed(mechanical: int, wanted: int) -> int:
-    """Return `wanted` at a distance of at most one tier from the mechanical tier."""
-    return max(0, mechanical - 1, min(2, mechanical + 1, wanted))
+def composed(own: Tiers, wanted: int, direction: int | None) -> int:
+    """Return `wanted` at a distance of at most one tier from the mechanical tier.
+
+    Against the mechanical direction it is tier 1 at most: from withholding one side to withholding
+    the other is farther than any tier.
+    """
+    is_against = None not in (direction, own.direction) and direction != own.direction
+    return max(0, own.tier - 1, min(1 if is_against else 2, own.tier + 1, wanted))
 
 
 def against(direction: int | None) -> TradeId | None:

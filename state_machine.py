@@ -107,7 +107,8 @@ def _is_news(r: Reduction, event: e.Event) -> bool:
             and event.bot_tag == r.state.bot_tag
             and event.store_epoch == r.state.store_epoch
         )
-        return not is_same or any(_unsettled(s.slot_id, r) for s in r.state.slots)
+        is_due = advice.is_over(r.state) or any(_unsettled(s.slot_id, r) for s in r.state.slots)
+        return not is_same or is_due
     return True
 
 
@@ -290,6 +291,7 @@ def _started(r: Reduction, event: e.Started) -> None:
         r.update(mode_since=event.time, entry_tokens_at=event.time)
         for _ in range(r.params.slot_count):
             new_slot(r)
+    advice.review(r)
     if is_other:
         advice.begin(r)
         regimes.begin(r)

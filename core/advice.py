@@ -19,6 +19,7 @@ AGREE, UPGRADE, DOWNGRADE, FLIP, ERROR = "agree", "ai_upgrade", "ai_downgrade", 
 COUNCIL_ACTIONS = (
     "continue", "tighten_entry", "widen_entry", "tighten_profit", "widen_profit", "pause",
 )  # fmt: skip
+NOT_ASKED = ("resting", "no_providers")  # errors of a panel of which nobody was asked
 RATIONALE_MAX, WATCH_FOR_MAX, ERROR_MAX = 500, 200, 40
 
 
@@ -48,6 +49,7 @@ class Opinion(Record, frozen=True, kw_only=True):
     watch_for: str = ""
     suggested_ttl_minutes: int = 0  # 0 to 60; 0: no wish
     panelist: str = ""
+    is_mended: bool = False  # tier and direction did not fit, and were read as tier 0
     error: str = ""  # disabled, no_providers, http_429, timeout, parse_error, …
 
 
@@ -135,6 +137,14 @@ class Score(Record, frozen=True, kw_only=True):
     differed_at: float | None = None  # when the newest of them came
 
 
+class End(Record, frozen=True, kw_only=True, gc=False):
+    """How the newest override that is over ended: expired, reverted, ended; and why."""
+
+    at: float
+    name: str
+    why: str
+
+
 class AdviceState(Record, frozen=True, kw_only=True):
     """Everything about the advisor that a decision may depend on; an override is in `Regimes`."""
 
@@ -148,6 +158,7 @@ class AdviceState(Record, frozen=True, kw_only=True):
     pending: tuple[Call, ...] = ()
     score_due: float | None = None
     score: Score = Score()
+    end: End | None = None
 
 
 class Agreement(NamedTuple):

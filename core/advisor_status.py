@@ -10,7 +10,10 @@ from core.record import Record
 
 
 class AdvisorCounters(Record, frozen=True, kw_only=True):
-    """What has happened since the database began; `ended` are overrides ended by a rail."""
+    """What has happened since the database began.
+
+    `ended` are overrides ended by a rail, `mended` opinions whose tier and direction did not fit.
+    """
 
     opinions: int
     errors: int
@@ -20,6 +23,7 @@ class AdvisorCounters(Record, frozen=True, kw_only=True):
     reverted: int
     ended: int
     dismissed: int
+    mended: int
 
 
 class MechanicalBlock(Record, frozen=True, kw_only=True):
@@ -47,6 +51,7 @@ class OpinionBlock(Record, frozen=True, kw_only=True):
     error: str | None
     agreement: str
     is_reversed: bool
+    is_mended: bool
     is_dismissed: bool
     asked_at: float
     at: float
@@ -91,6 +96,8 @@ class OverrideStateBlock(Record, frozen=True, kw_only=True):
     blocked: str | None = None
     evidence: str | None = None
     effect: str | None = None
+    last_end: str | None = None  # how the newest one that is over ended, and when
+    last_ended_at: float | None = None
 
 
 class PastOpinion(Record, frozen=True, kw_only=True):
@@ -219,6 +226,7 @@ class AdvisorBlock(Record, frozen=True, kw_only=True):
     apply: ApplyBlock | UnsetType = UNSET
     override: OverrideStateBlock | UnsetType = UNSET
     history: tuple[PastOpinion, ...] | UnsetType = UNSET
+    scored: tuple[PastOpinion, ...] | UnsetType = UNSET  # the newest that are, if not among them
     score: ScoreBlock | UnsetType = UNSET
     council: CouncilBlock | UnsetType = UNSET
     providers: tuple[ProviderBlock, ...] | UnsetType = UNSET

@@ -40,6 +40,7 @@ class AdvisorFacts(Record, frozen=True, kw_only=True):
     providers: tuple[s.ProviderBlock, ...] = ()
     worker: s.WorkerBlock | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    scored: tuple[Mapping[str, Any], ...] = ()
 
 
 def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.AdvisorBlock:
@@ -48,7 +49,7 @@ def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.Adv
         return s.AdvisorBlock(enabled=False, why=NO_REGIME if params.advice.enabled else UNSET)
     advice, own, counters = state.advice, state.regimes.tiers, state.counters
     names = ("opinions", "errors", "disagreements", "applied", "expired", "reverted", "ended",
-             "dismissed")  # fmt: skip
+             "dismissed", "mended")  # fmt: skip
     word = None
     if advice.heard is not None:
         word = agreement(advice.heard.opinion, own.tier, own.direction)
@@ -67,6 +68,7 @@ def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.Adv
         apply=_apply(state, params),
         override=_override(state, params),
         history=tuple(_past(row) for row in facts.history),
+        scored=tuple(_past(row) for row in facts.scored),
         score=_score(state),
         council=_council(state, facts.worker),
         providers=facts.providers,
@@ -106,6 +108,7 @@ def _opinion(heard: Heard, word: Agreement, now: float) -> s.OpinionBlock:
         error=clean_text(said.error) or None,
         agreement=word.word,
         is_reversed=word.is_reversed,
+        is_mended=said.is_mended,
         is_dismissed=heard.is_dismissed,
         asked_at=round(heard.asked_at, 3),
         at=round(heard.at, 3),
@@ -140,13 +143,16 @@ def _effect(regimes: Regimes, params: Params) -> str:
     if now.tier == 0:
         return "both sides trade alike"
     sell, buy = (plain(x.normalize()) for x in factors)
+    bias = regimes.policy.bias
     distances = f"distance of sell entries × {sell}, of buy entries × {buy}"
+    if bias * (1 if now.direction == BULLISH else -1) < 0:
+        distances += f", though the models lean the other way (bias {bias:+.2f})"
     if now.tier == 2:
         side = "sell" if now.direction == BULLISH else "buy"
         grace = params.regime_suppression_grace_sec
         return f"{side} entries are withheld after {grace:g} s; {distances}"
     if factors == [ONE, ONE]:
-        return f"nothing as long as the models' bias is {regimes.policy.bias:+.2f}: {distances}"
+        return f"nothing changes while the models' bias is {abs(bias):.2f}"
     return distances
 
 
@@ -159,7 +165,10 @@ def _evidence(state: BotState, params: Params, direction: int | None) -> str | N
 def _override(state: BotState, params: Params) -> s.OverrideStateBlock:
     held, now = state.regimes.override, stance(state.regimes)
     if held is None:
-        return s.OverrideStateBlock(active=False)
+        end = state.advice.end
+        last = None if end is None else f"{end.name}: {end.why}"
+        at = None if end is None else _time(end.at)
+        return s.OverrideStateBlock(active=False, last_end=last, last_ended_at=at)
     shown = now.direction if held.direction is None and held.tier else held.direction
     return s.OverrideStateBlock(
         active=True,

@@ -15,6 +15,7 @@ from engine.runtime import Runtime
 from store.history import SqliteHistory
 
 ANSWER_SEC = 2.0
+SCORED_SHOWN = 4
 
 
 class Counter:
@@ -29,9 +30,14 @@ class Counter:
         """Return the newest operator-visible events, newest first."""
         return self.history.recent_events(limit) if self.history is not None else []
 
-    def recent_opinions(self, limit: int) -> list[dict[str, object]]:
-        """Return the newest opinions of the advisor, newest first."""
-        return self.history.recent_opinions(limit) if self.history is not None else []
+    def past_opinions(self, limit: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+        """Return the newest opinions, and the newest scored ones that are older, newest first."""
+        if self.history is None:
+            return [], []
+        newest = self.history.recent_opinions(limit)
+        shown = {x["id"] for x in newest}
+        scored = self.history.recent_opinions(SCORED_SHOWN, is_scored=True)
+        return newest, [x for x in scored if x["id"] not in shown]
 
     def equity_curve(self, limit: int) -> list[dict[str, object]]:
         """Return the newest equity points, oldest first."""

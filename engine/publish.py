@@ -27,6 +27,7 @@ INTERVAL_SEC = 0.5
 STOP_SEC = 2.0
 _GZIP_LEVEL = 5
 
+_Rows = Sequence[Mapping[str, Any]]
 Build = Callable[[BotState, Params, Facts], Status]
 
 
@@ -37,7 +38,7 @@ class Publisher:
         self,
         *,
         recent_events: Callable[[int], Sequence[Mapping[str, Any]]] | None = None,
-        past_opinions: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+        past_opinions: Callable[[], tuple[_Rows, _Rows]] | None = None,
         build: Build = build_status,
         interval_sec: float = INTERVAL_SEC,
     ) -> None:
@@ -100,8 +101,9 @@ class Publisher:
             if self._recent_events is not None:
                 facts = replace(facts, recent_events=tuple(self._recent_events(EVENTS_MAX)))
             if self._past_opinions is not None and params.advice.enabled:
-                past = tuple(self._past_opinions())
-                facts = replace(facts, advisor=replace(facts.advisor, history=past))
+                newest, scored = map(tuple, self._past_opinions())
+                own = replace(facts.advisor, history=newest, scored=scored)
+                facts = replace(facts, advisor=own)
             self._published = publication(self._build(state, params, facts))
         except Exception:  # worker top: the page may fail, the loop may not
             self.errors += 1

@@ -14,8 +14,10 @@ from core.actions import RecordOpinion, RecordScore, RequestOpinion
 from core.advice import (
     AGREE,
     ERROR,
+    NOT_ASKED,
     AdviceState,
     Call,
+    End,
     Heard,
     Opinion,
     Score,
@@ -32,7 +34,7 @@ from core.events import CouncilHeld, OpinionGiven
 from core.params import Params
 from core.record import replace
 from core.regime import BEARISH, BULLISH
-from core.state import BotState
+from core.state import BotState, Mode
 from core.tiers import Regimes, TierOverride, Tiers
 from grid import regimes
 from grid.reduction import Reduction
@@ -63,13 +65,12 @@ def is_on(params: Params) -> bool:
 
 def begin(r: Reduction) -> None:
     """Ask at once, or forget what was heard: a start, or one in other circumstances."""
-    _review(r)
     old = r.state.advice
     if is_on(r.params):
         r.update(advice=replace(old, due=_soon(r), trigger="start"))
     elif old.due is not None:
         score = replace(old.score, unscored=old.score.unscored + len(old.pending))
-        r.update(advice=AdviceState(opinions=old.opinions, score=score))
+        r.update(advice=AdviceState(opinions=old.opinions, score=score, end=old.end))
 
 
 def _soon(r: Reduction) -> float:
@@ -80,9 +81,8 @@ def _soon(r: Reduction) -> float:
 
 def tend(r: Reduction) -> None:
     """Do what is due: end an override, score opinions, ask."""
-    held = r.state.regimes.override
-    if held is not None and r.now >= held.until:
-        _review(r)
+    if is_over(r.state):
+        review(r)
     _score(r)
     advice = r.state.advice
     if not is_on(r.params) or advice.due is None or r.now < advice.due:
@@ -102,7 +102,7 @@ def _has_regime(state: BotState, params: Params) -> bool:
 
 def notice(r: Reduction, before: Regimes) -> None:
     """Check the override against new tiers, and ask soon where they or the agreement changed."""
-    _review(r)
+    review(r)
     now, advice = r.state.regimes, r.state.advice
     if advice.due is None or not is_on(r.params):
         return
@@ -128,7 +128,9 @@ def hear(r: Reduction, event: OpinionGiven) -> None:
     if not is_on(r.params):
         r.count("opinions_ignored")
         return
-    said, own = event.opinion, r.state.regimes.tiers
+    said, own, last = event.opinion, r.state.regimes.tiers, r.state.advice.heard
+    if said.error in NOT_ASKED and last is not None and last.opinion.error == said.error:
+        return  # nobody has been asked since
     number = r.state.advice.opinions + 1
     word = agreement(said, own.tier, own.direction).word
     price = _fresh_mid(r)
@@ -142,7 +144,9 @@ def hear(r: Reduction, event: OpinionGiven) -> None:
     if word not in (ERROR, AGREE):
         r.count("ai_disagreements")
     if word != ERROR:
-        _enter(r, number, said, price)
+        _enter(r, number, said, None if said.is_mended else price)
+    if said.is_mended:
+        r.count("ai_mended")
     heard = Heard(id=number, opinion=said, asked_at=event.asked_at, at=r.now, trigger=event.trigger)
     r.update(advice=replace(r.state.advice, opinions=number, heard=heard))
 
@@ -174,7 +178,7 @@ def ask_council(r: Reduction) -> str:
 
 
 def _enter(r: Reduction, number: int, said: Opinion, price: Decimal | None) -> None:
-    """Have an opinion scored in an hour; without a price to compare with it never is."""
+    """Have an opinion scored in an hour; one without a price to compare with never is."""
     advice = r.state.advice
     if price is None or len(advice.pending) >= PENDING_MAX:
         score = replace(advice.score, unscored=advice.score.unscored + 1)
@@ -304,7 +308,7 @@ def offered(state: BotState, params: Params) -> tuple[TierOverride | None, str |
     if heard is not None and not heard.opinion.error:
         said = heard.opinion
         made = TierOverride(
-            tier=composed(own.tier, said.recommended_tier),
+            tier=composed(own, said.recommended_tier, label_of(said.recommended_direction)),
             direction=label_of(said.recommended_direction),
             until=state.now,
             applied_at=state.now,
@@ -350,8 +354,9 @@ def _below_floor(made: TierOverride, params: Params) -> str | None:
 
 def _is_full(state: BotState, params: Params, made: TierOverride) -> bool:
     """Tell whether it is an upgrade while there is no room for more orders."""
-    own = state.regimes.tiers.tier
-    return composed(own, made.tier) > own and capacity(state, params).band == "stop"
+    own = state.regimes.tiers
+    is_upgrade = composed(own, made.tier, made.direction) > own.tier
+    return is_upgrade and capacity(state, params).band == "stop"
 
 
 def override_text(held: TierOverride) -> str:
@@ -388,8 +393,10 @@ def apply(r: Reduction, command: AiRegimeOverride) -> str:
     if made.tier != made.recommended:
         text += (
             f"; the advisor recommends tier {made.recommended}, one tier from the mechanical "
-            f"{own.tier} is allowed"
+            f"{own.tier} is allowed, and none above 1 against its direction"
         )
+    if r.state.mode is not Mode.RUNNING:
+        text += f"; the bot is {r.state.mode}: no entry follows until it runs"
     r.transition("override", "applied", f"{text}; mechanical {_text_of(own)}, conviction "
                  f"{made.conviction}, {made.panelist}")  # fmt: skip
     return text
@@ -400,10 +407,19 @@ def revert(r: Reduction) -> str:
     held = r.state.regimes.override
     if held is None:
         raise RailError("no override is active")
-    regimes.put_override(r, None)
-    r.count("ai_reverted")
-    r.transition("override", "reverted", f"{override_text(held)}: reverted by the operator")
+    _finish(r, held, "reverted", "by the operator")
     return "reverted to mechanical"
+
+
+def _finish(r: Reduction, held: TierOverride, name: str, why: str) -> None:
+    """End the override: expired, reverted, or ended by a rail."""
+    regimes.put_override(r, None)
+    r.count(f"ai_{name}")
+    r.update(advice=replace(r.state.advice, end=End(at=r.now, name=name, why=why)))
+    text = f"override {override_text(held)} {name}: {why}"
+    r.transition("override", name, f"{text}; mechanical {_text_of(r.state.regimes.tiers)}")
+    if name != "reverted":  # the operator knows
+        r.notify("info", "override", f"{text}; back to mechanical")
 
 
 def dismiss(r: Reduction) -> str:
@@ -421,7 +437,13 @@ def dismiss(r: Reduction) -> str:
     return "disagreement dismissed"
 
 
-def _review(r: Reduction) -> None:
+def is_over(state: BotState) -> bool:
+    """Tell whether the time of the override is over."""
+    held = state.regimes.override
+    return held is not None and state.now >= held.until
+
+
+def review(r: Reduction) -> None:
     """Check the rails of the override that is active: it goes on, is held back, or ends."""
     held = r.state.regimes.override
     if held is None:
@@ -431,11 +453,7 @@ def _review(r: Reduction) -> None:
         held = replace(held, until=until)
     name, why = _end_of(r, held)
     if name:
-        regimes.put_override(r, None)
-        r.count(f"ai_{name}")
-        text = f"override {override_text(held)} {name}: {why}"
-        r.transition("override", name, f"{text}; mechanical {_text_of(r.state.regimes.tiers)}")
-        r.notify("info", "override", f"{text}; back to mechanical")
+        _finish(r, held, name, why)
         return
     blocked = FULL if _is_full(r.state, r.params, held) else ""
     if blocked != held.blocked:

@@ -286,7 +286,7 @@ VARIABLES: tuple[Variable, ...] = (
        "age of what it was told beyond which an opinion cannot be applied", low="60",
        high="86400"),
     _v(_ADVISOR, "AI_REGIME_HISTORY_SIZE", "integer", "12", "ai_history_size",
-       "past opinions shown", low="1", high="16"),
+       "past opinions shown", low="1", high="12"),
     _v(_ADVISOR, "AI_REGIME_PREFER_REASONING", "flag", "true", "ai_prefer_reasoning",
        "the reasoning model is asked first; false: Llama 70B"),
     _v(_ADVISOR, "NVIDIA_API_KEY", "api_key", "", "nvidia_api_key", "key for Kimi at NVIDIA, or "

@@ -123,9 +123,12 @@ class SqliteHistory:
         )
         return self._rows(query, (kind, limit))
 
-    def recent_opinions(self, limit: int) -> list[dict[str, Any]]:
-        """Return the advisor's newest opinions, newest first: the fields of `PastOpinion`."""
-        query = f"SELECT {_OPINION}, price, price_after FROM opinions ORDER BY id DESC LIMIT ?"
+    def recent_opinions(self, limit: int, *, is_scored: bool = False) -> list[dict[str, Any]]:
+        """Return the advisor's newest (scored) opinions, newest first: fields of `PastOpinion`."""
+        where = "WHERE scored_at IS NOT NULL" if is_scored else ""
+        query = (
+            f"SELECT {_OPINION}, price, price_after FROM opinions {where} ORDER BY id DESC LIMIT ?"
+        )
         found = self._rows(query, (limit,))
         for row in found:
             row["change_pct"] = _change_pct(row.pop("price"), row.pop("price_after"))

@@ -14,7 +14,7 @@ from core.advice import AdviceParams, Council, Opinion
 from core.domain import TradeId
 from core.params import Params
 from core.record import replace
-from core.regime import BULLISH, RANGING
+from core.regime import BEARISH, BULLISH, RANGING
 from core.state import BotState, Entering, Idle
 from engine.books import refold
 from engine.loop import timer_due
@@ -193,11 +193,31 @@ def test_farther_than_one_tier_is_applied_at_one_tiers_distance() -> None:
     text = world.command(c.AiRegimeOverride(ttl_sec=600)).message
     assert text == (
         "override applied: tier 1 long_bias for 600 s; the advisor recommends tier 2, one tier "
-        "from the mechanical 0 is allowed"
+        "from the mechanical 0 is allowed, and none above 1 against its direction"
     )
     world = tier2_long()
     applied(world, NONE0)
     assert in_effect(world) == (1, BULLISH)
+
+
+def test_against_the_mechanical_direction_it_is_tier_1_at_most() -> None:
+    """From withholding one side to withholding the other is farther than any tier."""
+    world = applied(tier2_long(), replace(SHORT1, recommended_tier=2))
+    assert in_effect(world) == (1, BEARISH)
+    assert suppressed_side(world.state.regimes, world.params) is None
+    world = applied(heard(RANGING), SHORT1, ttl=3600)
+    world.timer(300)
+    world.step(estimated(world.now, BULLISH))
+    assert in_effect(world) == (1, BEARISH)
+
+
+def test_paused_the_answer_says_that_nothing_follows() -> None:
+    """The override is in effect; its time runs."""
+    world = heard(RANGING)
+    told(world, LONG1)
+    world.command(c.Pause())
+    text = world.command(c.AiRegimeOverride()).message
+    assert text.endswith("; the bot is paused: no entry follows until it runs")
 
 
 def refused(world: World, *, ttl: float | None = None) -> str:
@@ -479,9 +499,6 @@ def test_a_restart_keeps_a_valid_override_and_clears_an_expired_one(
     world.state = BotState.from_dict(stored)
     world.advance(away)
     start_again(world, ACTING)
-    assert world.state.quiet is not None
-    assert is_kept or world.state.quiet.rules_due <= world.now
-    world.timer(0)
     assert (world.state.regimes.override is not None) is is_kept
     assert in_effect(world) == ((1, BULLISH) if is_kept else (0, None))
 

@@ -134,3 +134,24 @@ def test_every_opinion_of_a_busy_hour_is_scored() -> None:
     score = world.state.advice.score
     assert (score.unscored, len(world.state.advice.pending)) == (0, 119)
     assert score.count == 11
+
+
+def test_an_answer_that_was_bent_is_shown_and_not_scored() -> None:
+    """Else a model that writes "long" would be right whenever nothing happens."""
+    world = heard(RANGING)
+    told(world, replace(NONE0, is_mended=True))
+    advice = world.state.advice
+    assert (advice.pending, advice.score.unscored) == ((), 1)
+    assert world.state.counters["ai_mended"] == 1
+
+
+def test_a_panel_at_rest_is_told_of_once() -> None:
+    """Nobody is asked, so nothing is counted or kept again until somebody is."""
+    world = heard(RANGING)
+    resting = Opinion(error="resting")
+    assert len(of(told(world, resting), a.RecordOpinion)) == 1
+    assert told(world, resting) == []
+    assert told(world, FAILED) != []
+    assert told(world, FAILED) != []
+    assert told(world, resting) != []
+    assert world.state.counters["ai_errors"] == 4

@@ -140,7 +140,7 @@ def test_desk_over_real_http_without_keys() -> None:
             assert woken.acquire(timeout=5)
             (event,) = desk.take(T + number)
             assert isinstance(event, OpinionGiven)
-            assert event.opinion.panelist == "free choice"
+            assert event.opinion.panelist == "own model"
         desk.stop()
     assert [x.state for x in desk.providers()] == ["no_key", "no_key", "no_key", "ok"]
     assert len(server.seen) == 3

@@ -29,6 +29,7 @@ from tests.advice_world import (
     SHADOW,
     applied,
     heard,
+    tier1_long,
     tier2_long,
     told,
 )
@@ -100,8 +101,7 @@ def test_what_apply_would_do_is_said_beforehand() -> None:
     assert block(world)["apply"] == {
         "why": None, "tier": 1, "direction": "long_bias", "ttl_sec": 3300.0, "ttl_max_sec": 3600.0,
         "evidence": "present",
-        "effect": "nothing as long as the models' bias is +0.00: distance of sell entries × 1, of "
-        "buy entries × 1",
+        "effect": "nothing changes while the models' bias is 0.00",
     }  # fmt: skip
     told(world, replace(LONG1, suggested_ttl_minutes=0, conviction=3))
     shown = block(world)["apply"]
@@ -131,7 +131,8 @@ def test_an_override_shows_what_is_in_effect_beside_the_mechanical_tier() -> Non
     assert (own["tier"], own["tier_effective"]) == (1, 0)
     assert own["blocked"] == "capacity: the open orders are in the stop band"
     world.timer(600)
-    assert block(world)["override"] == {"active": False} | dict.fromkeys(list(own)[1:])
+    ended = {"last_end": "expired: its 600 s are over", "last_ended_at": world.now}
+    assert block(world)["override"] == {"active": False} | dict.fromkeys(list(own)[1:]) | ended
 
 
 def test_what_a_tier_does_is_said_in_words() -> None:
@@ -147,9 +148,15 @@ def test_what_a_tier_does_is_said_in_words() -> None:
         "distance of sell entries × 1.45, of buy entries × 0.73"
     )
     told(world, replace(LONG2, recommended_direction="short_bias"))
-    assert block(world)["apply"]["effect"].startswith("buy entries are withheld after 60 s; ")
+    assert block(world)["apply"]["effect"].endswith(
+        "though the models lean the other way (bias +0.90)"
+    )
     world.command(c.AiRegimeOverride())
-    assert block(world)["override"]["effect"].startswith("buy entries are withheld")
+    assert block(world)["override"]["tier_effective"] == 1
+    world = tier1_long()
+    told(world, LONG2)
+    assert block(world)["apply"]["effect"].startswith("sell entries are withheld after 60 s; ")
+    world.command(c.AiRegimeOverride())
     tiers = build_status(world.state, world.params, sample_facts()).regime_directional
     assert str(tiers.hint).endswith("; set aside by your override")
 

@@ -292,7 +292,7 @@ def test_opinions_from_all_manners_of_speech(content: Any) -> None:
     with LlmServer(chat(content)) as server:
         seats = open_seats((panelist(server),), {"AI_API_KEY": KEY}, monotonic)
         opinion = RegimeAdvisor(seats, monotonic).get_regime_opinion(Context())
-    assert opinion.to_dict() == {**ADVICE, "panelist": "Local", "error": ""}
+    assert opinion.to_dict() == {**ADVICE, "panelist": "Local", "is_mended": False, "error": ""}
 
 
 def test_a_rate_limited_model_rests_as_it_asks() -> None:
