@@ -29,6 +29,7 @@ from engine.live import checks as live_checks
 from engine.live import mode_word, no_answer, open_trial_account, read_account
 from engine.replication import replica_checks
 from engine.runtime import Runtime
+from engine.second_opinion import advisor_checks
 from engine.start_check import start_checks
 from engine.wiring import exchange_books, open_parts, open_store, open_trial
 from exchange.paper import PaperExchange
@@ -202,6 +203,7 @@ def _show(market: str, found: list[Check], settings: config.Settings, database: 
         *found,
         database,
         *replica_checks(settings, market),
+        *advisor_checks(settings),
     ]
     for check in checks:
         _out(f"{'ok    ' if check.is_ok else 'FAILED'} {check.name:<16} {check.detail}")

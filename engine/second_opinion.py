@@ -12,6 +12,7 @@ from core.state import BotState
 from engine.advisor import AdvisorDesk, open_desk
 from engine.advisor_context import HORIZONS_SEC, ContextFacts, trend_of
 from engine.advisor_view import AdvisorFacts
+from engine.books import Check
 from store.history import SqliteHistory
 
 if TYPE_CHECKING:
@@ -64,6 +65,17 @@ def _facts(state: BotState, history: SqliteHistory, models: "RegimeModels | None
             closes = models.closes(state.now, max(HORIZONS_SEC))
             made = replace(made, trend=trend_of(closes, state.now))
     return made
+
+
+def advisor_checks(settings: Settings) -> list[Check]:
+    """Return the line of `check` on the advisor; none where it is off. Nobody is asked."""
+    if not settings.params.advice.enabled:
+        return []
+    desk = open_advisor(settings, SqliteHistory(settings.state_db), None, lambda: None)
+    found = () if desk is None else desk.providers()
+    named = [f"{x.name} ({x.model} at {x.host})" for x in found if x.state != "no_key"]
+    text = ", then ".join(named) or "nobody to ask: no key and no AI_BASE_URL is set"
+    return [Check(name="second opinion", is_ok=bool(named), detail=text)]
 
 
 def advisor_view(advisor: Advisor | None) -> AdvisorFacts:
