@@ -54,9 +54,8 @@ class Opinion(Record, frozen=True, kw_only=True):
 
 
 class Heard(Record, frozen=True, kw_only=True):
-    """The newest opinion: its number, the time of what it was told, and when it came."""
+    """The newest opinion: the time of what it was told, and when it came."""
 
-    id: int
     opinion: Opinion
     asked_at: float
     at: float
@@ -129,12 +128,17 @@ class Score(Record, frozen=True, kw_only=True):
 
     advised: Voice = Voice()
     mechanical: Voice = Voice()
-    count: int = 0
     unscored: int = 0  # there was no fresh price, or the advisor was switched off
     differed: int = 0
     better: int = 0
     worse: int = 0
     differed_at: float | None = None  # when the newest of them came
+
+    @property
+    def count(self) -> int:
+        """Return how many opinions were scored."""
+        own = self.advised.all
+        return own.right + own.wrong + own.inside
 
 
 class End(Record, frozen=True, kw_only=True, gc=False):
@@ -151,7 +155,7 @@ class AdviceState(Record, frozen=True, kw_only=True):
     due: float | None = None  # when it is asked next; None: not begun
     asked_at: float | None = None
     trigger: str = ""  # of the next question
-    opinions: int = 0  # numbers them
+    opinions: int = 0  # the number of the newest
     heard: Heard | None = None
     sitting: Sitting | None = None
     council_asked_at: float | None = None

@@ -64,7 +64,7 @@ def advisor_block(state: BotState, params: Params, facts: AdvisorFacts) -> s.Adv
         mechanical=s.MechanicalBlock(tier=own.tier, direction=direction_of(own.direction)),
         opinion=None
         if advice.heard is None or word is None
-        else _opinion(advice.heard, word, state.now),
+        else _opinion(advice.opinions, advice.heard, word, state.now),
         apply=_apply(state, params),
         override=_override(state, params),
         history=tuple(_past(row) for row in facts.history),
@@ -94,10 +94,10 @@ def _time(at: float | None) -> float | None:
     return None if at is None or not math.isfinite(at) else round(at, 3)
 
 
-def _opinion(heard: Heard, word: Agreement, now: float) -> s.OpinionBlock:
+def _opinion(number: int, heard: Heard, word: Agreement, now: float) -> s.OpinionBlock:
     said = heard.opinion
     return s.OpinionBlock(
-        id=heard.id,
+        id=number,
         recommended_tier=said.recommended_tier,
         recommended_direction=said.recommended_direction,
         conviction=said.conviction,

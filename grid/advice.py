@@ -147,7 +147,7 @@ def hear(r: Reduction, event: OpinionGiven) -> None:
         _enter(r, number, said, None if said.is_mended else price)
     if said.is_mended:
         r.count("ai_mended")
-    heard = Heard(id=number, opinion=said, asked_at=event.asked_at, at=r.now, trigger=event.trigger)
+    heard = Heard(opinion=said, asked_at=event.asked_at, at=r.now, trigger=event.trigger)
     r.update(advice=replace(r.state.advice, opinions=number, heard=heard))
 
 
@@ -232,7 +232,6 @@ def _scored(r: Reduction, score: Score, call: Call, price: Decimal) -> Score:
     r.act(RecordScore(id=call.id, price=price, advised=advised, mechanical=mechanical))
     made = replace(
         score,
-        count=score.count + 1,
         advised=_told(score.advised, call.advised, advised, call.at),
         mechanical=_told(score.mechanical, call.mechanical, mechanical, call.at),
     )
@@ -371,7 +370,7 @@ def apply(r: Reduction, command: AiRegimeOverride) -> str:
 
     Farther than one tier away it is applied at one tier's distance.
     """
-    cfg, heard = r.params.advice, r.state.advice.heard
+    cfg = r.params.advice
     ttl = command.ttl_sec
     if ttl is None:
         ttl = min(cfg.override_ttl_sec, cfg.override_max_ttl_sec)
@@ -383,8 +382,9 @@ def apply(r: Reduction, command: AiRegimeOverride) -> str:
     made, why = offered(r.state, r.params)
     if made is None or why is not None:
         raise RailError(why or "there is no opinion yet")
-    if heard is not None and command.opinion not in (None, heard.id):
-        raise RailError(f"the newest opinion is {heard.id}, not {command.opinion}; read it first")
+    newest = r.state.advice.opinions
+    if command.opinion not in (None, newest):
+        raise RailError(f"the newest opinion is {newest}, not {command.opinion}; read it first")
     made = replace(made, until=r.now + ttl)
     own = r.state.regimes.tiers
     regimes.put_override(r, made)

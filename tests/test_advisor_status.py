@@ -182,7 +182,7 @@ def test_history_score_and_council_are_shown() -> None:
             directional=Tally(right=10, wrong=5, inside=40, windows=3),
         ),
         mechanical=Voice(all=Tally(right=60, wrong=40, windows=10)),
-        count=100, differed=50, better=20, worse=20,
+        differed=50, better=20, worse=20,
     )  # fmt: skip
     world.state = replace(world.state, advice=replace(world.state.advice, score=score))
     world.command(c.AiCouncil())
@@ -249,7 +249,7 @@ def test_the_block_is_total_on_a_state_without_anything() -> None:
     [
         (Score(), "not scored yet"),
         (
-            Score(advised=Voice(all=Tally(right=3, wrong=1, windows=2)), count=4),
+            Score(advised=Voice(all=Tally(right=3, wrong=1, windows=2))),
             "right 3 of 4 (75 %, 95 % interval 20 to 97)",
         ),
     ],
