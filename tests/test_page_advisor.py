@@ -54,6 +54,7 @@ OVERRIDE = s.OverrideStateBlock(
     active=True, tier=1, direction="long_bias", tier_effective=1, direction_effective="long_bias",
     applied_at=NOW - 139, expires_at=NOW + 1_661, remaining_sec=1_661.0, source_conviction=72,
     recommended_tier=2, panelist="Kimi", blocked=None, evidence="no evidence",
+    effect="distance of sell entries × 1.1, of buy entries × 0.94",
 )  # fmt: skip
 PAST = s.PastOpinion(
     id=40, at=NOW - 490, panelist="Llama 70B", error=None, recommended_tier=1,
