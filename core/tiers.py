@@ -55,8 +55,8 @@ class TierOverride(Record, frozen=True, kw_only=True, gc=False):
     """A tier and direction that an operator has put in the mechanical ones' place, for a time.
 
     As applied: at most one tier from the mechanical one of then, and against its direction never
-    above tier 1. `direction` None is symmetric in
-    tier 0, and the mechanical direction above it. `recommended` is what the opinion said.
+    above tier 1. `direction` None is symmetric in tier 0, and the mechanical direction above it.
+    `recommended` is what the opinion said.
     """
 
     tier: int

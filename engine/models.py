@@ -289,11 +289,12 @@ class RegimeModels:
             raise AssertionError("there is always a primary timeframe")
         for frame in self.frames:
             self._catch_up(frame, now)
+        own_matrix, second_matrix = self.matrices()
         counters = self.trainer.counters()
         unkept = next((x.files.trouble for x in self.frames if x.files.trouble), "")
         return RegimeFacts(
-            transmat=first.matrix,
-            transmat_secondary=None if second is None else second.matrix,
+            transmat=own_matrix,
+            transmat_secondary=second_matrix,
             pipeline=_pipeline(first, now),
             pipeline_secondary=_pipeline(second, now),
             trainer=TrainerBlock.from_dict(
@@ -303,9 +304,8 @@ class RegimeModels:
 
     def matrices(self) -> tuple[Matrix | None, Matrix | None]:
         """Return the transition matrices of both timeframes, None while untrained."""
-        first, second = (*self.frames, None)[:2]
-        own = None if first is None else first.matrix
-        return own, None if second is None else second.matrix
+        own, second = (*(frame.matrix for frame in self.frames), None)[:2]
+        return own, second
 
     def closes(self, now: float, span_sec: float) -> list[tuple[float, float]]:
         """Return (close time, price) of the candles at hand that closed in the last `span_sec`."""

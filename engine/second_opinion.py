@@ -69,11 +69,11 @@ def _facts(state: BotState, history: SqliteHistory, models: "RegimeModels | None
 
 def advisor_checks(settings: Settings) -> list[Check]:
     """Return the line of `check` on the advisor; none where it is off. Nobody is asked."""
-    if not settings.params.advice.enabled:
-        return []
     desk = open_advisor(settings, SqliteHistory(settings.state_db), None, lambda: None)
-    found = () if desk is None else desk.providers()
-    named = [f"{x.name} ({x.model} at {x.host})" for x in found if x.state != "no_key"]
+    if desk is None:
+        return []
+    found = [x for x in desk.providers() if x.state != "no_key"]
+    named = [f"{x.name} ({x.model} at {x.host})" for x in found]
     text = ", then ".join(named) or "nobody to ask: no key and no AI_BASE_URL is set"
     return [Check(name="second opinion", is_ok=bool(named), detail=text)]
 

@@ -51,7 +51,7 @@ FULL = "capacity: the open orders are in the stop band"
 
 
 class RailError(Exception):
-    """An override is refused; `field` is the one at fault where the command itself was wrong."""
+    """What the operator wants is refused; `field` is at fault where the command itself is wrong."""
 
     def __init__(self, why: str, field: str = "") -> None:
         super().__init__(why)

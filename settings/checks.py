@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
-from urllib.parse import urlsplit
 
 from core.domain import HUNDRED, FeeRates
 from core.hosts import host_of, is_here, is_link_local
@@ -164,6 +163,7 @@ def _named(target: str) -> str:
 
 
 def market_of(values: Mapping[str, Any]) -> str:
+    """Return where prices come from; unset, that follows from the mode."""
     market: str = values["market_data"] or ("kraken" if values["mode"] == "live" else "synthetic")
     return market
 
@@ -177,6 +177,7 @@ def hmm_enabled(values: Known) -> bool:
 
 
 def tier_of(values: Mapping[str, Any]) -> str:
+    """Return the account's tier; unset, the lowest where orders are sent."""
     tier: str = values["kraken_tier"] or ("starter" if values["mode"] == "live" else "pro")
     return tier
 
@@ -196,7 +197,7 @@ def _live_checks(values: Known) -> Iterator[str]:
     missing = [name for target, name in names.items() if values.get(target, "") is None]
     if missing and (len(missing) == 1 or not is_here(host_of(values["kraken_api_url"]))):
         yield f"{', '.join(missing)}: MODE=live needs both"
-    is_real = urlsplit(values["kraken_api_url"]).hostname == VENUE_HOST
+    is_real = host_of(values["kraken_api_url"]) == VENUE_HOST
     if is_real and values["live_trading"] != LIVE_PHRASE:
         yield f"LIVE_TRADING: MODE=live trades real money; set it to {LIVE_PHRASE} if you mean it"
 
@@ -236,7 +237,7 @@ def _replica_checks(values: Known) -> Iterator[str]:
 def _advisor_checks(values: Known) -> Iterator[str]:
     ttl, most = "advice.override_ttl_sec", "advice.override_max_ttl_sec"
     if values.has(ttl, most) and values[ttl] > values[most]:
-        yield (f"{_named(ttl)}={values[ttl]:g}: must not be above {_named(most)} {values[most]:g}")
+        yield f"{_named(ttl)}={values[ttl]:g}: must not be above {_named(most)} {values[most]:g}"
     if values.has("ai_base_url", "ai_model", "ai_api_key"):
         url, model = values["ai_base_url"], values["ai_model"]
         if (url is None) != (model is None):

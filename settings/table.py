@@ -7,6 +7,7 @@ import base64
 from decimal import Decimal
 from typing import Any
 
+from ai_advisor import KIMI, LLAMA_8B, LLAMA_70B
 from settings.variable import Variable
 
 OPEN_ORDER_LIMITS = {"starter": 60, "intermediate": 80, "pro": 225}
@@ -293,11 +294,11 @@ VARIABLES: tuple[Variable, ...] = (
        "NVIDIA_API_KEY_FILE"),
     _v(_ADVISOR, "GROQ_API_KEY", "api_key", "", "groq_api_key", "key for Llama 70B and 8B at Groq, "
        "or GROQ_API_KEY_FILE"),
-    _v(_ADVISOR, "AI_KIMI_MODEL", "text", "moonshotai/kimi-k3", "ai_kimi_model",
+    _v(_ADVISOR, "AI_KIMI_MODEL", "text", KIMI.model, "ai_kimi_model",
        "the name under which NVIDIA serves Kimi now"),
-    _v(_ADVISOR, "AI_LLAMA_70B_MODEL", "text", "llama-3.3-70b-versatile", "ai_llama_70b_model",
+    _v(_ADVISOR, "AI_LLAMA_70B_MODEL", "text", LLAMA_70B.model, "ai_llama_70b_model",
        "the name under which Groq serves the large model"),
-    _v(_ADVISOR, "AI_LLAMA_8B_MODEL", "text", "llama-3.1-8b-instant", "ai_llama_8b_model",
+    _v(_ADVISOR, "AI_LLAMA_8B_MODEL", "text", LLAMA_8B.model, "ai_llama_8b_model",
        "the name under which Groq serves the small one"),
     _v(_ADVISOR, "AI_BASE_URL", "url", "", "ai_base_url", "any server that speaks OpenAI's chat "
        "protocol, as http://127.0.0.1:11434/v1; asked after the others"),

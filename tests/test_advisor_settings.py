@@ -7,6 +7,7 @@ import pytest
 import config
 from core.advice import AdviceParams
 from core.ports import ConfigError
+from engine.second_opinion import advisor_checks
 
 NOWHERE = Path("/nonexistent/.env")
 LOCAL = {"AI_BASE_URL": "http://127.0.0.1:11434/v1", "AI_MODEL": "llama3.1:8b"}
@@ -81,3 +82,18 @@ def test_what_has_no_effect_is_a_warning(env: dict[str, str], why: str) -> None:
     (warning,) = config.load(env, NOWHERE).warnings
     assert warning.startswith("AI_REGIME_ADVISOR_ENABLED=true: ")
     assert why in warning
+
+
+def test_check_names_who_would_be_asked(tmp_path: Path) -> None:
+    """In their order, without asking; off there is no line, and nobody is a failure."""
+    folder = {"STATE_DB": str(tmp_path / "bot.db")}
+    assert advisor_checks(config.load(folder, NOWHERE)) == []
+    (line,) = advisor_checks(
+        config.load({**folder, **ON, **LOCAL, "GROQ_API_KEY": "gsk_1"}, NOWHERE)
+    )
+    assert line.is_ok
+    assert line.detail.startswith("Llama 70B (llama-3.3-70b-versatile at api.groq.com), then Llama")
+    assert line.detail.endswith("then own model (llama3.1:8b at 127.0.0.1)")
+    (line,) = advisor_checks(config.load({**folder, **ON}, NOWHERE))
+    assert not line.is_ok
+    assert "nobody to ask" in line.detail
