@@ -1,155 +1,28 @@
 """The page in a real Chromium, from the golden status: shown, acted upon, never fooled."""
 
-import gzip
 import json
-import os
-import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.commands import Command, Pause, RetrainHmm, SetProfitPct
+from core.commands import Pause, RetrainHmm, SetProfitPct
 from core.kelly import KellyResult
-from core.status import Published
-from dashboard import Dashboard, Reply
+from dashboard import Reply
+from tests.page_world import (
+    GOLDEN,
+    TOKEN,
+    Daemon,
+    Visit,
+    needs_browser,
+    start_browser,
+    start_daemon,
+)
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-GOLDEN = Path(__file__).parent / "golden" / "status.json"
+__all__ = ["start_browser", "start_daemon"]
+
 PAGE = Path(__file__).parent.parent / "static" / "dashboard.html"
-TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WIDTHS = (360, pytest.param(768, marks=pytest.mark.slow), 1440)
-needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium; set CHROMIUM to its path")
-
-
-class Daemon:
-    """A dashboard that publishes what a test puts into `status`."""
-
-    def __init__(self, *, port: int = 0, token: str | None = None, read_only: bool = False) -> None:
-        self.status: dict[str, Any] = json.loads(GOLDEN.read_text())
-        self.submitted: list[Command] = []
-        self.reply: Callable[[str], Reply] = lambda command_id: Reply(
-            status=200, message="paused: no new entries", command_id=command_id
-        )
-        self.app = Dashboard(
-            "127.0.0.1",
-            port,
-            token=token,
-            read_only=read_only,
-            allowed_hosts=(),
-            published=self.published,
-            readiness=lambda: None,
-            liveness=lambda: True,
-            submit=self.submit,
-            history=NoHistory(),
-            monotonic=time.monotonic,
-        )
-        self.url = f"http://127.0.0.1:{self.app.port}"
-        self.app.start()
-
-    def published(self) -> Published:
-        """Return the status as bytes, with an ETag of its content."""
-        body = json.dumps(self.status).encode()
-        etag = f'W/"{hash(body)}"'
-        return Published(body=body, gzip_body=gzip.compress(body), etag=etag, version=1)
-
-    def submit(self, command_id: str, command: Command, _version: int | None) -> Reply:
-        """Take the command down and answer as told."""
-        self.submitted.append(command)
-        return self.reply(command_id)
-
-
-class NoHistory:
-    """History of a daemon that has none."""
-
-    def recent_events(self, limit: int) -> list[dict[str, Any]]:
-        return []
-
-    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
-        return []
-
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
-        return []
-
-    def order(self, client_order_id: str) -> dict[str, Any] | None:
-        return None
-
-    def command(self, command_id: str) -> dict[str, Any] | None:
-        return None
-
-
-@pytest.fixture(name="browser", scope="module")
-def start_browser() -> Iterator[Any]:
-    """Start one Chromium for the module."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(name="daemon")
-def start_daemon() -> Iterator[Daemon]:
-    """Start a dashboard with the golden status."""
-    daemon = Daemon()
-    yield daemon
-    daemon.app.stop()
-
-
-class Visit:
-    """One page in a browser, with everything it complained about and asked for."""
-
-    def __init__(self, browser: Any, url: str, *, width: int = 1440, scheme: str = "light") -> None:
-        self.complaints: list[str] = []
-        self.hosts: set[str] = set()
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            locale="en-US",
-            timezone_id="Europe/Berlin",
-        )
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(5_000)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self._console)
-        self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
-        self.page.goto(url)
-
-    def _console(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def ready(self) -> "Visit":
-        """Wait for the first status to be shown."""
-        self.page.wait_for_selector("#main:not([hidden])")
-        return self
-
-    def text(self, selector: str) -> str:
-        """Return the visible text of an element."""
-        return str(self.page.inner_text(selector)).replace("\u00a0", " ")
-
-    def shoot(self, name: str) -> None:
-        """Keep a picture where SHOTS says, for a person to look at."""
-        if folder := os.environ.get("SHOTS"):
-            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
-
-    def shoot_part(self, selector: str, name: str) -> None:
-        """Keep a picture of one element where SHOTS says."""
-        if folder := os.environ.get("SHOTS"):
-            self.page.locator(selector).screenshot(path=f"{folder}/{name}.png")
-
-    def close(self) -> None:
-        """Close the page."""
-        self.context.close()
 
 
 def test_page_uses_text_only_and_nothing_from_elsewhere() -> None:

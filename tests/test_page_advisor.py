@@ -9,15 +9,8 @@ from core import advisor_status as s
 from core.commands import AiCouncil, AiRegimeDismiss, AiRegimeOverride, AiRegimeRevert, Command
 from core.record import replace
 from dashboard import Reply
-from tests.test_page import (
-    CONTRAST,
-    GOLDEN,
-    Daemon,
-    Visit,
-    needs_browser,
-    start_browser,
-    start_daemon,
-)
+from tests.page_world import GOLDEN, Daemon, Visit, needs_browser, start_browser, start_daemon
+from tests.test_page import CONTRAST
 
 __all__ = ["start_browser", "start_daemon"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.commands import Adopt, Ignore
-from tests.test_page import Daemon, Visit, needs_browser, start_browser, start_daemon
+from tests.page_world import Daemon, Visit, needs_browser, start_browser, start_daemon
 
 __all__ = ["start_browser", "start_daemon"]
 
