@@ -78,6 +78,7 @@ class Daemon:
         self.publisher = Publisher(
             recent_events=self.counter.recent_events,
             past_opinions=lambda: self.counter.past_opinions(settings.ai_history_size),
+            on_urgent=lambda: self.dashboard.hurry(),  # noqa: PLW0108 - it comes later
         )
         self.parts: Parts | None = None
         self.models: RegimeModels | None = None
@@ -98,11 +99,9 @@ class Daemon:
             monotonic=monotonic,
         )
         self.notices = open_notices(
-            settings,
-            published=self.publisher.published,
-            history=self.counter,
+            settings, published=self.publisher.published, history=self.counter,
             submit=self.counter.submit,
-        )
+        )  # fmt: skip
         self._service = SystemdNotifier()
         self._last_step = monotonic()
 

@@ -35,12 +35,14 @@ from web.message import (
     encoded,
     instant,
     json_answer,
+    kept,
     number,
     packed,
     read_body,
     retry_after,
     takes_gzip,
 )
+from web.stream import Streams, stream_answer
 
 __all__ = ["Busy", "Dashboard", "DashboardHistory", "IdReused", "Reply", "access_problems"]
 
@@ -82,6 +84,7 @@ class Busy(Exception):
 
 
 Submit = Callable[[str, Command, int | None], Reply]
+Route = Callable[["_Handler", str], Answer | None]
 
 
 class _Server(ThreadingHTTPServer):
@@ -175,6 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             answer = self.server.app.answer(self)
+            if answer is None:  # the connection is in other hands
+                self.close_connection = True
+                return
         except Refusal as refusal:
             answer = refusal.answer
         except TimeoutError:
@@ -307,6 +313,7 @@ class Dashboard:
         self._gate = Gate(token, monotonic)
         self._memory = Memory(monotonic)
         self._page = PAGE.read_bytes()
+        self._streams = Streams(published, monotonic)
         try:
             self._server = _Server(host, port, self)
         except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot even be encoded
@@ -325,18 +332,27 @@ class Dashboard:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._streams.start()
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Have what was just published sent to the streams at once; never blocks."""
+        self._streams.hurry()
+
     def stop(self) -> None:
-        """Take no more connections and release the port; those under way end."""
+        """Take no more connections, close the streams and release the port; others end soon."""
         self.is_stopping = True
+        self._streams.stop()
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join(REQUEST_SEC)
         self._server.server_close()
 
-    def answer(self, request: _Handler) -> Answer:
-        """Return the answer to a request whose head was read; raises a refusal."""
+    def answer(self, request: _Handler) -> Answer | None:
+        """Return the answer to a request whose head was read; raises a refusal.
+
+        None when the connection became a stream.
+        """
         if request.headers.get("Transfer-Encoding") is not None:
             raise Refusal(501, "Transfer-Encoding is not supported", closes=True)
         self._check_host(request)
@@ -360,12 +376,13 @@ class Dashboard:
             self._check_session(request)
         return get(request, query)
 
-    def _route(self, path: str) -> Callable[[_Handler, str], Answer] | None:
-        routes = {
+    def _route(self, path: str) -> Route | None:
+        routes: dict[str, Route] = {
             "/": self._get_page,
             "/healthz": self._get_health,
             "/readyz": self._get_readiness,
             "/api/status": self._get_status,
+            "/api/stream": self._get_stream,
             "/api/equity": self._get_equity,
             "/api/cycles": self._get_cycles,
             **{f"/api/kelly/{name}": self._get_kelly for name in KELLY_VIEWS},
@@ -443,13 +460,27 @@ class Dashboard:
         if published is None:
             reason = self._readiness() or "the first status"
             raise Refusal(503, f"not ready: {reason}", headers=retry_after(1))
-        headers = (("ETag", published.etag), ("Vary", "Accept-Encoding"))
-        if published.etag in (request.headers.get("If-None-Match") or ""):
-            return Answer(status=304, headers=headers)
-        if not takes_gzip(request.headers.get("Accept-Encoding") or ""):
-            return Answer(status=200, body=published.body, headers=headers)
-        packed = (*headers, ("Content-Encoding", "gzip"))
-        return Answer(status=200, body=published.gzip_body, headers=packed)
+        return kept(
+            published.body,
+            published.gzip_body,
+            published.etag,
+            accepted=request.headers.get("Accept-Encoding") or "",
+            known=request.headers.get("If-None-Match") or "",
+        )
+
+    def _get_stream(self, request: _Handler, _query: str) -> Answer | None:
+        is_packed = takes_gzip(request.headers.get("Accept-Encoding") or "")
+        if request.command == "HEAD":
+            return stream_answer(is_packed=is_packed)
+        session = None if _bearer(request) is not None else self._session(request)
+
+        def is_allowed() -> bool:
+            if self._gate.is_open or session is None:
+                return True
+            return self._gate.session_holds(session)
+
+        self._streams.open(request.connection, is_packed=is_packed, is_allowed=is_allowed)
+        return None
 
     def _get_equity(self, request: _Handler, query: str) -> Answer:
         asked = parse_qs(query)

@@ -32,7 +32,10 @@ Build = Callable[[BotState, Params, Facts], Status]
 
 
 class Publisher:
-    """Publishes the newest state at most twice a second, and at once when asked to."""
+    """Publishes the newest state at most twice a second, and at once when asked to.
+
+    `on_urgent` is called after what was asked for at once is published; it must not block.
+    """
 
     def __init__(
         self,
@@ -41,11 +44,13 @@ class Publisher:
         past_opinions: Callable[[], tuple[_Rows, _Rows]] | None = None,
         build: Build = build_status,
         interval_sec: float = INTERVAL_SEC,
+        on_urgent: Callable[[], None] = lambda: None,
     ) -> None:
         self.errors = 0
         self._recent_events, self._past_opinions = recent_events, past_opinions
         self._build = build
         self._interval_sec = interval_sec
+        self._on_urgent = on_urgent
         self._offers: deque[tuple[BotState, Params, Facts]] = deque(maxlen=1)
         self._hurry = threading.Event()
         self._woken = threading.Event()
@@ -86,9 +91,13 @@ class Publisher:
             self._woken.wait()
             self._woken.clear()
             # Cleared before the offer is taken: a newer one that asks to hurry sets it again.
-            self._hurry.clear()
+            is_urgent = self._hurry.is_set()
+            if is_urgent:
+                self._hurry.clear()
             started = monotonic()
             self._publish()
+            if is_urgent:
+                self._on_urgent()
             if self._stopping and not self._offers:
                 return
             self._hurry.wait(max(0.0, self._interval_sec - (monotonic() - started)))

@@ -35,7 +35,7 @@ _UNUSABLE = object()
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """What a route sends back."""
+    """What a route sends back; a body that `is_endless` follows later, until the end."""
 
     status: int
     body: bytes = b""
@@ -43,6 +43,7 @@ class Answer(Record, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     csp: str = _CSP_API
     closes: bool = False
+    is_endless: bool = False
 
 
 class Refusal(Exception):
@@ -98,8 +99,11 @@ def encoded(answer: Answer, *, without_body: bool = False) -> bytes:
     phrase = HTTPStatus(answer.status).phrase
     lines = [f"HTTP/1.1 {answer.status} {phrase}"]
     if answer.status != HTTPStatus.NOT_MODIFIED:
-        lines += [f"Content-Type: {answer.content_type}", f"Content-Length: {len(answer.body)}"]
-    lines += [f"{name}: {value}" for name, value in (*answer.headers, *_SECURITY)]
+        lines.append(f"Content-Type: {answer.content_type}")
+        if not answer.is_endless:
+            lines.append(f"Content-Length: {len(answer.body)}")
+    headers = {**dict(_SECURITY), **dict(answer.headers)}
+    lines += [f"{name}: {value}" for name, value in headers.items()]
     lines.append(f"Content-Security-Policy: {answer.csp}")
     if answer.closes:
         lines.append("Connection: close")
@@ -121,6 +125,22 @@ def packed(answer: Answer, accepted: str) -> Answer:
         return answer
     headers = (*answer.headers, ("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding"))
     return replace(answer, body=gzip.compress(answer.body, 5), headers=headers)
+
+
+def kept(
+    body: bytes, gzip_body: bytes, etag: str, *, accepted: str, known: str, cache: str = "no-store"
+) -> Answer:
+    """Return an answer that was made before, compressed where Accept-Encoding `accepted` takes it.
+
+    304 where If-None-Match `known` names the `etag`; `cache` is the Cache-Control of both.
+    """
+    headers = (("ETag", etag), ("Vary", "Accept-Encoding"), ("Cache-Control", cache))
+    if etag in known:
+        return Answer(status=304, headers=headers)
+    if not takes_gzip(accepted):
+        return Answer(status=200, body=body, headers=headers)
+    packing = ("Content-Encoding", "gzip")
+    return Answer(status=200, body=gzip_body, headers=(*headers, packing))
 
 
 def retry_after(seconds: int) -> tuple[tuple[str, str], ...]:
