@@ -5,7 +5,6 @@ touch the state. Limits, deadlines and the checks of Host and Origin are here, t
 in `web/gate.py`. The page is `static/dashboard.html`, the contract `core/status.py`.
 """
 
-import errno
 import json
 import logging
 import re
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
-import msgspec
-
 from core.commands import Command, CommandError, parse
 from core.ports import ConfigError, History
+from core.record import replace
 from core.status import Published
-from web.gate import Gate, IdReused, Memory, Reply, access_problems
+from web.charts import read_charts
+from web.gate import Gate, IdReused, Memory, Reply, access_problems, binding_problem
 from web.kelly_views import KELLY_VIEWS, KellyHistory
 from web.message import (
     CSP_PAGE,
@@ -196,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _write(self, answer: Answer) -> None:
         if self.close_connection and not answer.closes:
-            answer = msgspec.structs.replace(answer, closes=True)
+            answer = replace(answer, closes=True)
         self.close_connection = answer.closes
         try:
             self.connection.settimeout(REQUEST_SEC)
@@ -313,11 +312,12 @@ class Dashboard:
         self._gate = Gate(token, monotonic)
         self._memory = Memory(monotonic)
         self._page = PAGE.read_bytes()
+        self._charts = read_charts()
         self._streams = Streams(published, monotonic)
         try:
             self._server = _Server(host, port, self)
         except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot even be encoded
-            raise ConfigError([_binding_problem(host, port, error)]) from None
+            raise ConfigError([binding_problem(host, port, error)]) from None
         self.port: int = self._server.server_address[1]
         names = {"127.0.0.1", "localhost", "[::1]"}
         if host not in ANYWHERE:  # there the name is one of `allowed_hosts`
@@ -379,6 +379,7 @@ class Dashboard:
     def _route(self, path: str) -> Route | None:
         routes: dict[str, Route] = {
             "/": self._get_page,
+            "/lightweight-charts.js": self._get_charts,
             "/healthz": self._get_health,
             "/readyz": self._get_readiness,
             "/api/status": self._get_status,
@@ -436,14 +437,21 @@ class Dashboard:
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def _get_page(self, _request: _Handler, _query: str) -> Answer:
+    def _get_page(self, request: _Handler, _query: str) -> Answer:
         nonce = secrets.token_urlsafe(18)
-        return Answer(
+        answer = Answer(
             status=200,
             body=self._page.replace(_NONCE, nonce.encode()),
             content_type="text/html; charset=utf-8",
             csp=CSP_PAGE.format(nonce=nonce),
         )
+        return packed(answer, request.headers.get("Accept-Encoding") or "")
+
+    def _get_charts(self, request: _Handler, _query: str) -> Answer:
+        if self._charts is None:
+            raise Refusal(404, "not found")
+        answer = kept(self._charts, request.headers, cache="no-cache")
+        return replace(answer, content_type="text/javascript; charset=utf-8")
 
     def _get_health(self, _request: _Handler, _query: str) -> Answer:
         is_alive = self._liveness()
@@ -460,26 +468,18 @@ class Dashboard:
         if published is None:
             reason = self._readiness() or "the first status"
             raise Refusal(503, f"not ready: {reason}", headers=retry_after(1))
-        return kept(
-            published.body,
-            published.gzip_body,
-            published.etag,
-            accepted=request.headers.get("Accept-Encoding") or "",
-            known=request.headers.get("If-None-Match") or "",
-        )
+        return kept(published, request.headers)
 
     def _get_stream(self, request: _Handler, _query: str) -> Answer | None:
         is_packed = takes_gzip(request.headers.get("Accept-Encoding") or "")
         if request.command == "HEAD":
             return stream_answer(is_packed=is_packed)
-        session = None if _bearer(request) is not None else self._session(request)
-
-        def is_allowed() -> bool:
-            if self._gate.is_open or session is None:
-                return True
-            return self._gate.session_holds(session)
-
-        self._streams.open(request.connection, is_packed=is_packed, is_allowed=is_allowed)
+        session = None if self._gate.is_open or _bearer(request) else self._session(request)
+        self._streams.open(
+            request.connection,
+            is_packed=is_packed,
+            is_allowed=lambda: session is None or self._gate.session_holds(session),
+        )
         return None
 
     def _get_equity(self, request: _Handler, query: str) -> Answer:
@@ -559,21 +559,6 @@ class Dashboard:
         outcome = {"accepted": reply.status == HTTPStatus.OK, "message": reply.message}
         ids = {"command_id": reply.command_id, "changed": reply.changed}
         return json_answer(reply.status, outcome | ids)
-
-
-def _binding_problem(host: str, port: int, error: OSError | UnicodeError) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.EADDRINUSE:
-        return (
-            f"PORT={port}: another program uses it on {host} (this bot already, perhaps: python "
-            "bot.py status); set PORT to another number, or stop that program"
-        )
-    if number in (errno.EACCES, errno.EPERM):
-        return f"PORT={port}: this user may not open it on {host}; set PORT to 1024 or more"
-    is_unknown = isinstance(error, socket.gaierror | UnicodeError)
-    if is_unknown or number in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"HOST={host}: no address of this machine; set HOST to 127.0.0.1 or to one it has"
-    return f"HOST={host}, PORT={port}: cannot be opened: {error}; set HOST or PORT differently"
 
 
 def _bearer(request: _Handler) -> str | None:

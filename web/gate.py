@@ -3,9 +3,11 @@
 Tables are bounded and die with the process: after a restart everybody logs in again.
 """
 
+import errno
 import hashlib
 import hmac
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -56,6 +58,22 @@ def access_problems(host: str, token: str | None) -> list[str]:
     if len(set(token)) < 8 or any(token.lower().startswith(word) for word in _PLACEHOLDERS):
         return ["DASHBOARD_TOKEN is a placeholder; make one: openssl rand -base64 32"]
     return []
+
+
+def binding_problem(host: str, port: int, error: OSError | UnicodeError) -> str:
+    """Return what to do where the server cannot be bound to `host` and `port`."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        return (
+            f"PORT={port}: another program uses it on {host} (this bot already, perhaps: python "
+            "bot.py status); set PORT to another number, or stop that program"
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return f"PORT={port}: this user may not open it on {host}; set PORT to 1024 or more"
+    is_unknown = isinstance(error, socket.gaierror | UnicodeError)
+    if is_unknown or number in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return f"HOST={host}: no address of this machine; set HOST to 127.0.0.1 or to one it has"
+    return f"HOST={host}, PORT={port}: cannot be opened: {error}; set HOST or PORT differently"
 
 
 class Gate:

@@ -8,8 +8,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from email.message import Message
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -44,6 +45,17 @@ class Answer(Record, frozen=True, kw_only=True):
     csp: str = _CSP_API
     closes: bool = False
     is_endless: bool = False
+
+
+class Kept(Protocol):
+    """Content that was made, and compressed, before anybody asked."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def gzip_body(self) -> bytes: ...
+    @property
+    def etag(self) -> str: ...
 
 
 class Refusal(Exception):
@@ -127,20 +139,19 @@ def packed(answer: Answer, accepted: str) -> Answer:
     return replace(answer, body=gzip.compress(answer.body, 5), headers=headers)
 
 
-def kept(
-    body: bytes, gzip_body: bytes, etag: str, *, accepted: str, known: str, cache: str = "no-store"
-) -> Answer:
-    """Return an answer that was made before, compressed where Accept-Encoding `accepted` takes it.
+def kept(content: Kept, asked: Message, *, cache: str = "no-store") -> Answer:
+    """Return the answer of `content` to a request with the headers `asked`.
 
-    304 where If-None-Match `known` names the `etag`; `cache` is the Cache-Control of both.
+    It is compressed where the client takes that, and 304 where it has it; `cache` is the
+    Cache-Control of both.
     """
-    headers = (("ETag", etag), ("Vary", "Accept-Encoding"), ("Cache-Control", cache))
-    if etag in known:
+    headers = (("ETag", content.etag), ("Vary", "Accept-Encoding"), ("Cache-Control", cache))
+    if content.etag in (asked.get("If-None-Match") or ""):
         return Answer(status=304, headers=headers)
-    if not takes_gzip(accepted):
-        return Answer(status=200, body=body, headers=headers)
+    if not takes_gzip(asked.get("Accept-Encoding") or ""):
+        return Answer(status=200, body=content.body, headers=headers)
     packing = ("Content-Encoding", "gzip")
-    return Answer(status=200, body=gzip_body, headers=(*headers, packing))
+    return Answer(status=200, body=content.gzip_body, headers=(*headers, packing))
 
 
 def retry_after(seconds: int) -> tuple[tuple[str, str], ...]:
