@@ -97,6 +97,8 @@ class Daemon:
             submit=self.counter.submit,
             history=self.counter,
             monotonic=monotonic,
+            step_age_sec=lambda: monotonic() - self._last_step,
+            publisher_errors=lambda: self.publisher.errors,
         )
         self.notices = open_notices(
             settings, published=self.publisher.published, history=self.counter,
@@ -160,12 +162,10 @@ class Daemon:
         self._introduce(parts, venue, params)
         self.models = open_models(self.settings, parts)
         loop = Loop(
-            runtime,
-            parts.exchange,
-            models=self.models,
+            runtime, parts.exchange, models=self.models,
             pacer=Pacer(None if parts.exchange.horizon() is not None else self.settings.speed),
             prepare=lambda command: prepare(runtime, command),
-        )
+        )  # fmt: skip
         self.counter.history, self.counter.loop = parts.history, loop
         attach(parts, runtime, loop, self.settings, self.models)
         runtime.start(

@@ -41,6 +41,7 @@ from web.message import (
     retry_after,
     takes_gzip,
 )
+from web.metrics import Metrics, ServerFacts
 from web.stream import Streams, stream_answer
 
 __all__ = ["Busy", "Dashboard", "DashboardHistory", "IdReused", "Reply", "access_problems"]
@@ -278,8 +279,8 @@ class Dashboard:
 
     `published` returns the newest status or None; `readiness` the reason why not ready or None;
     `liveness` whether the loop lives; `submit` carries a command out within 2 s (may raise Busy and
-    IdReused); `monotonic` measures deadlines. Raises ConfigError for an unsafe binding, and for an
-    address or port that cannot be had.
+    IdReused); `monotonic` measures deadlines; what follows it is for `/metrics`. Raises ConfigError
+    for an unsafe binding, and for an address or port that cannot be had.
     """
 
     def __init__(
@@ -296,6 +297,8 @@ class Dashboard:
         submit: Submit,
         history: DashboardHistory,
         monotonic: Callable[[], float],
+        step_age_sec: Callable[[], float | None] = lambda: None,
+        publisher_errors: Callable[[], int] = int,
     ) -> None:
         problems = access_problems(host, token)
         if problems:
@@ -314,6 +317,8 @@ class Dashboard:
         self._page = PAGE.read_bytes()
         self._charts = read_charts()
         self._streams = Streams(published, monotonic)
+        self._step_age_sec, self._publisher_errors = step_age_sec, publisher_errors
+        self._metrics = Metrics(published, self._facts)
         try:
             self._server = _Server(host, port, self)
         except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot even be encoded
@@ -372,7 +377,7 @@ class Dashboard:
             raise Refusal(404, "not found")
         if request.command == "POST":
             raise Refusal(405, "method not allowed", headers=(("Allow", "GET, HEAD"),))
-        if path.startswith("/api/"):
+        if path.startswith("/api/") or path == "/metrics":
             self._check_session(request)
         return get(request, query)
 
@@ -380,6 +385,7 @@ class Dashboard:
         routes: dict[str, Route] = {
             "/": self._get_page,
             "/lightweight-charts.js": self._get_charts,
+            "/metrics": lambda *_: self._metrics.answer(),
             "/healthz": self._get_health,
             "/readyz": self._get_readiness,
             "/api/status": self._get_status,
@@ -461,6 +467,17 @@ class Dashboard:
         reason = self._readiness()
         return json_answer(
             200 if reason is None else 503, {"ready": reason is None, "reason": reason}
+        )
+
+    def _facts(self) -> ServerFacts:
+        return ServerFacts(
+            is_alive=self._liveness(),
+            is_ready=self._readiness() is None,
+            step_age_sec=self._step_age_sec(),
+            publisher_errors=self._publisher_errors(),
+            streams=len(self._streams),
+            streams_refused=self._streams.refused,
+            connections_refused=self.refused,
         )
 
     def _get_status(self, request: _Handler, _query: str) -> Answer:
