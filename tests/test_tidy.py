@@ -46,7 +46,10 @@ SOCKETS = {
     "exchange/kraken.py", "exchange/sandbox.py", "market/public.py", "store/supabase.py",
     "engine/llm.py", "engine/notify.py", "dashboard.py", "engine/cli.py",
 }  # fmt: skip
-CALLED = {"dotenv": "python-dotenv", "kraken": "python-kraken-sdk"}
+CALLED = {
+    "dotenv": "python-dotenv", "kraken": "python-kraken-sdk",
+    "prometheus_client": "prometheus-client",
+}  # fmt: skip
 BOUNDARIES = {
     "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
     "engine/trainer.py",
