@@ -17,6 +17,7 @@ from statistics import median
 import psutil
 
 from benchmarks import regimes
+from benchmarks.dashboard import dashboard
 from benchmarks.replica import replica
 from core import actions as a
 from core import events as e
@@ -191,6 +192,7 @@ def main() -> None:
         ("the same with regimes", long_replay_regimes),
         ("lateness of a loop with 30 slots while models are trained", regimes.loop_gaps),
         ("a replica", replica),
+        ("fifty open pages", dashboard),
         ("training of a model", regimes.training),
         ("a closed candle, features and filter", regimes.one_candle),
     ):

@@ -104,7 +104,7 @@ class Loop:
         self.stopping = threading.Event()
         self.iterations = 0
         self.on_iteration: Callable[[bool], None] | None = None
-        self._pacer = pacer
+        self.pacer = pacer
         self._prepare = prepare
 
     def stop(self) -> None:
@@ -189,11 +189,11 @@ class Loop:
 
     def _sleep_until(self, at: float) -> bool:
         """Wait for the pace; False when something else has to be looked at first."""
-        wait = self._pacer.wait_sec(at)
+        wait = self.pacer.wait_sec(at)
         if wait <= 0:
             return True
         self.inbox.woken.wait(min(wait, WAKE_SEC))
-        return self._pacer.wait_sec(at) <= 0 and not self.inbox.woken.is_set()
+        return self.pacer.wait_sec(at) <= 0 and not self.inbox.woken.is_set()
 
     def _commands(self) -> bool:
         had_command = False

@@ -2,9 +2,21 @@
 
 from pathlib import Path
 
+import pytest
+
+from benchmarks.dashboard import dashboard
 from benchmarks.run import quiet_tick
 
 
 def test_the_benchmark_of_a_quiet_tick_runs(tmp_path: Path) -> None:
     """It gives a figure with its unit."""
     assert "µs" in str(quiet_tick(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_dashboard_runs(tmp_path: Path) -> None:
+    """Its daemon starts, its clients are answered and get events."""
+    told = dashboard(tmp_path, 3.0)
+    assert "at p99" in told
+    assert "streams got 0" not in told
+    assert "0 broke" in told

@@ -1,0 +1,251 @@
+"""Benchmark of the page's server: does the loop feel fifty open pages and 200 questions a second?
+
+`python -m benchmarks.dashboard [SECONDS]` runs a daemon with 30 slots on a fast market in a process
+of its own, first left alone for so long, then asked by clients in another process. How late each
+price is processed is noted inside the daemon, everything else from outside.
+"""
+
+import http.client
+import json
+import multiprocessing
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+import config
+from benchmarks.busy import ENV
+from benchmarks.regimes import Late
+from bot import Daemon
+from core import events as e
+from engine import log
+from engine.progress import ProgressLine
+from engine.runtime import Runtime
+from engine.wiring import Parts
+
+ROOT = Path(__file__).parent.parent
+PHASE_SEC, SETTLE_SEC, START_SEC = 60.0, 10.0, 30.0
+SPEED = 600.0  # as it is out of the box
+STREAMS, REQUESTS_PER_SEC, CONNECTIONS = 50, 200, 10
+
+
+# ---- the daemon ---------------------------------------------------------------------------------
+
+
+class _Watched(Daemon):
+    """A daemon that notes how late each price has been processed, and when."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        super().__init__(settings)
+        self.pacer, self.times = Late(SPEED), list[float]()
+
+    def _after(
+        self, runtime: Runtime, parts: Parts, progress: ProgressLine, is_urgent: bool
+    ) -> None:
+        if runtime.on_step is None and self.counter.loop is not None:
+            runtime.on_step, self.counter.loop.pacer = self._note, self.pacer
+        super()._after(runtime, parts, progress, is_urgent)
+
+    def _note(self, event: e.Event, _actions: object) -> None:
+        if isinstance(event, e.PriceTick):
+            self.pacer.note(event.time)
+            self.times.append(time.monotonic())
+
+
+def _run(told: Path) -> None:
+    settings = config.load(os.environ, told.parent / ".env")
+    log.configure(settings.log_level, settings.log_format, secrets=settings.secrets())
+    daemon = _Watched(settings)
+    (told.parent / "port").write_text(str(daemon.dashboard.port))
+    daemon.run()
+    late = daemon.pacer.late
+    told.write_text(json.dumps(list(zip(daemon.times[-len(late) :], late, strict=True))))
+
+
+# ---- the clients --------------------------------------------------------------------------------
+
+
+class _Seen(NamedTuple):
+    """What the clients saw."""
+
+    answer_sec: list[float]
+    failures: int
+    events: list[int]  # of each stream
+    size: int  # of a status, in bytes
+
+
+def _ask(port: int, until: float, seen: list[float], sizes: list[int]) -> None:
+    """Ask for the status at an even pace on one connection; half of the answers packed."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    pause, due, n = CONNECTIONS / REQUESTS_PER_SEC, time.monotonic(), 0
+    while (due := due + pause) < until:
+        time.sleep(max(0.0, due - time.monotonic()))
+        n += 1
+        began = time.monotonic()
+        connection.request(
+            "GET", "/api/status", headers={"Accept-Encoding": "gzip" if n % 2 else "identity"}
+        )
+        body = connection.getresponse().read()
+        seen.append(time.monotonic() - began)
+        sizes.append(len(body))
+
+
+class _Stream:
+    """One open page."""
+
+    def __init__(self, port: int, is_packed: bool) -> None:
+        self.events = 0
+        self.connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        packing = "Accept-Encoding: gzip\r\n" if is_packed else ""
+        head = f"GET /api/stream HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{packing}\r\n"
+        self.connection.sendall(head.encode())
+        self._unpack = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress if is_packed else bytes
+        self._head, self._is_body = b"", False
+
+    def read(self) -> bool:
+        """Count the events that have come; False at the end."""
+        chunk = self.connection.recv(262_144)
+        if not self._is_body:
+            self._head += chunk
+            _, end, chunk = self._head.partition(b"\r\n\r\n")
+            self._is_body = bool(end)
+        if self._is_body and chunk:
+            self.events += self._unpack(chunk).count(b"event: status\nid:")
+        return bool(chunk) or not self._is_body
+
+
+def _clients(port: int, seconds: float, told: Any) -> None:
+    told.send("begun")
+    until = time.monotonic() + seconds
+    answers: list[float] = []
+    sizes: list[int] = []
+    threads = [
+        threading.Thread(target=_ask, args=(port, until, answers, sizes))
+        for _ in range(CONNECTIONS)
+    ]
+    streams = [_Stream(port, is_packed=n % 2 == 0) for n in range(STREAMS)]
+    selector = selectors.DefaultSelector()
+    for stream in streams:
+        selector.register(stream.connection, selectors.EVENT_READ, stream)
+    for thread in threads:
+        thread.start()
+    failures = 0
+    while (left := until - time.monotonic()) > 0:
+        for key, _ in selector.select(left):
+            if not key.data.read():
+                failures += 1
+                selector.unregister(key.fileobj)
+    for thread in threads:
+        thread.join()
+    events = [stream.events for stream in streams]
+    told.send(_Seen(answers, failures, events, max(sizes, default=0)))
+
+
+# ---- the measurement ----------------------------------------------------------------------------
+
+
+def dashboard(folder: Path, seconds: float = PHASE_SEC) -> str:
+    """Measure the loop's lateness without and with clients, and how these fared."""
+    told = folder / "late.json"
+    env = {
+        **ENV, "PATH": os.environ["PATH"], "PORT": "0", "STATE_DB": str(folder / "bot.db"),
+        "KRAKEN_TIER": "pro", "SYNTHETIC_SPEED": f"{SPEED:g}", "LOG_LEVEL": "WARNING",
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.dashboard", "--daemon", str(told)], cwd=ROOT, env=env,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        port = _port(folder / "port", process)
+        watched = psutil.Process(process.pid)
+        time.sleep(min(SETTLE_SEC, seconds))
+        quiet, before = _share(watched, lambda: time.sleep(seconds)), watched.memory_info().rss
+        here, there = multiprocessing.Pipe()
+        context = multiprocessing.get_context("spawn")
+        clients = context.Process(target=_clients, args=(port, seconds, there))
+        clients.start()
+        here.recv()
+        busy = _share(watched, lambda: here.poll(seconds + START_SEC))
+        after = watched.memory_info().rss
+        seen: _Seen = here.recv()
+        clients.join()
+        process.send_signal(signal.SIGTERM)
+        process.wait(START_SEC)
+    finally:
+        process.kill()
+    late = json.loads(told.read_text())
+    return _report(late, (quiet, busy), seen) + (
+        f"\n  daemon: processor {quiet.cpu:.0%} without, {busy.cpu:.0%} with; memory "
+        f"{before / 2**20:.0f} MB before, {after / 2**20:.0f} MB after"
+    )
+
+
+class _Phase(NamedTuple):
+    """A stretch of time, and the share of one processor that the daemon used in it."""
+
+    began: float
+    ended: float
+    cpu: float
+
+
+def _share(watched: psutil.Process, wait: Callable[[], object]) -> _Phase:
+    began, used = time.monotonic(), sum(watched.cpu_times()[:2])
+    wait()
+    ended = time.monotonic()
+    return _Phase(began, ended, (sum(watched.cpu_times()[:2]) - used) / (ended - began))
+
+
+def _port(told: Path, process: "subprocess.Popen[bytes]") -> int:
+    """Return the daemon's port once it has a status to show."""
+    until = time.monotonic() + START_SEC
+    while time.monotonic() < until and process.poll() is None:
+        time.sleep(0.1)
+        if not told.exists() or not (text := told.read_text()):
+            continue
+        connection = http.client.HTTPConnection("127.0.0.1", int(text), timeout=5)
+        connection.request("GET", "/readyz")
+        if connection.getresponse().status == http.HTTPStatus.OK:
+            return int(text)
+    raise RuntimeError("the daemon did not start")
+
+
+def _report(late: Sequence[tuple[float, float]], phases: tuple[_Phase, _Phase], seen: _Seen) -> str:
+    without, loaded = ([x for at, x in late if phase.began <= at < phase.ended] for phase in phases)
+    longer = (_quantile(loaded, 0.99) - _quantile(without, 0.99)) * 1000
+    answers = len(seen.answer_sec)
+    return (
+        f"lateness of a loop {_told(without)} without, {_told(loaded)} with {STREAMS} "
+        f"streams and {answers / (phases[1].ended - phases[1].began):.0f} requests a second: "
+        f"{longer:+.1f} ms at p99 (required ≤ 10 ms)\n"
+        f"  status of {seen.size / 1024:.0f} KiB in {_told(seen.answer_sec)}; streams got "
+        f"{min(seen.events)} to {max(seen.events)} events, {seen.failures} broke"
+    )
+
+
+def _told(seconds: Sequence[float]) -> str:
+    p50, p99, worst = (_quantile(seconds, share) * 1000 for share in (0.5, 0.99, 1.0))
+    return f"p50 {p50:.1f}, p99 {p99:.1f}, worst {worst:.0f} ms of {len(seconds):,}"
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--daemon"]:
+        _run(Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            print(dashboard(Path(place), float(sys.argv[1]) if sys.argv[1:] else PHASE_SEC))
