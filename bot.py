@@ -95,13 +95,12 @@ class Daemon:
             readiness=self._missing,
             liveness=self._is_alive,
             submit=self.counter.submit,
-            history=self.counter,
             monotonic=monotonic,
             step_age_sec=lambda: monotonic() - self._last_step,
             publisher_errors=lambda: self.publisher.errors,
         )
         self.notices = open_notices(
-            settings, published=self.publisher.published, history=self.counter,
+            settings, published=self.publisher.published, history=lambda: self.counter.history,
             submit=self.counter.submit,
         )  # fmt: skip
         self._service = SystemdNotifier()
@@ -167,6 +166,7 @@ class Daemon:
             prepare=lambda command: prepare(runtime, command),
         )  # fmt: skip
         self.counter.history, self.counter.loop = parts.history, loop
+        self.dashboard.history = parts.history
         attach(parts, runtime, loop, self.settings, self.models)
         runtime.start(
             venue,
@@ -262,7 +262,7 @@ class Daemon:
             read_only=self.settings.dashboard_read_only,
             account=parts.account(),
             replica=parts.replication(runtime.state.now),
-            regimes=regimes_view(self.models, runtime.state.now),
+            regimes=regimes_view(parts, self.models, runtime.state.now),
             advisor=advisor_view(runtime.advisor),
         )
 

@@ -11,31 +11,30 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 from core.commands import Command, CommandError, parse
-from core.ports import ConfigError, History
+from core.ports import ConfigError, StoreError
 from core.record import replace
 from core.status import Published
 from web.charts import read_charts
 from web.gate import Gate, IdReused, Memory, Reply, access_problems, binding_problem
+from web.history_views import HISTORY_VIEWS, ONE_OF, TABLES, History, one
 from web.kelly_views import KELLY_VIEWS, KellyHistory
 from web.message import (
     CSP_PAGE,
     Answer,
     Refusal,
     encoded,
-    instant,
     json_answer,
     kept,
-    number,
     packed,
     read_body,
     retry_after,
@@ -66,23 +65,12 @@ _NONCE = b"{{nonce}}"
 class DashboardHistory(History, KellyHistory, Protocol):
     """What the history routes read; every method is safe from any thread."""
 
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
-        """Return completed cycles that ended before `before`, newest first."""
-        ...
-
-    def order(self, client_order_id: str) -> dict[str, Any] | None:
-        """Return one order's life with its size chain, or None if there is none."""
-        ...
-
-    def command(self, command_id: str) -> dict[str, Any] | None:
-        """Return a command with its reply, or None if there is none."""
-        ...
-
 
 class Busy(Exception):
     """The loop takes no command at the moment; ask again."""
 
 
+T = TypeVar("T")
 Submit = Callable[[str, Command, int | None], Reply]
 Route = Callable[["_Handler", str], Answer | None]
 
@@ -201,7 +189,21 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.connection.settimeout(REQUEST_SEC)
             self.connection.sendall(encoded(answer, without_body=self.command == "HEAD"))
+            if answer.parts is not None and self.command != "HEAD":
+                self._write_parts(answer.parts)
         except OSError:
+            self.close_connection = True
+
+    def _write_parts(self, parts: Iterable[bytes]) -> None:
+        """Send a body in chunks; without the last one the client knows that it is not whole."""
+        try:
+            for part in parts:
+                if self.server.app.is_stopping:
+                    raise ConnectionAbortedError
+                self.connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+            self.connection.sendall(b"0\r\n\r\n")
+        except StoreError as error:
+            log.warning("cut off path=%s: %s", self.target.partition("?")[0], error)
             self.close_connection = True
 
     def _fill(self) -> None:
@@ -279,8 +281,9 @@ class Dashboard:
 
     `published` returns the newest status or None; `readiness` the reason why not ready or None;
     `liveness` whether the loop lives; `submit` carries a command out within 2 s (may raise Busy and
-    IdReused); `monotonic` measures deadlines; what follows it is for `/metrics`. Raises ConfigError
-    for an unsafe binding, and for an address or port that cannot be had.
+    IdReused); `monotonic` measures deadlines; what follows it is for `/metrics`, but for `history`,
+    which may be set later, once it is open. Raises ConfigError for an unsafe binding, and for an
+    address or port that cannot be had.
     """
 
     def __init__(
@@ -295,10 +298,10 @@ class Dashboard:
         readiness: Callable[[], str | None],
         liveness: Callable[[], bool],
         submit: Submit,
-        history: DashboardHistory,
         monotonic: Callable[[], float],
         step_age_sec: Callable[[], float | None] = lambda: None,
         publisher_errors: Callable[[], int] = int,
+        history: DashboardHistory | None = None,
     ) -> None:
         problems = access_problems(host, token)
         if problems:
@@ -306,12 +309,12 @@ class Dashboard:
         self.monotonic = monotonic
         self.refused = 0  # connections turned away
         self.is_stopping = False
+        self.history = history
         self._read_only = read_only
         self._published = published
         self._readiness = readiness
         self._liveness = liveness
         self._submit = submit
-        self._history = history
         self._gate = Gate(token, monotonic)
         self._memory = Memory(monotonic)
         self._page = PAGE.read_bytes()
@@ -390,15 +393,13 @@ class Dashboard:
             "/readyz": self._get_readiness,
             "/api/status": self._get_status,
             "/api/stream": self._get_stream,
-            "/api/equity": self._get_equity,
-            "/api/cycles": self._get_cycles,
+            **dict.fromkeys(HISTORY_VIEWS, self._get_history),
+            **dict.fromkeys(TABLES, self._get_table),
             **{f"/api/kelly/{name}": self._get_kelly for name in KELLY_VIEWS},
         }
         parent, _, name = path.rpartition("/")
-        if parent == "/api/orders" and _ID.fullmatch(name):
-            return lambda *_: _found(self._history.order(name))
-        if parent == "/api/commands" and _ID.fullmatch(name):
-            return lambda *_: _found(self._history.command(name))
+        if parent in ONE_OF and _ID.fullmatch(name):
+            return self._get_one
         return routes.get(path)
 
     # ---- checks ---------------------------------------------------------------------------------
@@ -499,26 +500,46 @@ class Dashboard:
         )
         return None
 
-    def _get_equity(self, request: _Handler, query: str) -> Answer:
-        asked = parse_qs(query)
-        since = instant(asked, "since")
-        points = self._history.equity_curve(number(asked, "limit", 1_000, 10_000))
-        if since is not None:
-            points = [point for point in points if point["time"] >= since]
-        return _packed(request, {"points": points})
+    def _get_history(self, request: _Handler, query: str) -> Answer:
+        view = HISTORY_VIEWS[_path(request)]
+        return _packed(request, self._read(lambda history: view(history, query)))
 
-    def _get_cycles(self, request: _Handler, query: str) -> Answer:
-        asked = parse_qs(query)
-        limit, before = number(asked, "limit", 100, 1_000), instant(asked, "before")
-        return _packed(request, {"cycles": self._history.cycles(limit, before)})
+    def _get_one(self, request: _Handler, query: str) -> Answer:
+        parent, _, name = _path(request).rpartition("/")
+        return _packed(request, self._read(lambda history: one(history, parent, name, query)))
+
+    def _get_table(self, request: _Handler, query: str) -> Answer:
+        path = _path(request)
+        parts = self._read(lambda history: TABLES[path](history, query))
+        name = path.rpartition("/")[2]
+        answer = Answer(
+            status=200,
+            content_type="text/csv; charset=utf-8; header=present",
+            headers=(("Content-Disposition", f'attachment; filename="{name}"'),),
+            parts=parts,
+        )
+        if request.request_version == "HTTP/1.0":  # knows no chunks
+            return replace(answer, body=b"".join(parts), parts=None)
+        return answer
+
+    def _read(self, read: Callable[[DashboardHistory], T]) -> T:
+        """Return what is read of the history; refused until it is open, and where it fails."""
+        if self.history is None:
+            raise Refusal(503, f"not ready: {self._readiness()}", headers=retry_after(1))
+        try:
+            return read(self.history)
+        except StoreError as error:
+            log.warning("history not read: %s", error)
+            raise Refusal(503, "the history cannot be read", headers=retry_after(1)) from None
 
     def _get_kelly(self, request: _Handler, query: str) -> Answer:
         published = self._published()
         if published is None:
             raise Refusal(503, "not ready: the first status", headers=retry_after(1))
-        name = request.path.partition("?")[0].rpartition("/")[2]
+        view = KELLY_VIEWS[_path(request).rpartition("/")[2]]
         status = json.loads(published.body)
-        return _packed(request, KELLY_VIEWS[name](status, self._history, parse_qs(query)))
+        told = self._read(lambda history: view(status, history, parse_qs(query)))
+        return _packed(request, told)
 
     # ---- acting ---------------------------------------------------------------------------------
 
@@ -583,10 +604,8 @@ def _bearer(request: _Handler) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _found(value: Mapping[str, Any] | None) -> Answer:
-    if value is None:
-        raise Refusal(404, "not found")
-    return json_answer(200, value)
+def _path(request: _Handler) -> str:
+    return request.target.partition("?")[0]
 
 
 def _packed(request: _Handler, value: object) -> Answer:

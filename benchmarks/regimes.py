@@ -10,11 +10,12 @@ import numpy as np
 import config
 from core import events as e
 from core.commands import RetrainHmm
+from engine.candle_history import FEED_SEC
 from engine.clock import Pacer
 from engine.loop import Loop
 from engine.models import open_models
 from engine.runtime import Runtime
-from engine.wiring import FEED_SEC, begin, open_parts
+from engine.wiring import begin, open_parts
 from hmm_regime_detector import Detector, Model, Recipe, TrainingRequest, train
 from market.candles import Prepared, prepare, rows_of
 from regime.fitting import Parameters, fit_hmmlearn, has_fast, run_em, starting_points

@@ -429,18 +429,6 @@ class LabelStore(Protocol):
         ...
 
 
-class History(Protocol):
-    """Read-only history for the dashboard; safe from any thread."""
-
-    def recent_events(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest operator-visible events, newest first: time, kind, level, text."""
-        ...
-
-    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest equity points, oldest first."""
-        ...
-
-
 class Notifier(Protocol):
     """Carries messages to the operator without ever blocking the loop."""
 

@@ -14,13 +14,22 @@ from engine.clock import monotonic, wall_now
 from exchange.kraken import KrakenClient, is_venue
 from exchange.kraken_market import KrakenMarket
 from exchange.nonce import Nonces
-from store.candles import SqliteCandles, candles_db
+from market.public import KrakenFeed
+from market.replay import ReplaySource
+from market.synthetic import SyntheticSource
+from store.candles import DAY_SEC, SqliteCandles, candles_db
+from store.chart import CandleChart
+from store.history import SqliteHistory
+from store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from market.pipeline import CandleHistory
     from store.candle_replica import CandleReplica
 
 log = logging.getLogger("models")
+
+Source = ReplaySource | SyntheticSource | KrakenFeed
+FEED_SEC = 1.0  # after its close a simulated market's candle is known
 
 
 def public_market(settings: config.Settings) -> KrakenMarket:
@@ -49,6 +58,56 @@ def public_name(settings: config.Settings) -> str:
 def candles_of(settings: config.Settings) -> str:
     """Return what its candles are filed under, here and in the replica."""
     return f"{settings.pair}, {public_name(settings)}"
+
+
+def market_of(settings: config.Settings, source: Source, store: SqliteStore) -> str:
+    """Return what a run's candles are filed under: a simulated market is that run's alone."""
+    if isinstance(source, KrakenFeed):
+        return candles_of(settings)
+    return f"{source.name}, run {store.identity()[1]['run']}"
+
+
+def open_history(settings: config.Settings, source: Source, store: SqliteStore) -> SqliteHistory:
+    """Return what reads the books and the run's candles, each from its file."""
+    chart = CandleChart(
+        candles_db(settings.state_db),
+        pair=market_of(settings, source, store),
+        interval=source.candle_interval,
+    )
+    return SqliteHistory(settings.state_db, chart)
+
+
+def feed_sec(source: Source) -> float:
+    """Return how long after its close a market's candle is known; a live one tells by itself."""
+    return 0.0 if isinstance(source, KrakenFeed) else FEED_SEC
+
+
+class CandleKeeper:
+    """Keeps the candles of a run without models, for the page; with models their pipeline does."""
+
+    def __init__(self, settings: config.Settings, source: Source, market: str) -> None:
+        from market.pipeline import CandlePipeline, primary_interval  # noqa: PLC0415 - numpy
+
+        self._feed_sec = feed_sec(source)
+        self._store = open_candle_store(candles_db(settings.state_db), market)
+        self._pipeline = CandlePipeline(
+            source,
+            interval=primary_interval(source),
+            target=settings.hmm.training_candles,
+            minimum=1,
+            store=self._store,
+            kept_sec=settings.history_retention_days * DAY_SEC,
+            is_read=isinstance(source, KrakenFeed),
+        )
+
+    def keep_up(self, now: float) -> None:
+        """Write the candles that have closed lately; never raises, never waits for a market."""
+        self._pipeline.keep_up(now - self._feed_sec)
+
+    def close(self) -> None:
+        """Write what is not written yet and release the file."""
+        self._pipeline.close()
+        self._store.close()
 
 
 def open_candle_replica(settings: config.Settings) -> "CandleReplica | None":

@@ -39,44 +39,12 @@ class Counter:
         scored = self.history.recent_opinions(SCORED_SHOWN, is_scored=True)
         return newest, [x for x in scored if x["id"] not in shown]
 
-    def equity_curve(self, limit: int) -> list[dict[str, object]]:
-        """Return the newest equity points, oldest first."""
-        return self.history.equity_curve(limit) if self.history is not None else []
-
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, object]]:
-        """Return completed cycles, newest first."""
-        return self.history.cycles(limit, before) if self.history is not None else []
-
-    def order(self, client_order_id: str) -> dict[str, object] | None:
-        """Return one order's life, or None."""
-        return self.history.order(client_order_id) if self.history is not None else None
-
-    def command(self, command_id: str) -> dict[str, object] | None:
-        """Return what became of a command, or None."""
-        return self.history.command(command_id) if self.history is not None else None
-
-    def kelly_params(self) -> dict[str, object]:
-        """Return the decision parameters in force; none before the first start."""
-        return self.history.kelly_params() if self.history is not None else {}
-
-    def recent_cycles(self, limit: int) -> list[dict[str, object]]:
-        """Return the newest cycles of each regime, and of all, oldest first."""
-        return self.history.recent_cycles(limit) if self.history is not None else []
-
-    def sized_cycles(self, since: float) -> list[dict[str, object]]:
-        """Return cycles ended since then, with the chain of their entry."""
-        return self.history.sized_cycles(since) if self.history is not None else []
-
-    def transitions(self, kind: str, limit: int) -> list[dict[str, object]]:
-        """Return the newest recorded changes of a kind, newest first."""
-        return self.history.transitions(kind, limit) if self.history is not None else []
-
     def submit(self, command_id: str, command: Command, expect_version: int | None) -> Reply:
         """Carry a command to the loop and its answer back. Raises Busy, IdReused."""
         loop = self.loop
         if loop is None:
             raise Busy
-        known = self.command(command_id)
+        known = None if self.history is None else self.history.reply(command_id)
         if known is not None:  # sent before a restart: its answer stands
             if not is_same(command, str(known["command"])):
                 raise IdReused

@@ -39,6 +39,7 @@ from hmm_regime_detector import (
 )
 from market.candles import prepare
 from market.pipeline import (
+    DAY_SEC,
     CandlePipeline,
     freshness_limit,
     primary_interval,
@@ -56,7 +57,6 @@ log = logging.getLogger("models")
 REPLAY_BARS = 500  # of candles before a model was trained from which its filter is rebuilt
 HORIZON_SEC, CYCLES_MIN, CYCLES_MAX = 4 * 3600.0, 30, 500
 HOUR_SEC = 3600.0
-SYNC_SHARE = 1.0 / 3  # of a bar: so often new candles are looked for, estimates aside
 
 
 class FrameSettings(Record, frozen=True, kw_only=True):
@@ -86,7 +86,6 @@ class Frame:
         self.matrix: Matrix | None = None
         self.trouble = ""  # why the model that should serve does not
         self.seen = 0.0  # the open time of the newest candle read, or left unread without a model
-        self.synced_at = 0.0
         self.recipe = settings.recipe.text()
         self._detector = self._fresh()
 
@@ -112,11 +111,6 @@ class Frame:
         rows = self.pipeline.window.rows(since=since, until=self.seen + self.settings.interval_sec)
         for row in zip(rows.time.tolist(), rows.close.tolist(), rows.volume.tolist(), strict=True):
             self._detector.step(*row)
-
-    def sync(self, until: float, now: float) -> None:
-        """Have the candles closed by `until` at hand; nothing is read of them yet."""
-        self.pipeline.sync(until)
-        self.synced_at = now
 
     def newest(self, until: float) -> float:
         """Return the open time of the newest candle closed by `until`, 0 without any."""
@@ -218,7 +212,7 @@ class RegimeModels:
         """Return what the models make of all candles known at `now`."""
         until = now - self._feed_sec
         for frame in self.frames:
-            frame.sync(until, now)
+            frame.pipeline.sync(until)
         self._read(now, until)
         found, horizon = self._known_evidence(until)
         estimates = [frame.estimate(now) for frame in self.frames]
@@ -236,7 +230,7 @@ class RegimeModels:
         if frame is None:
             return
         until = action.until - self._feed_sec
-        frame.sync(until, action.until)
+        frame.pipeline.sync(until)
         due = None if self._latency is None else action.until + self._latency
         kept: Future[Model] = Future()
         asked = self.trainer.submit(frame.request(until))
@@ -287,8 +281,8 @@ class RegimeModels:
         first, second = (*self.frames, None)[:2]
         if first is None:
             raise AssertionError("there is always a primary timeframe")
-        for frame in self.frames:
-            self._catch_up(frame, now)
+        for frame in self.frames:  # what is read of newer candles waits for the next estimate
+            frame.pipeline.keep_up(now - self._feed_sec)
         own_matrix, second_matrix = self.matrices()
         counters = self.trainer.counters()
         unkept = next((x.files.trouble for x in self.frames if x.files.trouble), "")
@@ -309,16 +303,11 @@ class RegimeModels:
 
     def closes(self, now: float, span_sec: float) -> list[tuple[float, float]]:
         """Return (close time, price) of the candles at hand that closed in the last `span_sec`."""
-        self._catch_up(self.frames[0], now)
+        self.frames[0].pipeline.keep_up(now - self._feed_sec)
         interval = self.frames[0].settings.interval_sec
         until = now - self._feed_sec
         rows = self.frames[0].pipeline.window.rows(since=until - span_sec - interval, until=until)
         return list(zip((rows.time + interval).tolist(), rows.close.tolist(), strict=True))
-
-    def _catch_up(self, frame: Frame, now: float) -> None:
-        """Have newer candles at hand; what is read of them waits for the next estimate."""
-        if now - frame.synced_at >= SYNC_SHARE * frame.settings.interval_sec:
-            frame.sync(now - self._feed_sec, now)
 
     # ---- reading candles ----------------------------------------------------------------------
 
@@ -452,7 +441,8 @@ def open_models(
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
-    `market` names it in the file of candles. One that can tell its whole past again needs none.
+    `market` names it in the file of candles. Of one that can tell its whole past again only the
+    primary ones are written, for the page, and none are read.
     `trainer` None: a worker process of their own; `store` None: the file beside the database;
     `replica`: where candles are copied to, and read from.
     """
@@ -476,8 +466,10 @@ def open_models(
                 interval=interval,
                 target=target,
                 minimum=least,
-                store=store if is_real_time else None,
+                store=store if is_real_time or interval == chosen[0][0] else None,
                 further=further,
+                kept_sec=settings.history_retention_days * DAY_SEC,
+                is_read=is_real_time,
             ),
             ModelFiles(settings.state_db, interval),
         )

@@ -4,7 +4,7 @@ The texts are pure functions of the published status and of a day's rows; `Repor
 time and reads the rows. Nothing here sends, decides or asks the machine for the time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
@@ -13,23 +13,30 @@ from msgspec import UNSET, UnsetType
 
 from core.advisor_status import OpinionBlock
 from core.domain import ZERO
-from core.ports import History, StoreError
+from core.ports import StoreError
 from core.record import Record
 from core.status import Comparison, Status
 
 DAY_SEC = 86_400
 REPORT_AT_SEC = 300.0  # after UTC midnight
-_CYCLES_MAX = 10_000
 _EVENTS_MAX = 2_000
-_POINTS_MAX = 72  # hourly ones: more than the day that is looked for
+_POINTS_MAX = 10_000  # hourly ones since the day began: none is left out
 _LOCKS_SHOWN = 5
 
 
-class ReportHistory(History, Protocol):
+class ReportHistory(Protocol):
     """What a daily report reads; safe from any thread."""
 
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
-        """Return completed cycles that ended before `before`, newest first."""
+    def recent_events(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest operator-visible events, newest first: time, kind, level, text."""
+        ...
+
+    def equity_curve(self, since: float | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return equity points, oldest first, and whether they were thinned."""
+        ...
+
+    def cycles_ended(self, since: float, until: float) -> Iterable[dict[str, Any]]:
+        """Return completed cycles that ended from `since` on and before `until`."""
         ...
 
 
@@ -51,7 +58,7 @@ class Day(Record, frozen=True, kw_only=True):
 def day_of(
     start: float,
     *,
-    cycles: Sequence[Mapping[str, Any]],
+    cycles: Iterable[Mapping[str, Any]],
     points: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]],
 ) -> Day:
@@ -197,15 +204,17 @@ class ReportClock:
     A day whose 00:05 UTC passed while nothing watched is not reported.
     """
 
-    def __init__(self, status: Callable[[], Status | None], history: ReportHistory) -> None:
+    def __init__(
+        self, status: Callable[[], Status | None], history: Callable[[], ReportHistory | None]
+    ) -> None:
         self._status = status
         self._history = history
         self._day: int | None = None
 
     def due(self) -> str | None:
         """Return the report if 00:05 UTC has passed since the last call, else None."""
-        status = self._status()
-        if status is None or status.market.time is None:
+        status, history = self._status(), self._history()
+        if status is None or history is None or status.market.time is None:
             return None  # bot time means nothing before the first price
         day = int((status.bot.now - REPORT_AT_SEC) // DAY_SEC)
         known, self._day = self._day, day
@@ -215,9 +224,9 @@ class ReportClock:
         try:
             rows = day_of(
                 start,
-                cycles=self._history.cycles(_CYCLES_MAX, start + DAY_SEC),
-                points=self._history.equity_curve(_POINTS_MAX),
-                events=self._history.recent_events(_EVENTS_MAX),
+                cycles=history.cycles_ended(start, start + DAY_SEC),
+                points=history.equity_curve(start, _POINTS_MAX)[0],
+                events=history.recent_events(_EVENTS_MAX),
             )
         except StoreError:
             return "report: the day's history cannot be read\n" + status_text(status)

@@ -22,9 +22,18 @@ from core.ports import ConfigError, StoreError
 from core.record import Record, replace
 from core.state import BotState
 from core.status import AccountBlock, Published, ReplicaBlock, Status
-from dashboard import Busy, DashboardHistory, IdReused, Submit
+from dashboard import Busy, IdReused, Submit
 from engine.books import ExchangeBooks
-from engine.candle_history import candles_of, open_candle_replica, public_market, public_name
+from engine.candle_history import (
+    CandleKeeper,
+    Source,
+    feed_sec,
+    market_of,
+    open_candle_replica,
+    open_history,
+    public_market,
+    public_name,
+)
 from engine.clock import LiveClock, monotonic, wall_now
 from engine.kelly import KellyDesk
 from engine.live import (
@@ -75,10 +84,8 @@ if TYPE_CHECKING:
     from store.replica import Replica
     from store.supabase import Supabase
 
-Source = ReplaySource | SyntheticSource | KrakenFeed
 PUBLIC_POLL_SEC = 5.0  # with real orders prices are asked for at least so often
-CANDLE_INTERVALS = (60.0, 900.0)  # that Kraken is asked for
-FEED_SEC = 1.0  # after its close a simulated market's candle is known
+CANDLE_INTERVALS = (60.0, 900.0)  # that Kraken is asked for: the primary alone without models
 WAIT_SEC = 0.2  # between two looks at whether the market has answered
 
 
@@ -91,6 +98,7 @@ class Parts(Record, frozen=True, kw_only=True):
     history: SqliteHistory
     replica: "Replica | None" = None
     candle_replica: "CandleReplica | None" = None
+    candles: CandleKeeper | None = None  # where no models keep them
 
     def account(self) -> AccountBlock | None:
         """Return what the status shows of a real exchange's account; None on paper."""
@@ -105,6 +113,8 @@ class Parts(Record, frozen=True, kw_only=True):
 
     def close(self) -> None:
         """Release every file, and leave the market."""
+        if self.candles is not None:
+            self.candles.close()
         if self.candle_replica is not None:
             self.candle_replica.stop()
         if self.replica is not None:
@@ -144,7 +154,7 @@ def _open_feed(settings: config.Settings, clock: LiveClock | None) -> KrakenFeed
         poll_sec=min(settings.poll_sec, PUBLIC_POLL_SEC) if is_live else settings.poll_sec,
         wall=wall_now if clock is None else clock.now,
         monotonic=monotonic,
-        candle_intervals=CANDLE_INTERVALS if settings.params.hmm_enabled else (),
+        candle_intervals=CANDLE_INTERVALS if settings.params.hmm_enabled else CANDLE_INTERVALS[:1],
     )
 
 
@@ -232,13 +242,13 @@ def open_run(
     Raises ConfigError, MarketError, StoreError, StoreInUse, StartRefused, Unavailable.
     """
     remote = open_remote(settings)
-    market = source.name
-    if not settle_state(settings, remote, market, choice.state, stopping=stopping, say=say):
+    if not settle_state(settings, remote, source.name, choice.state, stopping=stopping, say=say):
         return None
     if settings.mode != "live" or not isinstance(source, KrakenFeed):
         if choice.adopt_epoch:
             raise ConfigError(["--adopt-epoch: with MODE=live only"])
-        return with_replica(open_parts(settings, source, is_run=True), settings, remote)
+        parts = open_parts(settings, source, is_run=True)
+        return with_replica(with_candles(parts, settings), settings, remote)
     account = open_account(settings, clock, is_run=True)
     try:
         adopt = adopt_epochs if choice.adopt_epoch else None
@@ -251,9 +261,17 @@ def open_run(
     except BaseException:
         account.close()
         raise
-    history = SqliteHistory(settings.state_db)
+    history = open_history(settings, source, account.store)
     parts = Parts(store=account.store, exchange=exchange, source=source, history=history)
-    return with_replica(parts, settings, remote)
+    return with_replica(with_candles(parts, settings), settings, remote)
+
+
+def with_candles(parts: Parts, settings: config.Settings) -> Parts:
+    """Return the parts with what keeps the market's candles, where no models do."""
+    if settings.params.hmm_enabled:
+        return parts
+    market = market_of(settings, parts.source, parts.store)
+    return replace(parts, candles=CandleKeeper(settings, parts.source, market))
 
 
 def with_replica(parts: Parts, settings: config.Settings, remote: "Supabase | None") -> Parts:
@@ -304,22 +322,24 @@ def open_models(settings: config.Settings, parts: Parts) -> "RegimeModels | None
         return None
     from engine import models  # noqa: PLC0415 - numpy is not needed without
 
-    source, is_live = parts.source, isinstance(parts.source, KrakenFeed)
-    run = parts.store.identity()[1]["run"]
     return models.open_models(
         settings,
-        source,
-        market=candles_of(settings) if is_live else f"{source.name}, run {run}",
-        is_real_time=is_live,
-        feed_sec=0.0 if is_live else FEED_SEC,
+        parts.source,
+        market=market_of(settings, parts.source, parts.store),
+        is_real_time=isinstance(parts.source, KrakenFeed),
+        feed_sec=feed_sec(parts.source),
         holding_times=parts.store.holding_times,
         replica=parts.candle_replica,
     )
 
 
-def regimes_view(models: "RegimeModels | None", now: float) -> RegimeFacts:
-    """Return what the status shows of models, candles and trainings."""
-    return RegimeFacts() if models is None else models.view(now)
+def regimes_view(parts: Parts, models: "RegimeModels | None", now: float) -> RegimeFacts:
+    """Return what the status shows of models, candles and trainings; candles are kept up with."""
+    if models is not None:
+        return models.view(now)
+    if parts.candles is not None:
+        parts.candles.keep_up(now)
+    return RegimeFacts()
 
 
 def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None:
@@ -379,7 +399,7 @@ def open_parts(
     except BaseException:
         store.close()
         raise
-    history = SqliteHistory(settings.state_db)
+    history = open_history(settings, source, store)
     return Parts(store=store, exchange=exchange, source=source, history=history)
 
 
@@ -502,7 +522,7 @@ def open_notices(
     settings: config.Settings,
     *,
     published: Callable[[], Published | None],
-    history: DashboardHistory,
+    history: Callable[[], SqliteHistory | None],
     submit: Submit,
 ) -> Notices | None:
     """Return what tells the operator, not yet started; None where no channel is set."""
@@ -536,7 +556,7 @@ def open_notices(
         telegram,
         Line(monotonic),
         submit=lambda command_id, command: _carried_out(submit, command_id, command),
-        known=lambda command_id: _known(history, command_id),
+        known=lambda command_id: _known(history(), command_id),
         status=shown,
         reply=lambda text: notifications.answer(telegram.name, text),
         rng=Random(settings.seed + 1),
@@ -566,8 +586,8 @@ def _carried_out(submit: Submit, command_id: str, command: Command) -> str:
     return "no answer yet: it may still be carried out; look at /status"
 
 
-def _known(history: DashboardHistory, command_id: str) -> str | None:
-    known = history.command(command_id)
+def _known(history: SqliteHistory | None, command_id: str) -> str | None:
+    known = None if history is None else history.reply(command_id)
     if known is None:
         return None
     return f"{'accepted' if known['is_accepted'] else 'refused'}: {known['message']}"

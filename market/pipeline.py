@@ -23,6 +23,7 @@ PRIMARY_SEC, SECONDARY_SEC = 60.0, 900.0
 OVERLAP = 720  # newest bars that the market is asked for although the store has them
 BATCH = 30  # candles written at once
 FRESH_MIN_SEC, FRESH_BARS = 180.0, 3
+SYNC_SHARE = 1.0 / 3  # of a bar: so often `keep_up` looks for new candles
 GAPS_SHOWN = 5
 DAY_SEC = 86_400.0
 STORE, MARKET, FURTHER = 0, 1, 2  # where a candle came from
@@ -75,7 +76,8 @@ class CandlePipeline:
     """The candles of one interval, of a market, with a store and further places to load from.
 
     `target` is how many a full training window has, `minimum` how many the smallest. `batch` is
-    how many new candles are written to the store at once; `close` writes the rest.
+    how many new candles are written to the store at once; `keep_up` and `close` write the rest. The
+    store keeps them for `kept_sec` at least, and is `is_read` unless the market tells all anyway.
     """
 
     def __init__(
@@ -88,10 +90,14 @@ class CandlePipeline:
         store: CandleStore | None = None,
         further: Sequence[CandleHistory] = (),
         batch: int = BATCH,
+        kept_sec: float = 0.0,
+        is_read: bool = True,
     ) -> None:
         self.interval = interval
         self.target = target
         self.span_sec = retention_sec(interval, target)
+        self._kept_sec = max(self.span_sec, kept_sec)
+        self._is_read = is_read
         self.window = Window(interval, self.span_sec)
         self.errors = 0
         self.trouble: str | None = None
@@ -153,6 +159,12 @@ class CandlePipeline:
         self._keep(new, now)
         return new
 
+    def keep_up(self, now: float) -> None:
+        """Sync, and write all there is, where a third of a bar has passed since the last time."""
+        if self._last_sync is None or now - self._last_sync >= SYNC_SHARE * self.interval:
+            self.sync(now)
+            self._save(now)
+
     def close(self) -> None:
         """Write what is not written yet. Safe to call twice."""
         self._save()
@@ -207,7 +219,7 @@ class CandlePipeline:
     # ---- the store ------------------------------------------------------------------------------
 
     def _stored(self, since: float, until: float) -> Rows:
-        if self._store is None:
+        if self._store is None or not self._is_read:
             return empty()
         try:
             return rows_of(self._store.read(self.interval, since, until))
@@ -221,24 +233,25 @@ class CandlePipeline:
             return
         kept = self._unsaved.time >= now - self.span_sec
         self._unsaved = merged(Rows(*(x[kept] for x in self._unsaved)), new)
-        if self._unsaved.time.size >= self._batch and self._save() and now >= self._prune_at:
-            self._prune_at = now + DAY_SEC
-            self._prune(now - self.span_sec)
+        if self._unsaved.time.size >= self._batch:
+            self._save(now)
 
-    def _save(self) -> bool:
-        """Tell whether all is written now; what is not stays to be tried again."""
+    def _save(self, now: float | None = None) -> None:
+        """Write what is not written; what cannot be stays to be tried again. Once a day, prune."""
         rows = self._unsaved
         if self._store is None or not rows.time.size:
-            return True
+            return
         columns = [column.tolist() for column in rows]
         columns[-1] = [None if math.isnan(x) else x for x in columns[-1]]
         try:
             self._store.write(self.interval, list(zip(*columns, strict=True)))
         except StoreError as error:
             self._failed("candles were not written", error)
-            return False
+            return
         self._unsaved = empty()
-        return True
+        if now is not None and now >= self._prune_at:
+            self._prune_at = now + DAY_SEC
+            self._prune(now - self._kept_sec)
 
     def _prune(self, before: float) -> None:
         if self._store is None:

@@ -5,7 +5,7 @@ candles, with a store in memory and an exchange that has neither prices nor orde
 here is what the daemon would say and hold; nothing of its rules stands here a second time.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -15,18 +15,19 @@ from core import actions as a
 from core import events as e
 from core.commands import Pause
 from core.domain import ZERO, FeeRates, Instrument
-from core.market import CandleSource, LabelRow
+from core.market import CandleRow, CandleSource, LabelRow
 from core.ports import Commit, ConfigError, Loaded, Message, Venue
 from core.record import replace
 from core.regime import Evidence, ModelRef
 from core.state import BotState
 from core.tiers import Policy, Tiers
+from engine.candle_history import FEED_SEC
 from engine.clock import Pacer
 from engine.loop import Loop
 from engine.models import RegimeModels, open_models
 from engine.runtime import Runtime
 from engine.trainer import InlineTrainer
-from engine.wiring import FEED_SEC, begin_models
+from engine.wiring import begin_models
 from hmm_regime_detector import Model, transmat_by_label
 from regime_policy import hold
 from settings.table import BY_NAME, VARIABLES
@@ -135,6 +136,9 @@ class _Forgetful(MemoryStore):
 
 class _Unkept(SqliteCandles):
     """Candles and labels that are known in memory by those who wrote them."""
+
+    def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
+        """Forget them."""
 
     def append_labels(self, interval: float, labels: Iterable[LabelRow]) -> None:
         """Forget them."""

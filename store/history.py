@@ -4,56 +4,104 @@ Nothing here writes, and no read that fails returns nothing: it raises StoreErro
 """
 
 import json
-import sqlite3
-import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from core.ports import StoreError
+from core.domain import Instrument
+from core.params import RiskBasis
 from core.record import plain
+from store.chart import CandleChart
+from store.progress import followed
+from store.reader import Reader
 from store.rows import RECENT_CYCLES
 
 FILLS_READ = 500  # the newest, however many there are
+PAGE_ROWS = 1000  # of a table that is read as a whole, at a time
 _PCT_STEP = Decimal("0.001")
 _OPINION = (
     "id, time AS at, panelist, error, recommended_tier, recommended_direction, conviction, "
     "agreement, mechanical_tier, mechanical_direction, advised_outcome, mechanical_outcome"
 )
+_CYCLE = (
+    "id, slot_id, trade_id, cycle, entry_price, exit_price, volume, gross_profit, entry_fee, "
+    "exit_fee, fees, net_profit, entry_time, exit_time, from_recovery, regime_at_entry, resolution"
+)
+_EXECUTION = (
+    "executed_at AS time, execution_id, client_order_id, slot_id, trade_id, role, side, price, "
+    "volume, cost, fee, fee_asset, is_maker"
+)
+# `usd`, the value of doing nothing in quote, rises by each flow at its value when it came, and by
+# nothing else: what it has risen are the flows so far.
+_EQUITY = """
+WITH start AS (SELECT CAST(usd AS REAL) AS usd FROM equity ORDER BY seq LIMIT 1),
+net AS (
+    SELECT seq, time, start.usd AS start, equity - (equity.usd - start.usd) AS equity,
+        CASE :is_account WHEN 1 THEN start.usd ELSE hold - (equity.usd - start.usd) END AS basis
+    FROM equity, start
+),
+indexed AS (SELECT seq, time, iif(basis > 0, equity / basis, 1.0) AS value FROM net),
+fallen AS (
+    SELECT seq, time, 1 - value / max(1.0, max(value) OVER (ORDER BY seq)) AS fall FROM indexed
+),
+told AS (
+    SELECT max(seq) AS seq, max(fall) AS fall FROM fallen WHERE time >= :since
+    GROUP BY iif(:per_sec > 0, min(CAST((time - :first) * :per_sec AS INTEGER), :last), seq)
+)
+SELECT time, equity, hold, usd, doge, half, grid_profit, fees, mark,
+    round(100 * max(0.0, fall), 4) AS drawdown_pct
+FROM told JOIN equity USING (seq) ORDER BY seq
+"""
 
 
 class SqliteHistory:
-    """Reads the store's file while the daemon writes it; never blocks the writer."""
+    """Reads the store's file while the daemon writes it, and the candles of `chart`, if given."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, chart: CandleChart | None = None) -> None:
         self._path = path
-        self._local = threading.local()
+        self._chart = chart
+        self._rows = Reader(path).rows
 
-    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
-        try:
-            db: sqlite3.Connection | None = getattr(self._local, "db", None)
-            if db is None:
-                uri = f"{self._path.absolute().as_uri()}?mode=ro"
-                db = sqlite3.connect(uri, uri=True, timeout=2.0)
-                db.row_factory = sqlite3.Row
-                self._local.db = db
-            return [dict(row) for row in db.execute(query, values)]
-        except sqlite3.Error as error:
-            raise StoreError(f"the history in {self._path} cannot be read: {error}") from None
+    def candles(
+        self, interval: float, limit: int, before: float | None
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """Return candles of the run's market; see `CandleChart.candles`."""
+        return (
+            (interval, []) if self._chart is None else self._chart.candles(interval, limit, before)
+        )
 
     def recent_events(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest operator-visible events, newest first: time, kind, level, text."""
         query = "SELECT time, kind, level, text FROM events ORDER BY seq DESC, line DESC LIMIT ?"
         return self._rows(query, (limit,))
 
-    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest equity points, oldest first."""
+    def equity_curve(self, since: float | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return equity points from `since` on, oldest first, and whether they were thinned.
+
+        More than `limit` are thinned evenly in time: each stands for a stretch that ends with it,
+        the newest for the last one. Deposits and withdrawals are part of `equity` and `hold`, at
+        the mark, as accounting tells them, and step both. `drawdown_pct` is without them: the fall
+        of the risk index (`risk.risk_index`, RISK_BASIS as it is now) from its highest since the
+        start of the run; flows of base count with their value when they came. A thinned point
+        tells the deepest of its stretch. Resets of the risk peak are not followed.
+        """
+        at = -1e18 if since is None else since
         query = (
-            "SELECT time, equity, hold, usd, doge, half, grid_profit, fees, mark FROM equity "
-            "ORDER BY seq DESC LIMIT ?"
+            "SELECT count(*) AS count, min(time) AS first, max(time) AS last FROM equity "
+            "WHERE time >= ?"
         )
-        return self._rows(query, (limit,))[::-1]
+        found = self._rows(query, (at,))[0]
+        is_thinned = found["count"] > limit
+        span = found["last"] - found["first"] if is_thinned else 0.0
+        values = {
+            "is_account": self.kelly_params().get("risk_basis") == RiskBasis.ACCOUNT,
+            "since": at,
+            "first": found["first"],
+            "per_sec": limit / span if span else 0.0,
+            "last": limit - 1,
+        }
+        return self._rows(_EQUITY, values), is_thinned
 
     def booked(self, execution_ids: Collection[str]) -> set[str]:
         """Return those of the exchange's execution ids that are booked."""
@@ -86,10 +134,48 @@ class SqliteHistory:
         )
         return int(self._rows(query, (FILLS_READ, at))[0]["count"])
 
-    def cycles(self, limit: int, before: float | None = None) -> list[dict[str, Any]]:
-        """Return completed cycles that ended before `before`, newest first."""
-        query = "SELECT * FROM cycles WHERE exit_time < ? ORDER BY exit_time DESC, id DESC LIMIT ?"
-        return self._rows(query, (before if before is not None else 1e18, limit))
+    def cycles(self, limit: int, before: int | None = None) -> list[dict[str, Any]]:
+        """Return completed cycles booked before that of the id `before`, newest first."""
+        query = f"SELECT {_CYCLE} FROM cycles WHERE id < ? ORDER BY id DESC LIMIT ?"
+        return self._rows(query, (2**62 if before is None else before, limit))
+
+    def cycles_ended(self, since: float, until: float) -> Iterator[dict[str, Any]]:
+        """Yield cycles that ended from `since` on and before `until`, in the order of booking.
+
+        They are read a page at a time: what is booked meanwhile may come too.
+        """
+        query = (
+            f"SELECT {_CYCLE} FROM cycles WHERE id > ? AND exit_time >= ? AND exit_time < ? "
+            "ORDER BY id LIMIT ?"
+        )
+        return self._paged(query, since, until)
+
+    def executions(self, since: float | None, limit: int) -> list[dict[str, Any]]:
+        """Return the executions booked last of those from `since` on, oldest first."""
+        query = f"SELECT {_EXECUTION} FROM executions WHERE time >= ? ORDER BY rowid DESC LIMIT ?"
+        found = self._rows(query, (-1e18 if since is None else since, limit))
+        return sorted(found[::-1], key=lambda x: x["time"])
+
+    def executions_between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
+        """Yield executions from `since` on and before `until`, in the order of booking."""
+        query = (
+            f"SELECT rowid AS id, cycle, txid, {_EXECUTION} FROM executions "
+            "WHERE rowid > ? AND time >= ? AND time < ? ORDER BY rowid LIMIT ?"
+        )
+        return self._paged(query, since, until)
+
+    def _paged(self, query: str, since: float, until: float) -> Iterator[dict[str, Any]]:
+        """Yield what a query finds after an id, between two times, page by page."""
+        after = 0
+        while page := self._rows(query, (after, since, until, PAGE_ROWS)):
+            yield from page
+            after = page[-1]["id"]
+
+    def assets(self) -> tuple[str, str]:
+        """Return the names of base and quote."""
+        found = self._rows("SELECT json_extract(state, '$.instrument') AS text FROM state")
+        own = Instrument.from_dict(json.loads(found[0]["text"])) if found else Instrument()
+        return own.base, own.quote
 
     def kelly_params(self) -> dict[str, Any]:
         """Return the decision parameters in force."""
@@ -148,14 +234,19 @@ class SqliteHistory:
         )
         return order
 
-    def command(self, command_id: str) -> dict[str, Any] | None:
-        """Return what became of a command, or None if it is unknown."""
+    def reply(self, command_id: str) -> dict[str, Any] | None:
+        """Return a command and what was answered, or None if it is unknown."""
         found = self._rows(
-            "SELECT time, command_id, command, is_accepted, message FROM operator_log "
+            "SELECT seq, time, command_id, command, is_accepted, message FROM operator_log "
             "WHERE command_id = ? ORDER BY seq DESC LIMIT 1",
             (command_id,),
         )
         return found[0] if found else None
+
+    def command(self, command_id: str) -> dict[str, Any] | None:
+        """Return a command, what was answered and what has followed, or None if it is unknown."""
+        reply = self.reply(command_id)
+        return None if reply is None else followed(self._rows, reply)
 
 
 def _change_pct(before: str | None, after: str | None) -> str | None:

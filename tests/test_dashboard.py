@@ -32,17 +32,15 @@ STATUS = Published(
 class FakeHistory:
     """History in memory."""
 
-    def recent_events(self, limit: int) -> list[dict[str, Any]]:
-        return []
-
-    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
+    def equity_curve(self, since: float | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
         points = [{"time": float(n), "equity": Decimal("1E-7") * n} for n in range(3_000)]
-        return points[-limit:]
+        return [x for x in points if since is None or x["time"] >= since][-limit:], False
 
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
+    def cycles(self, limit: int, before: int | None) -> list[dict[str, Any]]:
         if limit == 13:
             raise RuntimeError(f"canary {TOKEN}")
-        return [{"cycle": n, "before": before} for n in range(limit)]
+        own = {"from_recovery": 1, "regime_at_entry": 0, "before": before}
+        return [{"id": n, **own} for n in range(limit)]
 
     def order(self, client_order_id: str) -> dict[str, Any] | None:
         return {"id": client_order_id} if client_order_id == "known-1" else None
@@ -193,8 +191,9 @@ def test_history_routes(world: World) -> None:
     """Equity, cycles, orders and commands come from the history, decimals as plain text."""
     points = json.loads(world.ask("GET", "/api/equity?limit=2&since=2999")[2])["points"]
     assert points == [{"time": 2999.0, "equity": "0.0002999"}]
-    cycles = json.loads(world.ask("GET", "/api/cycles?limit=1&before=17.5")[2])["cycles"]
-    assert cycles == [{"cycle": 0, "before": 17.5}]
+    cycles = json.loads(world.ask("GET", "/api/cycles?limit=1&before=17")[2])["cycles"]
+    own = {"from_recovery": True, "regime_at_entry": "bearish", "before": 17}
+    assert cycles == [{"id": 0, **own}]
     packed = world.ask("GET", "/api/equity", Accept_Encoding="gzip")
     assert packed[1]["Content-Encoding"] == "gzip"
     assert len(json.loads(gzip.decompress(packed[2]))["points"]) == 1_000

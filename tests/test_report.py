@@ -25,20 +25,20 @@ class Rows:
     def __init__(self) -> None:
         self.error: StoreError | None = None
 
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
+    def cycles_ended(self, since: float, until: float) -> list[dict[str, Any]]:
         """Return one cycle of the day."""
         if self.error is not None:
             raise self.error
         return [{"exit_time": MIDNIGHT + 5, "gross_profit": "0.8", "net_profit": "0.48"}]
 
-    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
+    def equity_curve(self, since: float | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
         """Return a point at each end of the day and one in it."""
         fees = ("1.00", "1.10", "1.32")
         times = (MIDNIGHT + 1, MIDNIGHT + 3_601, MIDNIGHT + DAY_SEC + 1)
         return [
             {"time": at, "fees": fee, "equity": str(1000 + n)}
             for n, (at, fee) in enumerate(zip(times, fees, strict=True))
-        ]
+        ], False
 
     def recent_events(self, limit: int) -> list[dict[str, Any]]:
         """Return a lock of the day, one of another day, and something else."""
@@ -58,7 +58,7 @@ def at(now: float) -> Status:
 def test_the_report_is_due_once_at_five_past_midnight() -> None:
     """Not at the start, not before 00:05, once after it, then the next day again."""
     seen: list[Status | None] = [None]
-    clock = ReportClock(lambda: seen[0], Rows())
+    clock = ReportClock(lambda: seen[0], Rows)
     assert clock.due() is None
     next_day = MIDNIGHT + DAY_SEC
     for now, is_due in (
@@ -79,7 +79,7 @@ def test_nothing_is_due_without_a_price() -> None:
     """Before the first price bot time means nothing."""
     seen = [at(0.0)]
     seen[0] = replace(seen[0], market=replace(seen[0].market, time=None))
-    clock = ReportClock(lambda: seen[0], Rows())
+    clock = ReportClock(lambda: seen[0], Rows)
     assert clock.due() is None
     seen[0] = at(MIDNIGHT + 1_000)
     assert clock.due() is None
@@ -89,7 +89,7 @@ def test_the_report_says_what_the_day_brought() -> None:
     """Equity, the excess over each way of holding, cycles, fees, locks, drawdown level."""
     rows = Rows()
     day = day_of(
-        MIDNIGHT, cycles=rows.cycles(1, None), points=rows.equity_curve(1),
+        MIDNIGHT, cycles=rows.cycles_ended(0, 1), points=rows.equity_curve(None, 3)[0],
         events=rows.recent_events(1),
     )  # fmt: skip
     assert day == Day(
@@ -116,7 +116,7 @@ def test_the_report_says_what_the_day_brought() -> None:
 
 def test_a_day_without_points_or_prices_says_so() -> None:
     """Nothing is made up: no fees, no change, no equity."""
-    day = day_of(MIDNIGHT, cycles=[], points=Rows().equity_curve(1)[:1], events=[])
+    day = day_of(MIDNIGHT, cycles=[], points=Rows().equity_curve(None, 3)[0][:1], events=[])
     assert (day.fees, day.change, day.cycles) == (None, None, 0)
     made = sample_status()
     bare = replace(made, equity=replace(made.equity, equity=None, holding=None))
@@ -131,7 +131,7 @@ def test_a_history_that_cannot_be_read_leaves_the_present_state() -> None:
     """The report is sent once all the same, and says what is missing."""
     rows = Rows()
     seen = [at(MIDNIGHT + 1_000)]
-    clock = ReportClock(lambda: seen[0], rows)
+    clock = ReportClock(lambda: seen[0], lambda: rows)
     assert clock.due() is None
     rows.error = StoreError("locked")
     seen[0] = at(MIDNIGHT + DAY_SEC + 1_000)
@@ -146,11 +146,11 @@ def test_the_sums_of_a_day_are_those_of_the_store(tmp_path: Path) -> None:
     """A real run of 25 hours: cycles, profits and fees agree with its tables."""
     replayed(tmp_path)
     history = SqliteHistory(tmp_path / "bot.db")
-    points = history.equity_curve(72)
+    points, _ = history.equity_curve(None, 72)
     start = float(int(points[0]["time"] // DAY_SEC) * DAY_SEC)
     days = [
         day_of(
-            start + n * DAY_SEC, cycles=history.cycles(1_000), points=points,
+            start + n * DAY_SEC, cycles=history.cycles_ended(0.0, 1e18), points=points,
             events=history.recent_events(2_000),
         )
         for n in range(3)

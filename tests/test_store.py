@@ -493,7 +493,7 @@ def test_history_reads_while_the_store_writes(tmp_path: Path) -> None:
     assert order["chain"][0]["stage"] == "base"
     assert history.order("nothing") is None
     assert history.command("nothing") is None
-    assert len(history.equity_curve(10)) == 1
+    assert len(history.equity_curve(None, 10)[0]) == 1
     made.close()
 
 

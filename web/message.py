@@ -6,7 +6,7 @@ Nothing here opens a socket or knows a route. Look next at `dashboard.py`.
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from email.message import Message
 from http import HTTPStatus
@@ -45,6 +45,7 @@ class Answer(Record, frozen=True, kw_only=True):
     csp: str = _CSP_API
     closes: bool = False
     is_endless: bool = False
+    parts: Iterable[bytes] | None = None  # a body that is made while it is sent, in chunks
 
 
 class Kept(Protocol):
@@ -107,12 +108,14 @@ def _sendable(value: object) -> object:
 
 
 def encoded(answer: Answer, *, without_body: bool = False) -> bytes:
-    """Return head and body of `answer` as the bytes of one send."""
+    """Return head and body of `answer` as the bytes of one send; its `parts` are not among them."""
     phrase = HTTPStatus(answer.status).phrase
     lines = [f"HTTP/1.1 {answer.status} {phrase}"]
     if answer.status != HTTPStatus.NOT_MODIFIED:
         lines.append(f"Content-Type: {answer.content_type}")
-        if not answer.is_endless:
+        if answer.parts is not None:
+            lines.append("Transfer-Encoding: chunked")
+        elif not answer.is_endless:
             lines.append(f"Content-Length: {len(answer.body)}")
     headers = {**dict(_SECURITY), **dict(answer.headers)}
     lines += [f"{name}: {value}" for name, value in headers.items()]
