@@ -18,7 +18,7 @@ from core.state import BotState, LockName, Market
 from grid import advice, kelly, regimes, restoring, watch
 from grid.endings import ask_about, close_order, reject_order
 from grid.entries import entry_pass
-from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found
+from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found, ghost_refused
 from grid.invariants import check_invariants
 from grid.operations import carry_out, new_slot
 from grid.pairing import pair_when_ready
@@ -378,6 +378,8 @@ def _order_news(
     if found is None:
         if isinstance(event, e.OrderClosed):
             ghost_closed(r, event)
+        elif isinstance(event, e.CancelRefused):
+            ghost_refused(r, event.client_order_id)
         return
     order = found.order
     is_new = order.status in (OrderStatus.PENDING, OrderStatus.UNCERTAIN)

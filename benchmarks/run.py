@@ -51,6 +51,9 @@ class _Silent:
     def reconcile(self, action: a.RequestReconcile) -> None:
         """Take a question."""
 
+    def listing(self) -> None:
+        """Not asked."""
+
 
 def _started(params: Params) -> e.Started:
     return e.Started(

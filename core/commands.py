@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from core.domain import TradeId
-from core.record import Record
+from core.domain import Listing, TradeId
+from core.record import Record, replace
 
 
 class CommandError(ValueError):
@@ -162,6 +162,16 @@ class AuditPnl(Record, frozen=True, kw_only=True, tag="audit_pnl", tag_field="ac
     quote_difference: Decimal | None = None
 
 
+class ReconcileDrift(Record, frozen=True, kw_only=True, tag="reconcile_drift", tag_field="action"):
+    """Set the open orders at the exchange against ours: lists first, then ends and asks.
+
+    The shell fills the listing from its exchange before the command is journaled.
+    """
+
+    confirm: bool = False
+    listing: Listing | None = None
+
+
 class RetrainHmm(Record, frozen=True, kw_only=True, tag="retrain_hmm", tag_field="action"):
     """Train the regime models anew on the candles at hand."""
 
@@ -214,6 +224,7 @@ Command = (
     | Ignore
     | ResetOverride
     | AuditPnl
+    | ReconcileDrift
     | RetrainHmm
     | AiRegimeOverride
     | AiRegimeRevert
@@ -225,7 +236,7 @@ _VARIANTS: dict[str, type[Record]] = {
     str(variant.__struct_config__.tag): variant for variant in Command.__args__
 }
 ACTION_NAMES = tuple(sorted(_VARIANTS))
-_SHELL_ONLY = {"base_difference", "quote_difference"}
+_SHELL_ONLY = {"base_difference", "quote_difference", "listing"}
 _MAX_ABS = Decimal(10**12)
 _WHOLE_MAX = 10**9
 _WHOLE = re.compile(r"-?\d{1,10}", re.ASCII)
@@ -350,4 +361,10 @@ def is_same(command: Command, journaled: str) -> bool:
         known = msgspec.json.decode(journaled, type=Command)
     except msgspec.DecodeError:
         return False
-    return command == (AuditPnl() if isinstance(known, AuditPnl) else known)
+    match known:
+        case AuditPnl():
+            return command == AuditPnl()
+        case ReconcileDrift():
+            return command == replace(known, listing=None)
+        case _:
+            return bool(command == known)

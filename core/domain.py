@@ -282,3 +282,21 @@ class CycleRecord(Record, frozen=True, kw_only=True, gc=False):
     exit_time: float
     from_recovery: bool = False
     regime_at_entry: int | None = None
+
+
+class ListedOrder(Record, frozen=True, kw_only=True, gc=False):
+    """An open order with our tag, as the exchange shows it; `volume` is all of it."""
+
+    client_order_id: str
+    txid: str
+    side: Side
+    price: Decimal
+    volume: Decimal
+
+
+class Listing(Record, frozen=True, kw_only=True):
+    """All open orders of the account as the exchange last listed them, asked at `at`."""
+
+    at: float
+    orders: tuple[ListedOrder, ...]  # those with our tag
+    strangers: int = 0  # how many others

@@ -16,7 +16,7 @@ from core.actions import (
     RequestTraining,
 )
 from core.advisor_status import ProviderBlock, WorkerBlock
-from core.domain import FeeRates, Instrument
+from core.domain import FeeRates, Instrument, Listing
 from core.events import (
     CouncilHeld,
     Event,
@@ -172,6 +172,10 @@ class Exchange(Protocol):
         Answers: BalancesReported, and per order FillEvents with OrderFound or OrderClosed, or
         OrderRejected(NEVER_ARRIVED) once it is certain that it cannot exist.
         """
+        ...
+
+    def listing(self) -> Listing | None:
+        """Return the last complete listing of open orders; None: there has been none yet."""
         ...
 
 

@@ -8,7 +8,8 @@ from concurrent.futures import TimeoutError as AnswerLate
 from decimal import Decimal
 
 from core.actions import ReplyToOperator
-from core.commands import AuditPnl, Command, is_same
+from core.commands import AuditPnl, Command, ReconcileDrift, is_same
+from core.record import replace
 from dashboard import Busy, IdReused, Reply
 from engine.loop import Full, Loop
 from engine.runtime import Runtime
@@ -70,7 +71,10 @@ class Counter:
 
 
 def prepare(runtime: Runtime, command: Command) -> Command:
-    """Give an audit what only the store knows: the sums over all executions."""
+    """Give a command what only the shell knows: sums over executions, the exchange's listing."""
+    if isinstance(command, ReconcileDrift):
+        exchange = runtime.exchange
+        return replace(command, listing=None if exchange is None else exchange.listing())
     if not isinstance(command, AuditPnl):
         return command
     sums, own = runtime.store.audit(), runtime.state.balances

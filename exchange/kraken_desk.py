@@ -443,7 +443,7 @@ class Desk:
                 "sandbox that began anew?"
             )
         self.learn([*here, *there])
-        self.strangers.heard_at = asked_at
+        self.strangers.complete(views, asked_at)
 
     def _note_lost(self, lost: Mapping[str, str]) -> None:
         """Take note of orders that Kraken took and does not tell; halt once for each that stays."""
@@ -491,6 +491,7 @@ class Desk:
         self._terms = {x: terms for x, terms in self._terms.items() if x in self.known}
         self._synced = {x: at for x, at in self._synced.items() if x in self.known}
         self._closed &= self.known.keys()
+        self.strangers.strike({x.txid for x in views if x.is_over})
 
     def _tell_amendment(self, order: Watched, view: OrderView) -> None:
         """Tell, once, of a working order that somebody has given another price or volume."""

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
+from core.domain import Listing
 from core.market import UNREACHABLE, Book, LiveMarket, Trade
 from core.ports import Message, Venue
 from core.record import replace
@@ -128,6 +129,10 @@ class KrakenExchange:
     def reconcile(self, action: RequestReconcile) -> None:
         """Read balances and the named orders."""
         self._put(action)
+
+    def listing(self) -> Listing | None:
+        """Return the open orders as last polled, less what is known to be over since."""
+        return self.desk.strangers.listing
 
     def _put(self, action: PlaceOrderAction | CancelOrderAction | RequestReconcile) -> None:
         self.desk.put(action)

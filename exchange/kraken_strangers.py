@@ -4,10 +4,11 @@ Those of others are counted, never touched. One of ours is told as a ghost only 
 a view may be older than what we know, and what has executed may be booked already.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from core import events as e
+from core.domain import ListedOrder, Listing
 from core.order_id import decode
 from core.record import Record, replace
 from exchange.kraken_budget import Priority
@@ -34,6 +35,7 @@ class Strangers:
 
     def __init__(self, desk: "Desk") -> None:
         self.heard_at: float | None = None  # all that had happened by then was heard of
+        self.listing: Listing | None = None  # replaced as a whole: the loop reads it too
         self._desk = desk
         self._sweeps: dict[bool, Sweep] = {}  # those not at their end, deep or not
         # Open orders of ours without owner: since when, and the exchange's id.
@@ -69,6 +71,32 @@ class Strangers:
         if twice or gone:
             found = self._desk.reader.orders([*twice, *gone], Priority.EXECUTIONS)
             self.tell_unowned([x for x in found if x.is_over or x.txid in twice])
+
+    def complete(self, views: Sequence[OrderView], asked_at: float) -> None:
+        """Take note of a listing of all open orders, once what it does not show was asked for."""
+        self.heard_at = asked_at
+        ours: list[ListedOrder] = []
+        for view in views:
+            order_id = view.client_order_id or ""
+            place = decode(order_id)
+            if place is not None and place.tag == self._desk.tag:
+                ours.append(
+                    ListedOrder(
+                        client_order_id=order_id,
+                        txid=view.txid,
+                        side=view.side,
+                        price=view.price,
+                        volume=view.volume,
+                    )
+                )
+        self.listing = Listing(at=asked_at, orders=tuple(ours), strangers=len(views) - len(ours))
+
+    def strike(self, txids: Collection[str]) -> None:
+        """Take orders off the listing that are over: what no longer rests there has no owner."""
+        listing = self.listing
+        if listing is not None and any(x.txid in txids for x in listing.orders):
+            left = tuple(x for x in listing.orders if x.txid not in txids)
+            self.listing = replace(listing, orders=left)
 
     def _tell_ghost(self, view: OrderView) -> None:
         order_id, now = view.client_order_id or "", self._desk.clock()

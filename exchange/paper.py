@@ -15,7 +15,7 @@ from pathlib import Path
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import ZERO, Instrument, RejectReason, Side
+from core.domain import ZERO, Instrument, ListedOrder, Listing, RejectReason, Side
 from core.market import UNREACHABLE, Evidence, LiveMarket, MarketSource, Trade, available_at
 from core.ports import Message, StoreError, Venue
 from core.record import replace
@@ -181,6 +181,20 @@ class PaperExchange:
         """Ask for balances and orders; read on arrival, answered after the response latency."""
         key = f"read/{self._now!r}/{'/'.join(action.client_order_ids)}"
         self._send(action, self.config.entry_sec, key)
+
+    def listing(self) -> Listing:
+        """Return the orders that rest now: all are the bot's."""
+        resting = tuple(
+            ListedOrder(
+                client_order_id=x.client_order_id,
+                txid=x.txid,
+                side=x.side,
+                price=x.price,
+                volume=x.volume,
+            )
+            for x in self.engine.orders()
+        )
+        return Listing(at=self._now, orders=resting)
 
     def next_time(self) -> float | None:
         """Return the time of the next event: market, arrival or delivery.
@@ -452,30 +466,10 @@ class PaperExchange:
         due = self._now + self._latency(self.config.response_sec, key)
         due = max([due, *(self._last_due(order_id) for order_id in ids)])
         for order_id in ids:
-            for event in self._known_of(order_id):
+            is_coming = self._is_coming(order_id)
+            for event in self._file.known_of(order_id, self._now, is_coming=is_coming):
                 self._tell(event, due, order_id)
         self._tell(None, due, "")
-
-    def _known_of(self, client_order_id: str) -> Iterator[e.Event]:
-        """Yield what the venue knows of an order; nothing while its placement still travels."""
-        at = self._now
-        found, is_coming = self._file.order(client_order_id), self._is_coming(client_order_id)
-        if found is None:
-            if not is_coming:
-                reason = RejectReason.NEVER_ARRIVED
-                yield e.OrderRejected(time=at, client_order_id=client_order_id, reason=reason)
-            return
-        txid, status, executed = found
-        for fill in self._file.executions_of(txid):
-            yield fill_event(fill)
-        if status == "open":
-            yield e.OrderFound(
-                time=at, client_order_id=client_order_id, txid=txid, executed=executed
-            )
-        elif not is_coming:
-            yield e.OrderClosed(
-                time=at, client_order_id=client_order_id, reason=status, executed=executed
-            )
 
     # ---- messages -----------------------------------------------------------------------------
 

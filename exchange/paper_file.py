@@ -14,7 +14,7 @@ import msgspec
 
 from core import events as e
 from core.actions import CancelOrderAction, PlaceOrderAction, RequestReconcile
-from core.domain import ZERO, FeeRates, Instrument, OrderState, Side
+from core.domain import ZERO, FeeRates, Instrument, OrderState, RejectReason, Side
 from core.market import Book, Trade
 from core.ports import Message, StoreError
 from core.record import Record, plain
@@ -188,6 +188,26 @@ class PaperFile:
         self.flush()
         sql = "SELECT record FROM executions WHERE txid = ? ORDER BY rowid"
         return [self._decoded(text, VenueExecution) for (text,) in self._rows(sql, (txid,))]
+
+    def known_of(self, client_order_id: str, at: float, *, is_coming: bool) -> Iterator[e.Event]:
+        """Yield what the venue knows of an order; nothing while its placement still travels."""
+        found = self.order(client_order_id)
+        if found is None:
+            if not is_coming:
+                reason = RejectReason.NEVER_ARRIVED
+                yield e.OrderRejected(time=at, client_order_id=client_order_id, reason=reason)
+            return
+        txid, status, executed = found
+        for fill in self.executions_of(txid):
+            yield fill_event(fill)
+        if status == "open":
+            yield e.OrderFound(
+                time=at, client_order_id=client_order_id, txid=txid, executed=executed
+            )
+        elif not is_coming:
+            yield e.OrderClosed(
+                time=at, client_order_id=client_order_id, reason=status, executed=executed
+            )
 
     def executions(self) -> Iterator[VenueExecution]:
         """Yield all executions, oldest first."""

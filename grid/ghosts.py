@@ -7,7 +7,7 @@ are booked, once, to the slot that its id names: the volume joins the inventory 
 
 from collections.abc import Iterator
 
-from core.actions import CancelOrderAction, RecordExecution
+from core.actions import CancelOrderAction, RecordExecution, RequestReconcile
 from core.domain import Role, Side
 from core.events import FillEvent, GhostFound, OrderClosed
 from core.order_id import decode
@@ -107,6 +107,12 @@ def ghost_closed(r: Reduction, event: OrderClosed) -> None:
     ghost = _ghost(r, event.client_order_id)
     if ghost is not None:
         _put(r, replace(ghost, closed_executed=max(event.executed, ghost.executed)))
+
+
+def ghost_refused(r: Reduction, client_order_id: str) -> None:
+    """Ask what became of a ghost whose cancel was refused: it may have ended by itself."""
+    if _ghost(r, client_order_id) is not None:
+        r.act(RequestReconcile(reason="ghost", client_order_ids=(client_order_id,)))
 
 
 def cancel_ghosts(r: Reduction) -> None:

@@ -15,7 +15,7 @@ from core.events import CommandReceived, ExternalFlow
 from core.order_id import LIMITS
 from core.record import replace
 from core.state import BotState, Exiting, Idle, Leg, LockName, Mode, Override, SlotState
-from grid import advice, regimes, restoring, watch
+from grid import advice, reconciling, regimes, restoring, watch
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -28,6 +28,7 @@ PROFIT_PCT_MAX = Decimal(50)
 LAYERS_MAX = 100
 FLOW_MAX = 10**8
 FLOW_STEP = Decimal("1e-8")
+LISTED_MAX = 5  # orders told in a sentence; the reply lists them all
 
 
 class _Refusal(Exception):
@@ -54,7 +55,7 @@ def carry_out(r: Reduction, event: CommandReceived) -> None:
             is_accepted=is_accepted,
             message=message,
             field=field,
-            changed=_changed(before, r.state),
+            changed=(*_changed(before, r.state), *_drifting(before, event.command)),
         )
     )
     if is_accepted:
@@ -76,6 +77,13 @@ def _changed(before: BotState, after: BotState) -> tuple[tuple[str, str], ...]:
             where = "" if override.slot_id is None else f" of slot {override.slot_id}"
             changed.append((OVERRIDABLE[override.name] + where, "as configured"))
     return tuple(changed)
+
+
+def _drifting(before: BotState, command: c.Command) -> list[tuple[str, str]]:
+    """Return the orders that `reconcile_drift` is about: they are told where it is refused, too."""
+    if not isinstance(command, c.ReconcileDrift) or command.listing is None:
+        return []
+    return reconciling.differences(reconciling.compare(before, command.listing))
 
 
 def _dispatch(r: Reduction, command: c.Command) -> str:
@@ -112,6 +120,8 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
             return _reset_override(r, command)
         case c.AuditPnl():
             return _audit(r, command)
+        case c.ReconcileDrift():
+            return _reconcile(r, command)
         case c.RetrainHmm():
             return _retrain(r)
         case c.AiRegimeOverride():
@@ -523,6 +533,28 @@ def _audit(r: Reduction, command: c.AuditPnl) -> str:
     elif any(lock.name is LockName.RECONCILIATION for lock in r.state.risk.locks):
         drift += "; the lock stays until they agree: a deposit or withdrawal is told by record_flow"
     return found + drift
+
+
+def _reconcile(r: Reduction, command: c.ReconcileDrift) -> str:
+    listing = command.listing
+    if listing is None:
+        raise _Refusal("the exchange has not listed its open orders yet; ask again")
+    if r.state.restoring is not None:
+        raise _Refusal("a restored state is still learning what happened; adopt and ignore decide")
+    drift = reconciling.compare(r.state, listing)
+    seen = f"{drift.alike} of our orders rest there as in the books"
+    if drift.others:
+        seen += f", {drift.others} of others are left alone"
+    seen += f" (listed {max(0.0, r.now - listing.at):.0f} s ago)"
+    listed = [f"{name}: {text}" for name, text in reconciling.differences(drift)]
+    if not listed:
+        return f"nothing to reconcile: {seen}"
+    if len(listed) > LISTED_MAX:
+        listed[LISTED_MAX:] = [f"and {len(listed) - LISTED_MAX} more"]
+    outcome = f"{'; '.join(listed)}; {seen}"
+    _confirmed(command.confirm, outcome)
+    reconciling.settle(r, drift)
+    return f"reconciling: {outcome}"
 
 
 def _retrain(r: Reduction) -> str:

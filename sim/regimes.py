@@ -246,6 +246,9 @@ class Nowhere:
     def reconcile(self, action: a.RequestReconcile) -> None:
         """Read nothing."""
 
+    def listing(self) -> None:
+        """Return None: nothing is listed."""
+
     def now(self) -> float:
         """Return the instant that is reached."""
         return self._now
