@@ -5,7 +5,7 @@ are msgspec structs). Nothing here may know what a record means.
 """
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Self
 
 import msgspec
@@ -28,6 +28,19 @@ def parse_regime(value: object) -> int | None:
 def plain(value: Decimal) -> str:
     """Return `value` as plain decimal text without exponent, as stored and sent."""
     return format(value, "f")
+
+
+def exact(value: Decimal) -> str:
+    """Return `value` as plain text without superfluous zeros, for reading."""
+    text = plain(value)
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def rounded(value: Decimal, decimals: int) -> str:
+    """Return `value` rounded half even, as `exact` writes it."""
+    return exact(value.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN))
 
 
 def _normalised(data: Any) -> Any:

@@ -1,8 +1,9 @@
 """The contract of `/api/status`: what the page and other programs are told, schema version 1.
 
 Money, prices and volumes are plain decimal text (`Money`); percentages are percent, as text too;
-times are seconds since the epoch, UTC, in bot time unless a name says wall; what is absent is null,
-never NaN. Types only: `engine/status_view.py` fills them, `static/dashboard.html` shows them.
+times are seconds since the epoch, UTC, in bot time unless a name says wall, whole ones inside a
+slot; what is absent is null, never NaN. Types only: `engine/status_view.py` fills them,
+`static/dashboard.html` shows them.
 """
 
 from core import regime_status
@@ -115,7 +116,10 @@ class Economics(Record, frozen=True, kw_only=True):
 
 
 class EquityBlock(Record, frozen=True, kw_only=True):
-    """Equity at the bid and what explains it; null before the first mark."""
+    """Equity at the bid and what explains it; null before the first mark.
+
+    `holding_base` and `holding_quote` are what holding the starting balances would own, with flows.
+    """
 
     equity: Money | None
     cash: Money
@@ -126,6 +130,8 @@ class EquityBlock(Record, frozen=True, kw_only=True):
     change: Change | None
     change_pct: str | None
     holding: Holding | None
+    holding_base: Money | None
+    holding_quote: Money | None
     liquidation_cost: Money | None
     economics: Economics
 
@@ -139,21 +145,23 @@ class OrderBlock(Record, frozen=True, kw_only=True):
     volume: Money
     filled: Money
     distance_pct: str | None
-    placed_at: float
+    placed_at: int
     status: str
 
 
 class PositionBlock(Record, frozen=True, kw_only=True):
     """What an entry bought or sold and is still open, at its average price.
 
-    `unrealised` is at the mark before fees, `expected_net` what the exit order leaves after fees.
+    `unrealised` is at the mark before fees, `expected_net` what the exit order leaves after fees;
+    `tag` is the regime at the entry: 0 bearish, 1 ranging, 2 bullish, null unknown.
     """
 
     volume: Money
     price: Money
-    since: float
+    since: int
     unrealised: Money | None
     expected_net: Money | None
+    tag: int | None
 
 
 class MissingBlock(Record, frozen=True, kw_only=True):
@@ -164,8 +172,8 @@ class MissingBlock(Record, frozen=True, kw_only=True):
 
     why: str
     veto: str | None
-    since: float
-    until: float | None
+    since: int
+    until: int | None
 
 
 class LegBlock(Record, frozen=True, kw_only=True):
@@ -185,7 +193,7 @@ class RecoveryBlock(Record, frozen=True, kw_only=True):
 
     id: str
     leg: str
-    orphaned_at: float
+    orphaned_at: int
     reason: str
     order: OrderBlock | None
     position: PositionBlock
@@ -198,7 +206,7 @@ class ParkedBlock(Record, frozen=True, kw_only=True):
     `ways_out` are wait and the names of commands.
     """
 
-    since: float
+    since: int
     total_sec: float
     low_price: Money
     high_price: Money
@@ -250,6 +258,21 @@ class LockBlock(Record, frozen=True, kw_only=True):
     clears: str
 
 
+class LimitsBlock(Record, frozen=True, kw_only=True):
+    """Where risk is bounded by configuration; those of `set_*` are in `settings`.
+
+    `levels_pct` are the drawdowns at which the levels begin; `equity_share_pct` bounds what is
+    committed to buying, of equity; beyond the others entries stop. Null: off.
+    """
+
+    levels_pct: dict[str, str]
+    equity_share_pct: str
+    equity_stop: Money | None
+    errors_in_a_row: int
+    spread_pct: str
+    price_age_sec: float
+
+
 class RiskBlock(Record, frozen=True, kw_only=True):
     """Drawdown, level, locks and limits; a negative daily loss is a gain."""
 
@@ -260,6 +283,7 @@ class RiskBlock(Record, frozen=True, kw_only=True):
     daily_loss: Money
     daily_loss_limit: Money | None
     portfolio_room: Money
+    limits: LimitsBlock
     locks: tuple[LockBlock, ...]
     violations: tuple[str, ...]
     missing: tuple[str, ...]

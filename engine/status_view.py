@@ -4,34 +4,36 @@ Numbers are rounded here for reading; the lines of the equity change are not, so
 exactly. Nothing here decides, reads a clock or waits. The contract is `core/status.py`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import core.status as s
-from accounting import benchmarks, breakdown, equity, trial_balance
+from accounting import breakdown
 from core.domain import HUNDRED, ONE, ZERO, OrderState, Owed, Position, TradeId
 from core.params import Params
 from core.plain_text import clean_text, in_words
-from core.record import Record, plain, replace
+from core.record import Record, exact, plain, replace, rounded
 from core.state import BotState, Entering, Exiting, Idle, Leg, Mode, RiskLevel, SlotState
 from engine import regime_view
 from engine.advisor_view import AdvisorFacts, advisor_block
 from engine.kelly_view import kelly_block
+from engine.money_view import equity_block, ledger_block, rounded_or_null, share_pct
 from engine.restore_view import CLEARS, restore_block
 from grid.invariants import check_invariants, liveness
-from grid.watch import beyond_rounding
 from grid_strategy import (
     OVERRIDABLE,
     break_even_pct,
     effective,
     marked_profit,
     mid,
-    net_per_cycle_pct,
     phase,
     slot_profit,
 )
 from risk import (
+    LEVELS,
     VETO_WORDS,
     VetoReason,
     capacity,
@@ -84,13 +86,13 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         version=facts.state_seq,
         bot=_bot(state, params, facts),
         market=_market(state, params, facts),
-        equity=_equity(state, own),
+        equity=equity_block(state, own),
         slots=tuple(_slot(state, slot, params) for slot in state.slots),
         capacity_fill_health=_capacity(state, params),
         risk=_risk(state, params),
         sizing=tuple(_sizing(state)),
         entry_vetoes=_vetoes(state),
-        ledger=_ledger(state),
+        ledger=ledger_block(state),
         persistence=s.PersistenceBlock(
             journal_seq=facts.journal_seq,
             state_seq=facts.state_seq,
@@ -101,8 +103,8 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
             status=state.health.system_status,
             clock_offset_sec=state.health.clock_offset_sec,
             consecutive_errors=state.health.consecutive_errors,
-            maker_pct=_text(state.fees.maker * HUNDRED, 4),
-            taker_pct=_text(state.fees.taker * HUNDRED, 4),
+            maker_pct=rounded(state.fees.maker * HUNDRED, 4),
+            taker_pct=rounded(state.fees.taker * HUNDRED, 4),
             ghosts=len(state.ghosts),
             account=facts.account,
         ),
@@ -118,29 +120,6 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
         kelly=kelly_block(state, params),
         ai_regime_advisor=advisor_block(state, params, facts.advisor),
     )
-
-
-# ---- rounding and words -------------------------------------------------------------------------
-
-
-def _text(value: Decimal, decimals: int) -> str:
-    """Return `value` rounded half even, as plain text without superfluous zeros."""
-    return _exact(value.quantize(ONE.scaleb(-decimals), ROUND_HALF_EVEN))
-
-
-def _exact(value: Decimal) -> str:
-    text = plain(value)
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "") else text
-
-
-def _maybe(value: Decimal | None, decimals: int) -> str | None:
-    return None if value is None else _text(value, decimals)
-
-
-def _share_pct(part: Decimal, whole: Decimal, decimals: int = 3) -> str | None:
-    return _text(part * HUNDRED / whole, decimals) if whole > 0 else None
 
 
 def _event(event: Mapping[str, Any]) -> s.EventBlock:
@@ -184,7 +163,7 @@ def _condition(state: BotState, params: Params, facts: Facts) -> tuple[str, list
     alarms = [f"Safety check: {text}" for text in check_invariants(state)]
     lines = breakdown(state)
     if lines is not None and lines.unexplained:
-        alarms.append(f"{_exact(lines.unexplained)} {state.instrument.quote} are unexplained")
+        alarms.append(f"{exact(lines.unexplained)} {state.instrument.quote} are unexplained")
     stops = [f"Locked ({in_words(lock.name)}): {lock.reason}" for lock in state.risk.locks]
     if state.mode is Mode.HALTED:
         stops.insert(0, f"Halted: {state.mode_reason}; nothing new but owed exits")
@@ -250,95 +229,12 @@ def _market(state: BotState, params: Params, facts: Facts) -> s.MarketBlock:
         bid=plain(market.bid),
         ask=plain(market.ask),
         last=plain(market.last),
-        mid=_text(mid(market), decimals + 1),
-        spread_pct=_share_pct(market.ask - market.bid, market.bid),
-        change_pct=_share_pct(market.bid - start, start),
+        mid=rounded(mid(market), decimals + 1),
+        spread_pct=share_pct(market.ask - market.bid, market.bid),
+        change_pct=share_pct(market.bid - start, start),
         time=round(market.time, 3),
         is_stale=is_stale(state, params, facts),
         candidate=None if market.candidate is None else plain(market.candidate),
-    )
-
-
-# ---- money --------------------------------------------------------------------------------------
-
-
-def _equity(state: BotState, own: Params) -> s.EquityBlock:
-    now, lines = equity(state), breakdown(state)
-    start = None if lines is None or now is None else now - lines.change
-    mark = None if state.market is None else state.market.bid
-    return s.EquityBlock(
-        equity=_maybe(now, 8),
-        cash=_text(state.balances.quote, 8),
-        base=_exact(state.balances.base),
-        inventory=None if mark is None else _text(state.balances.base * mark, 8),
-        start_equity=_maybe(start, 8),
-        drawdown_pct=_text(drawdown(state, own) * HUNDRED, 3),
-        change=None
-        if lines is None
-        else s.Change(
-            total=_exact(lines.change),
-            grid_profit=_exact(lines.grid_profit),
-            inventory_pnl=_exact(lines.inventory_pnl),
-            fees=_exact(lines.fees),
-            flows=_exact(lines.flows),
-            unexplained=_exact(lines.unexplained),
-        ),
-        change_pct=None if lines is None or start is None else _share_pct(lines.change, start),
-        holding=_holding(state, now),
-        liquidation_cost=None if lines is None else _text(lines.liquidation_cost, 8),
-        economics=_economics(state, own),
-    )
-
-
-def _holding(state: BotState, now: Decimal | None) -> s.Holding | None:
-    values = benchmarks(state)
-    if values is None or now is None:
-        return None
-
-    def against(value: Decimal) -> s.Comparison:
-        ahead = now - value
-        return s.Comparison(
-            value=_text(value, 8), ahead=_text(ahead, 8), ahead_pct=_share_pct(ahead, value)
-        )
-
-    return s.Holding(
-        start=against(values.hold),
-        usd=against(values.usd),
-        doge=against(values.doge),
-        half=against(values.half),
-    )
-
-
-def _economics(state: BotState, own: Params) -> s.Economics:
-    maker, target = state.fees.maker, own.profit_pct
-    net = net_per_cycle_pct(target, maker)
-    gross = -(state.accounts.grid_profit + state.accounts.unbooked)
-    counters = state.counters
-    return s.Economics(
-        profit_pct=_text(target, 4),
-        break_even_pct=_text(break_even_pct(maker), 4),
-        net_per_cycle_pct=_text(net, 4),
-        net_per_cycle_usd=_text(own.order_size_usd * net / HUNDRED, 4),
-        fee_share_pct=_share_pct(target - net, target, 1),
-        paid_fee_share_pct=_share_pct(state.accounts.fees, gross, 1),
-        cycles=counters.get("cycles", 0),
-        wins=counters.get("wins", 0),
-        losses=counters.get("losses", 0),
-    )
-
-
-def _ledger(state: BotState) -> s.LedgerBlock:
-    own = state.balances
-    at = own.reported_at  # an older report than the last execution says nothing of it
-    is_known = at is not None and at >= (own.last_execution_at or 0.0)
-    base, quote = own.reported_base - own.base, own.reported_quote - own.quote
-    return s.LedgerBlock(
-        drift_base=_exact(base) if is_known else None,
-        drift_quote=_exact(quote) if is_known else None,
-        agrees=not any(beyond_rounding(state, base, quote)) if is_known else None,
-        drift_since=own.drift_since,
-        reported_at=own.reported_at,
-        is_balanced=trial_balance(state.accounts) == 0,
     )
 
 
@@ -353,14 +249,14 @@ def _slot(state: BotState, slot: SlotState, params: Params) -> s.SlotBlock:
         phase=phase(slot),
         ending="closing" if slot.closing else "pairing" if slot.pairing else None,
         cycles=slot.totals.cycles,
-        net=_text(slot.totals.net, 4),
-        profit=_text(slot_profit(slot, state.market), 4),
+        net=rounded(slot.totals.net, 4),
+        profit=rounded(slot_profit(slot, state.market), 4),
         legs=(a, b),
         recoveries=tuple(
             s.RecoveryBlock(
                 id=recovery.recovery_id,
                 leg=recovery.trade_id,
-                orphaned_at=round(recovery.orphaned_at, 3),
+                orphaned_at=int(recovery.orphaned_at),
                 reason=clean_text(recovery.reason),
                 order=_exit_order(state, recovery.exit),
                 position=_position(state, recovery.position, recovery.trade_id, recovery.exit),
@@ -406,7 +302,7 @@ def _missing_entry(idle: Idle, state: BotState, params: Params) -> s.MissingBloc
     withheld_since = state.regimes.suppression.since
     if idle.veto == VetoReason.SUPPRESSED and withheld_since is not None:
         until = withheld_since + params.regime_max_suppression_sec
-    return s.MissingBlock(why=why, veto=idle.veto, since=idle.since, until=until)
+    return _missing(why, idle.veto, idle.since, until)
 
 
 def _missing_exit(position: Position, exit_: OrderState | Owed) -> s.MissingBlock | None:
@@ -414,22 +310,27 @@ def _missing_exit(position: Position, exit_: OrderState | Owed) -> s.MissingBloc
         return None
     why = f"its exit is owed and could not be placed: {clean_text(in_words(exit_.reason))}"
     since = position.filled_at if position.owed_since is None else position.owed_since
-    return s.MissingBlock(why=why, veto=None, since=since, until=exit_.retry_at)
+    return _missing(why, None, since, exit_.retry_at)
+
+
+def _missing(why: str, veto: str | None, since: float, until: float | None) -> s.MissingBlock:
+    until = None if until is None else math.ceil(until)
+    return s.MissingBlock(why=why, veto=veto, since=int(since), until=until)
 
 
 def _order(state: BotState, order: OrderState) -> s.OrderBlock:
     distance = None
     if state.market is not None:
         at = mid(state.market)
-        distance = _text((order.price / at - ONE) * HUNDRED, 2)
+        distance = rounded((order.price / at - ONE) * HUNDRED, 2)
     return s.OrderBlock(
         id=order.client_order_id,
         side=order.side,
         price=plain(order.price),
-        volume=_exact(order.volume),
-        filled=_exact(order.filled_volume),
+        volume=exact(order.volume),
+        filled=exact(order.filled_volume),
         distance_pct=distance,
-        placed_at=round(order.placed_at, 3),
+        placed_at=int(order.placed_at),
         status=order.status,
     )
 
@@ -449,11 +350,12 @@ def _position(
         fees += exit_.price * volume * state.fees.maker
         expected = marked_profit(position, trade_id, exit_.price) - fees
     return s.PositionBlock(
-        volume=_exact(position.open_volume),
-        price=_text(position.average_price, 8),
-        since=round(position.filled_at, 3),
-        unrealised=None if mark is None else _text(marked_profit(position, trade_id, mark), 4),
-        expected_net=_maybe(expected, 4),
+        volume=exact(position.open_volume),
+        price=rounded(position.average_price, 8),
+        since=int(position.filled_at),
+        unrealised=None if mark is None else rounded(marked_profit(position, trade_id, mark), 4),
+        expected_net=rounded_or_null(expected, 4),
+        tag=position.regime_at_entry,
     )
 
 
@@ -466,13 +368,12 @@ def _parked(state: BotState, slot: SlotState, params: Params) -> s.ParkedBlock |
     total = 0.0
     if stint is not None:
         total = stint.total_sec + (0.0 if stint.since is None else state.now - stint.since)
-    low, high = plain(found.low_price), plain(found.high_price)
     return s.ParkedBlock(
-        since=round(found.since, 3),
+        since=int(found.since),
         total_sec=round(total, 3),
-        low_price=low,
-        high_price=high,
-        text=f"waits until the price falls to {low} or rises to {high} {quote}",
+        low_price=plain(found.low_price),
+        high_price=plain(found.high_price),
+        text=f"waits for {exact(found.low_price)} or {exact(found.high_price)} {quote}",
         ways_out=("wait", "soft_close", "pair_off"),
     )
 
@@ -490,8 +391,8 @@ def _capacity(state: BotState, params: Params) -> s.CapacityBlock:
     return s.CapacityBlock(
         open_orders=room.open_orders,
         limit=room.limit,
-        safe_cap=_text(room.safe_cap, 2),
-        headroom=_text(room.headroom, 2),
+        safe_cap=rounded(room.safe_cap, 2),
+        headroom=rounded(room.headroom, 2),
         band=room.band,
         orders=counters.get("orders", 0),
         fills=counters.get("fills", 0),
@@ -515,11 +416,22 @@ def _risk(state: BotState, params: Params) -> s.RiskBlock:
     return s.RiskBlock(
         level=state.risk.level,
         level_since=state.risk.level_since,
-        drawdown_pct=_text(drawdown(state, params) * HUNDRED, 3),
+        drawdown_pct=rounded(drawdown(state, params) * HUNDRED, 3),
         basis=params.risk_basis,
-        daily_loss=_text(daily_loss(state, params), 4),
-        daily_loss_limit=_maybe(daily_loss_limit(state, params), 4),
-        portfolio_room=_text(portfolio_room(state, params), 4),
+        daily_loss=rounded(daily_loss(state, params), 4),
+        daily_loss_limit=rounded_or_null(daily_loss_limit(state, params), 4),
+        portfolio_room=rounded(portfolio_room(state, params), 4),
+        limits=s.LimitsBlock(
+            levels_pct={
+                level.value: exact(share * HUNDRED)
+                for level, share in sorted(LEVELS, key=itemgetter(1))
+            },
+            equity_share_pct=exact(params.max_equity_share * HUNDRED),
+            equity_stop=exact(params.equity_stop_usd) if params.equity_stop_usd else None,
+            errors_in_a_row=params.max_consecutive_errors,
+            spread_pct=exact(params.max_spread_pct),
+            price_age_sec=params.stale_price_max_age_sec,
+        ),
         locks=tuple(
             s.LockBlock(
                 name=lock.name,
@@ -540,7 +452,9 @@ def _sizing(state: BotState) -> list[s.SizingBlock]:
             slot_id=slot.slot_id,
             leg=leg.trade_id,
             chain=tuple(
-                s.SizeStage(stage=step.stage, amount=_text(step.amount_usd, 4), reason=step.reason)
+                s.SizeStage(
+                    stage=step.stage, amount=rounded(step.amount_usd, 4), reason=step.reason
+                )
                 for step in leg.last_chain
                 if step.reason not in _NEUTRAL
             ),
@@ -564,12 +478,12 @@ def _settings(state: BotState, own: Params) -> s.SettingsBlock:
     if market is not None:
         least = state.instrument.least_volume(market.bid) * market.ask
     return s.SettingsBlock(
-        entry_pct=_text(own.entry_pct, 4),
-        profit_pct=_text(own.profit_pct, 4),
-        order_size_usd=_text(own.order_size_usd, 4),
-        profit_pct_min=_text(break_even_pct(state.fees.maker) + own.min_net_profit_pct, 4),
-        order_size_usd_min=_maybe(least, 2),
-        order_size_usd_max=_text(own.max_order_usd, 4),
+        entry_pct=rounded(own.entry_pct, 4),
+        profit_pct=rounded(own.profit_pct, 4),
+        order_size_usd=rounded(own.order_size_usd, 4),
+        profit_pct_min=rounded(break_even_pct(state.fees.maker) + own.min_net_profit_pct, 4),
+        order_size_usd_min=rounded_or_null(least, 2),
+        order_size_usd_max=rounded(own.max_order_usd, 4),
     )
 
 
@@ -586,8 +500,8 @@ def _overrides(state: BotState, params: Params) -> list[s.OverrideBlock]:
             s.OverrideBlock(
                 name=name,
                 slot=override.slot_id,
-                configured=_exact(configured),
-                current=_exact(override.value),
+                configured=exact(configured),
+                current=exact(override.value),
                 at=override.at,
                 way_back=f"reset_override {name}{where}",
             )

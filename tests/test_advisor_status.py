@@ -15,6 +15,7 @@ from core.plain_text import TEXT_MAX
 from core.record import replace
 from core.regime import LABELS, RANGING
 from core.state import BotState
+from core.status import AccountBlock, CandleCopyBlock, ReplicaBlock
 from engine.advisor_view import AdvisorFacts, advisor_block
 from engine.regime_view import RegimeFacts
 from engine.report import Day, daily_report
@@ -210,7 +211,7 @@ def test_history_score_and_council_are_shown() -> None:
 
 
 def test_the_status_with_everything_on_fits_64_kib() -> None:
-    """Thirty full slots, both timeframes, Kelly, an override, longest texts, longest history."""
+    """Thirty full slots, both timeframes, Kelly, an override, a replica, longest texts."""
     world = applied(heard(RANGING), replace(LONG2, rationale="r" * 500, watch_for="w" * 200))
     votes = tuple(Vote(panelist="Llama 70B", action=None, error="timeout") for _ in range(4))
     council = Council(action=None, why="0 of 3 votes needed for a quorum", votes=votes)
@@ -231,6 +232,18 @@ def test_the_status_with_everything_on_fits_64_kib() -> None:
             pipeline_secondary=PIPELINE, trainer=TRAINER,
         ),
         advisor=replace(FACTS, providers=4 * FACTS.providers, history=16 * (PAST,)),
+        account=AccountBlock(
+            foreign_orders=12, in_doubt=3, rest_used_pct="100", engine_used_pct="100",
+            paused_until=1_700_000_000.123, pause_reason="12 s until the call limit has room",
+            last_error="e" * 200,
+        ),
+        replica=ReplicaBlock(
+            is_checked=True, queue=10_000, lag_sec=86_400.0, sent=100_000, dropped=10, attempts=30,
+            last_error="e" * 200, failing=("cycles", "equity"),
+            candles=CandleCopyBlock(
+                queue=10_000, sent=10_000, read=10_000, attempts=3, last_error="e" * 200
+            ),
+        ),
     )  # fmt: skip
     made = msgspec.json.encode(build_status(state, replace(PARAMS, **ALL_ON), facts))
     assert len(made) <= 64 * 1024, len(made)

@@ -1,10 +1,7 @@
 """The status: built from small states, exact where it must be, and published by its own thread."""
 
-import gzip
 import json
 import os
-import threading
-import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -47,8 +44,8 @@ from core.state import (
     SlotTotals,
     Stint,
 )
-from core.status import Published, Status
-from engine.publish import Publisher, publication
+from core.status import Status
+from engine.publish import publication
 from engine.report import status_text
 from engine.status_view import Facts, build_status
 
@@ -93,8 +90,9 @@ def position(price: str, volume: str, *, age: float = 7_200.0) -> Position:
     cost = D(price) * D(volume)
     at = NOW - age
     return Position(
-        volume=D(volume), cost=cost, fees=cost * D("0.004"), entered_at=at, filled_at=at
-    )
+        volume=D(volume), cost=cost, fees=cost * D("0.004"), entered_at=at, filled_at=at,
+        regime_at_entry=None if age < 7_200.0 else 1,
+    )  # fmt: skip
 
 
 def totals(volume: str, cost: str) -> LegTotals:
@@ -194,6 +192,19 @@ def waiting_slot() -> SlotState:
     )
 
 
+COUNTERS = {
+    "orders": 31,
+    "fills": 24,
+    "partial_fills": 3,
+    "cycles": 7,
+    "wins": 7,
+    "orphans": 1,
+    "veto:cooldown": 4,
+    "veto:portfolio": 12,
+    "rejected:post_only": 2,
+}
+
+
 def sample_state() -> BotState:
     """Return a state with every kind of slot, whose books add up to the last digit."""
     quote, reserved = D("429.57896"), D("38.1771")
@@ -241,17 +252,8 @@ def sample_state() -> BotState:
             Override(name="profit_pct", value=D("2.5"), at=NOW - 5_000.0),
             Override(name="entry_pct", value=D("0.8"), at=NOW - 4_000.0, slot_id=3),
         ),
-        counters={
-            "orders": 31,
-            "fills": 24,
-            "partial_fills": 3,
-            "cycles": 7,
-            "wins": 7,
-            "orphans": 1,
-            "veto:cooldown": 4,
-            "veto:portfolio": 12,
-            "rejected:post_only": 2,
-        },
+        counters=COUNTERS,
+        fill_secs=(40.0, 610.0, 95.5, 3_600.0),
         stints={"parked:2": Stint(total_sec=3_600.0, since=NOW - 7_200.0, spans=2)},
     )
 
@@ -435,9 +437,10 @@ def test_status_explains_missing_sides_and_parked_slots() -> None:
     assert waits.parked is not None
     assert (waits.parked.low_price, waits.parked.high_price) == ("0.0975000", "0.1080000")
     assert waits.parked.total_sec == 10_800.0
-    assert "0.0975000" in waits.parked.text
+    assert waits.parked.text == "waits for 0.0975 or 0.108 USD"
     assert waits.parked.ways_out == ("wait", "soft_close", "pair_off")
     assert waits.recoveries[0].order is not None
+    assert [x.position.tag for x in (*waits.legs, *waits.recoveries) if x.position] == [1, 1, 1]
     assert working.legs[0].order is not None
     assert working.legs[0].order.distance_pct == "1.75"
     owed = Owed(reason="insufficient_funds", retry_at=NOW + 5.0)
@@ -512,87 +515,3 @@ def test_status_round_trips_through_its_contract() -> None:
     off = {"enabled": False}
     assert plain["hmm_regime"] == plain["kelly"] == off
     assert plain["ai_regime_advisor"] == off | {"state": "off"}
-
-
-# ---- the publisher ------------------------------------------------------------------------------
-
-
-def wait_for(publisher: Publisher, version: int) -> Published:
-    """Return the published status of `version`; fail after two seconds."""
-    until = time.monotonic() + 2.0
-    while time.monotonic() < until:
-        published = publisher.published()
-        if published is not None and published.version == version:
-            return published
-        time.sleep(0.002)
-    raise AssertionError(f"version {version} was not published")
-
-
-def test_publisher_swaps_bytes_with_content_etag() -> None:
-    """The bytes are the status, compressed alike, and the ETag follows the content."""
-    publisher = Publisher(recent_events=lambda limit: list(EVENTS[:limit]))
-    publisher.start()
-    publisher.offer(sample_state(), Params(), sample_facts())
-    first = wait_for(publisher, 18_102)
-    assert gzip.decompress(first.gzip_body) == first.body
-    assert msgspec.json.decode(first.body, type=Status) == sample_status()
-    assert publication(sample_status()).etag == first.etag
-    publisher.offer(sample_state(), Params(), replace(sample_facts(), state_seq=1), at_once=True)
-    assert wait_for(publisher, 1).etag != first.etag
-    publisher.stop()
-
-
-def test_publisher_paces_but_never_loses_the_last() -> None:
-    """A thousand offers in a row make few publications, and the last of them is published."""
-    built = []
-
-    def build(state: BotState, params: Params, facts: Facts) -> Status:
-        built.append(facts.state_seq)
-        return build_status(state, params, facts)
-
-    publisher = Publisher(build=build, interval_sec=0.05)
-    publisher.start()
-    for version in range(1, 1001):
-        publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=version))
-    wait_for(publisher, 1000)
-    assert len(built) < 20
-    publisher.stop()
-
-
-def test_publisher_hurries_after_a_command() -> None:
-    """An offer at once does not wait for the interval."""
-    publisher = Publisher(interval_sec=30.0)
-    publisher.start()
-    publisher.offer(BotState(), Params(), sample_facts())
-    wait_for(publisher, 18_102)
-    publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=2), at_once=True)
-    wait_for(publisher, 2)
-    publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=3))
-    publisher.stop()  # publishes what was offered last
-    wait_for(publisher, 3)
-
-
-def test_publisher_survives_failures() -> None:
-    """A build that raises is counted, the old bytes stay, and the next one works."""
-    fails = threading.Event()
-
-    def build(state: BotState, params: Params, facts: Facts) -> Status:
-        if fails.is_set():
-            raise RuntimeError("no")
-        return build_status(state, params, facts)
-
-    publisher = Publisher(build=build, interval_sec=0.01)
-    publisher.start()
-    publisher.offer(BotState(), Params(), sample_facts())
-    wait_for(publisher, 18_102)
-    fails.set()
-    publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=2))
-    until = time.monotonic() + 2.0
-    while not publisher.errors and time.monotonic() < until:
-        time.sleep(0.002)
-    assert publisher.errors == 1
-    assert wait_for(publisher, 18_102)
-    fails.clear()
-    publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=3))
-    wait_for(publisher, 3)
-    publisher.stop()
