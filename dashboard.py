@@ -41,6 +41,7 @@ from web.message import (
     takes_gzip,
 )
 from web.metrics import Metrics, ServerFacts
+from web.payoff import payoff
 from web.stream import Streams, stream_answer
 
 __all__ = ["Busy", "Dashboard", "DashboardHistory", "IdReused", "Reply", "access_problems"]
@@ -393,6 +394,7 @@ class Dashboard:
             "/readyz": self._get_readiness,
             "/api/status": self._get_status,
             "/api/stream": self._get_stream,
+            "/api/payoff": self._get_payoff,
             **dict.fromkeys(HISTORY_VIEWS, self._get_history),
             **dict.fromkeys(TABLES, self._get_table),
             **{f"/api/kelly/{name}": self._get_kelly for name in KELLY_VIEWS},
@@ -533,13 +535,20 @@ class Dashboard:
             raise Refusal(503, "the history cannot be read", headers=retry_after(1)) from None
 
     def _get_kelly(self, request: _Handler, query: str) -> Answer:
+        status, view = self._newest(), KELLY_VIEWS[_path(request).rpartition("/")[2]]
+        told = self._read(lambda history: view(status, history, parse_qs(query)))
+        return _packed(request, told)
+
+    def _get_payoff(self, request: _Handler, _query: str) -> Answer:
+        return _packed(request, payoff(self._newest()))
+
+    def _newest(self) -> dict[str, Any]:
+        """Return the newest status. Raises Refusal where there is none yet."""
         published = self._published()
         if published is None:
             raise Refusal(503, "not ready: the first status", headers=retry_after(1))
-        view = KELLY_VIEWS[_path(request).rpartition("/")[2]]
-        status = json.loads(published.body)
-        told = self._read(lambda history: view(status, history, parse_qs(query)))
-        return _packed(request, told)
+        status: dict[str, Any] = json.loads(published.body)
+        return status
 
     # ---- acting ---------------------------------------------------------------------------------
 
