@@ -238,6 +238,8 @@ _VARIANTS: dict[str, type[Record]] = {
 ACTION_NAMES = tuple(sorted(_VARIANTS))
 _SHELL_ONLY = {"base_difference", "quote_difference", "listing"}
 _MAX_ABS = Decimal(10**12)
+_NOT_NEGATIVE = {"max_loss_pct", "older_than_sec"}
+_POSITIVE = {"opinion", "slot", "value"}
 _WHOLE_MAX = 10**9
 _WHOLE = re.compile(r"-?\d{1,10}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
@@ -251,7 +253,7 @@ def _fields(variant: type[Record]) -> dict[str, msgspec.structs.FieldInfo]:
 def _number(field: str, value: object) -> Decimal:
     if isinstance(value, int) and abs(value) > _MAX_ABS:
         value = "1e99"  # longer ones may not even be written out
-    text = str(value).strip() if isinstance(value, int | float | str) else ""
+    text = str(value).strip() if isinstance(value, int | float | Decimal | str) else ""
     if isinstance(value, bool) or len(text) > 64 or not _NUMBER.fullmatch(text):
         raise CommandError(
             field, f"{field} must be a number with a point for decimals, such as 1250.5"
@@ -261,7 +263,15 @@ def _number(field: str, value: object) -> Decimal:
         raise CommandError(field, f"{field} must not be beyond ±{_MAX_ABS:f}")
     if int(number.as_tuple().exponent) < -12:
         raise CommandError(field, f"{field} may have at most 12 decimals")
+    _check_sign(field, number)
     return number
+
+
+def _check_sign(field: str, number: Decimal | int) -> None:
+    if field in _POSITIVE and number <= 0:
+        raise CommandError(field, f"{field} must be above 0")
+    if field in _NOT_NEGATIVE and number < 0:
+        raise CommandError(field, f"{field} must not be negative")
 
 
 def _value(field: str, kind: Any, value: object) -> object:
@@ -276,6 +286,7 @@ def _value(field: str, kind: Any, value: object) -> object:
     if wanted is int:
         if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _WHOLE_MAX:
             raise CommandError(field, f"{field} must be a whole number, such as 1")
+        _check_sign(field, value)
     elif wanted is bool:
         if not isinstance(value, bool):
             raise CommandError(field, f"{field} must be true or false")

@@ -445,8 +445,6 @@ def _pair_off(r: Reduction, command: c.PairOff) -> str:
 
 
 def _cancel_stale(r: Reduction, command: c.CancelStaleRecoveries) -> str:
-    if command.older_than_sec < 0:
-        raise _Refusal("older_than_sec must not be negative")
     stale = [
         (slot, recovery)
         for slot in r.state.slots

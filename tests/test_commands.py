@@ -68,12 +68,31 @@ def test_what_is_no_number_is_refused_with_what_is_allowed(value: Any, expected:
     [
         ("1.5", "1.5"), (" 1.5 ", "1.5"), (1.5, "1.5"), (2, "2"), ("+2", "2"), (".5", "0.5"),
         ("2.", "2"), ("1e1", "10"), (1e-7, "0.0000001"), ("-3", "-3"),
+        (Decimal("123456789012.123456"), "123456789012.123456"), (Decimal("-1E-7"), "-0.0000001"),
     ],
 )  # fmt: skip
 def test_plain_numbers_are_read_exactly(value: Any, expected: str) -> None:
     """JSON numbers and decimal text give the same decimal."""
-    command = parse({"action": "set_profit_pct", "value": value})
-    assert command == SetProfitPct(value=Decimal(expected))
+    command = parse({"action": "record_flow", "base": value})
+    assert command == RecordFlow(base=Decimal(expected))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"action": "set_entry_pct", "value": 0}, "value must be above 0"),
+        ({"action": "set_order_size", "value": "-1"}, "value must be above 0"),
+        ({"action": "pair_off", "slot": 0}, "slot must be above 0"),
+        ({"action": "soft_close_next", "max_loss_pct": -1}, "max_loss_pct must not be negative"),
+        ({"action": "cancel_stale_recoveries", "older_than_sec": -1}, "must not be negative"),
+        ({"action": "ai_regime_override", "opinion": 0}, "opinion must be above 0"),
+    ],
+)
+def test_what_can_never_be_meant_is_refused(body: dict[str, Any], expected: str) -> None:
+    """Signs that no state of the bot could make right."""
+    with pytest.raises(CommandError, match=expected) as caught:
+        parse(body)
+    assert caught.value.field in body
 
 
 @pytest.mark.parametrize("slot", ["1", "1_0", "١", 1.5, True, None, 10**30, -(10**30), [1], 1e30])

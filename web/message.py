@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from email.message import Message
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -163,7 +163,10 @@ def retry_after(seconds: int) -> tuple[tuple[str, str], ...]:
 
 
 def read_body(body: bytes) -> dict[str, Any]:
-    """Return the flat JSON object in `body`, strictly; raises a refusal naming the field."""
+    """Return the flat JSON object in `body`, strictly; raises a refusal naming the field.
+
+    Numbers with a point or an exponent are decimals, exactly as they were written.
+    """
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -186,7 +189,7 @@ def read_body(body: bytes) -> dict[str, Any]:
             object_pairs_hook=checked,
             parse_constant=lambda _: _UNUSABLE,
             parse_int=lambda text: int(text) if len(text) <= 15 else _UNUSABLE,
-            parse_float=_finite,
+            parse_float=_exact,
         )
     except (ValueError, RecursionError):
         raise Refusal(400, "the body is not JSON", field="body") from None
@@ -195,9 +198,11 @@ def read_body(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _finite(text: str) -> object:
-    number = float(text) if len(text) <= 64 else float("inf")
-    return number if abs(number) < float("inf") else _UNUSABLE
+def _exact(text: str) -> object:
+    try:
+        return Decimal(text) if len(text) <= 64 else _UNUSABLE
+    except InvalidOperation:  # an exponent beyond what a decimal can hold
+        return _UNUSABLE
 
 
 def _has_surrogate(text: str) -> bool:
