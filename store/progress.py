@@ -86,6 +86,10 @@ def _waits_for(command: c.Command, at: float, state: BotState) -> Iterator[str]:
             for ghost in state.ghosts:
                 if ghost.found_at == at and command.order in (None, ghost.txid):
                     yield f"order {ghost.txid} to end, and what it executed to be booked"
+        case c.ReconcileDrift():
+            for ghost in state.ghosts:
+                if ghost.found_at == at:
+                    yield f"order {ghost.txid} to end, and what it executed to be booked"
         case c.RetrainHmm():
             for training in state.regimes.trainings:
                 if training.requested_at == at:
