@@ -1,21 +1,18 @@
 """The HTTP server of the page and the API: threaded, on the standard library, loopback by default.
 
-Handlers send bytes that others made and pass commands on; they never compute, never lock and never
-touch the state. Limits, deadlines and the checks of Host and Origin are here, tokens and sessions
-in `web/gate.py`. The page is `static/dashboard.html`, the contract `core/status.py`.
+Handlers send bytes that others made and pass commands on; they never lock and never touch the
+state. Routes and the checks of Host and Origin are here; limits and deadlines in
+`web/connection.py`, tokens and sessions in `web/gate.py`, the event stream in `web/stream.py`. The
+page is `static/dashboard.html`, the contract `core/status.py`.
 """
 
 import json
 import logging
 import re
 import secrets
-import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from email.message import Message
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
@@ -25,6 +22,7 @@ from core.ports import ConfigError, StoreError
 from core.record import replace
 from core.status import Published
 from web.charts import read_charts
+from web.connection import LINE_MAX, REQUEST_SEC, Request, Server
 from web.gate import Gate, IdReused, Memory, Reply, access_problems, binding_problem
 from web.history_views import HISTORY_VIEWS, ONE_OF, TABLES, History, one
 from web.kelly_views import KELLY_VIEWS, KellyHistory
@@ -32,7 +30,6 @@ from web.message import (
     CSP_PAGE,
     Answer,
     Refusal,
-    encoded,
     json_answer,
     kept,
     packed,
@@ -50,16 +47,8 @@ log = logging.getLogger("dashboard")
 
 PAGE = Path(__file__).parent / "static" / "dashboard.html"
 ANYWHERE = ("0.0.0.0", "::")  # every address of this machine
-BODY_MAX = 16 * 1024
-HEAD_MAX = 16 * 1024
-LINE_MAX = 4 * 1024
-CONNECTIONS_MAX = 32
-REQUEST_SEC = 5.0  # from the first wait for a request to its last byte, whatever drips in
-LINGER_SEC = 0.5
 _POLL_SEC = 0.05  # how soon a stop is seen
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LINE = re.compile(rb"[A-Z]{1,16} [\x21-\x7e]+ HTTP/1\.[01]")
-_HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _NONCE = b"{{nonce}}"
 
 
@@ -73,208 +62,7 @@ class Busy(Exception):
 
 T = TypeVar("T")
 Submit = Callable[[str, Command, int | None], Reply]
-Route = Callable[["_Handler", str], Answer | None]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-    allow_reuse_address = True
-
-    def __init__(self, host: str, port: int, app: "Dashboard") -> None:
-        if ":" in host:
-            self.address_family = socket.AF_INET6
-        self.app = app
-        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
-        super().__init__((host, port), _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking the name service for our own name, which may take seconds."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread, or refuse it at once when there are too many."""
-        if not self._room.acquire(blocking=False):
-            self.app.refused += 1
-            answer = json_answer(
-                503, {"error": "too many connections"}, headers=retry_after(1), closes=True
-            )
-            try:
-                request.setblocking(False)
-                request.send(encoded(answer))
-            except OSError:
-                pass  # the client is gone already
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread to be had
-            self._room.release()
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection on its own thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - inherited
-        """Say that a connection broke, without its contents."""
-        log.debug("connection from %s broke", client_address[0], exc_info=True)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Reads requests strictly and within the deadline, and writes answers in one send."""
-
-    server: _Server
-    protocol_version = "HTTP/1.1"
-    headers: Message
-
-    def setup(self) -> None:
-        """Prepare the connection: no Nagle, no buffering but our own."""
-        self.connection: socket.socket = self.request
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self._buffer = b""
-        self.target = ""
-        self._deadline = 0.0
-        self.close_connection = True
-
-    def finish(self) -> None:
-        """Let a client that still sends read our last answer before the connection is reset."""
-        try:
-            self.connection.shutdown(socket.SHUT_WR)
-            until = self.server.app.monotonic() + LINGER_SEC
-            while (left := until - self.server.app.monotonic()) > 0:
-                self.connection.settimeout(left)
-                if not self.connection.recv(65536):
-                    return
-        except OSError:
-            pass  # gone, or too slow to matter
-
-    def handle_one_request(self) -> None:
-        """Serve one request; any failure ends the connection, never the server."""
-        self._deadline = self.server.app.monotonic() + REQUEST_SEC
-        self.close_connection, self.command = True, ""
-        try:
-            if not self._read_head():
-                return
-            if self.server.app.is_stopping:
-                self.close_connection = True
-                return
-            answer = self.server.app.answer(self)
-            if answer is None:  # the connection is in other hands
-                self.close_connection = True
-                return
-        except Refusal as refusal:
-            answer = refusal.answer
-        except TimeoutError:
-            if not self._buffer and not self.command:
-                return
-            answer = json_answer(408, {"error": "the request took too long"}, closes=True)
-        except OSError:
-            return
-        except Exception:  # handler top: a constant answer, the rest is in the log
-            log.exception("request failed path=%s", self.target.partition("?")[0])
-            answer = json_answer(500, {"error": "internal error"}, closes=True)
-        self._write(answer)
-
-    def _write(self, answer: Answer) -> None:
-        if self.close_connection and not answer.closes:
-            answer = replace(answer, closes=True)
-        self.close_connection = answer.closes
-        try:
-            self.connection.settimeout(REQUEST_SEC)
-            self.connection.sendall(encoded(answer, without_body=self.command == "HEAD"))
-            if answer.parts is not None and self.command != "HEAD":
-                self._write_parts(answer.parts)
-        except OSError:
-            self.close_connection = True
-
-    def _write_parts(self, parts: Iterable[bytes]) -> None:
-        """Send a body in chunks; without the last one the client knows that it is not whole."""
-        try:
-            for part in parts:
-                if self.server.app.is_stopping:
-                    raise ConnectionAbortedError
-                self.connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
-            self.connection.sendall(b"0\r\n\r\n")
-        except StoreError as error:
-            log.warning("cut off path=%s: %s", self.target.partition("?")[0], error)
-            self.close_connection = True
-
-    def _fill(self) -> None:
-        left = self._deadline - self.server.app.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.connection.settimeout(left)
-        received = self.connection.recv(65536)
-        if not received:
-            raise ConnectionError("closed by the client")
-        self._buffer += received
-
-    def _read_head(self) -> bool:
-        """Read and check request line and headers; False when the client had nothing to say."""
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0 and len(self._buffer) <= HEAD_MAX:
-            self._fill()
-        line = self._buffer[: LINE_MAX + 2].split(b"\r\n", 1)[0]
-        if len(line) > LINE_MAX:
-            raise Refusal(414, "the request line is too long", closes=True)
-        if not 0 <= end <= HEAD_MAX:
-            raise Refusal(431, "the headers are too long", closes=True)
-        head, self._buffer = self._buffer[: end + 4], self._buffer[end + 4 :]
-        first, *headers = head[:-4].split(b"\r\n")
-        if not _LINE.fullmatch(first) or not all(_HEADER.fullmatch(x) for x in headers):
-            raise Refusal(400, "the request cannot be read", closes=True)
-        self.rfile = BytesIO(head[len(first) + 2 :])
-        self.raw_requestline = first + b"\r\n"
-        self.target = first.split(b" ")[1].decode("ascii")  # the parser would fold "//" into "/"
-        return self.parse_request()
-
-    def send_error(
-        self,
-        code: int,
-        message: str | None = None,  # noqa: ARG002 - inherited; may hold what the client sent
-        explain: str | None = None,  # noqa: ARG002
-    ) -> None:
-        """Answer what the standard parser refuses, in our own constant words."""
-        self._write(json_answer(code, {"error": HTTPStatus(code).phrase}, closes=True))
-
-    def handle_expect_100(self) -> bool:
-        """Refuse to announce bodies: ours are short."""
-        raise Refusal(417, "no expectations, please", closes=True)
-
-    def only(self, name: str) -> str | None:
-        """Return the one header of that name, or None; raises 400 when it is given twice."""
-        values = self.headers.get_all(name, [])
-        if len(values) > 1:
-            raise Refusal(400, f"{name} is given twice", closes=True)
-        return str(values[0]).strip() if values else None
-
-    def body(self) -> bytes:
-        """Read the body that Content-Length announces."""
-        text = self.only("Content-Length")
-        if text is None:
-            raise Refusal(411, "Content-Length is missing", closes=True)
-        if not re.fullmatch(r"\d{1,20}", text, re.ASCII):
-            raise Refusal(400, "Content-Length is not a number", closes=True)
-        length = int(text)
-        if length > BODY_MAX:
-            raise Refusal(413, f"the body is longer than {BODY_MAX} bytes", closes=True)
-        while len(self._buffer) < length:
-            self._fill()
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
-        return body
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing by default: requests are many and may carry secrets."""
-
-
-# ---- the routes ---------------------------------------------------------------------------------
+Route = Callable[[Request, str], Answer | None]
 
 
 class Dashboard:
@@ -324,7 +112,7 @@ class Dashboard:
         self._step_age_sec, self._publisher_errors = step_age_sec, publisher_errors
         self._metrics = Metrics(published, self._facts)
         try:
-            self._server = _Server(host, port, self)
+            self._server = Server(host, port, self)
         except (OSError, UnicodeError) as error:  # a name such as "a..b" cannot even be encoded
             raise ConfigError([binding_problem(host, port, error)]) from None
         self.port: int = self._server.server_address[1]
@@ -357,7 +145,7 @@ class Dashboard:
             self._thread.join(REQUEST_SEC)
         self._server.server_close()
 
-    def answer(self, request: _Handler) -> Answer | None:
+    def answer(self, request: Request) -> Answer | None:
         """Return the answer to a request whose head was read; raises a refusal.
 
         None when the connection became a stream.
@@ -406,14 +194,14 @@ class Dashboard:
 
     # ---- checks ---------------------------------------------------------------------------------
 
-    def _check_host(self, request: _Handler) -> None:
+    def _check_host(self, request: Request) -> None:
         host = request.only("Host")
         if host is None:
             raise Refusal(400, "Host is missing", closes=True)
         if host.lower() not in self._hosts:
             raise Refusal(421, "not a name of this server", closes=True)
 
-    def _check_session(self, request: _Handler) -> None:
+    def _check_session(self, request: Request) -> None:
         if self._gate.is_open:
             return
         presented = _bearer(request)
@@ -426,14 +214,14 @@ class Dashboard:
         if not is_known:
             raise Refusal(401, "log in first", headers=(("WWW-Authenticate", "Bearer"),))
 
-    def _session(self, request: _Handler) -> str | None:
+    def _session(self, request: Request) -> str | None:
         for part in (request.only("Cookie") or "").split(";"):
             name, _, value = part.strip().partition("=")
             if name == self._cookie:
                 return value
         return None
 
-    def _check_origin(self, request: _Handler, *, needed: bool) -> None:
+    def _check_origin(self, request: Request, *, needed: bool) -> None:
         origin, host = request.only("Origin"), request.only("Host") or ""
         same = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
         if needed if origin is None else origin.lower() not in same:
@@ -446,7 +234,7 @@ class Dashboard:
 
     # ---- reading --------------------------------------------------------------------------------
 
-    def _get_page(self, request: _Handler, _query: str) -> Answer:
+    def _get_page(self, request: Request, _query: str) -> Answer:
         nonce = secrets.token_urlsafe(18)
         answer = Answer(
             status=200,
@@ -456,17 +244,17 @@ class Dashboard:
         )
         return packed(answer, request.headers.get("Accept-Encoding") or "")
 
-    def _get_charts(self, request: _Handler, _query: str) -> Answer:
+    def _get_charts(self, request: Request, _query: str) -> Answer:
         if self._charts is None:
             raise Refusal(404, "not found")
         answer = kept(self._charts, request.headers, cache="no-cache")
         return replace(answer, content_type="text/javascript; charset=utf-8")
 
-    def _get_health(self, _request: _Handler, _query: str) -> Answer:
+    def _get_health(self, _request: Request, _query: str) -> Answer:
         is_alive = self._liveness()
         return json_answer(200 if is_alive else 503, {"alive": is_alive})
 
-    def _get_readiness(self, _request: _Handler, _query: str) -> Answer:
+    def _get_readiness(self, _request: Request, _query: str) -> Answer:
         reason = self._readiness()
         return json_answer(
             200 if reason is None else 503, {"ready": reason is None, "reason": reason}
@@ -483,14 +271,14 @@ class Dashboard:
             connections_refused=self.refused,
         )
 
-    def _get_status(self, request: _Handler, _query: str) -> Answer:
+    def _get_status(self, request: Request, _query: str) -> Answer:
         published = self._published()
         if published is None:
             reason = self._readiness() or "the first status"
             raise Refusal(503, f"not ready: {reason}", headers=retry_after(1))
         return kept(published, request.headers)
 
-    def _get_stream(self, request: _Handler, _query: str) -> Answer | None:
+    def _get_stream(self, request: Request, _query: str) -> Answer | None:
         is_packed = takes_gzip(request.headers.get("Accept-Encoding") or "")
         if request.command == "HEAD":
             return stream_answer(is_packed=is_packed)
@@ -502,15 +290,15 @@ class Dashboard:
         )
         return None
 
-    def _get_history(self, request: _Handler, query: str) -> Answer:
+    def _get_history(self, request: Request, query: str) -> Answer:
         view = HISTORY_VIEWS[_path(request)]
         return _packed(request, self._read(lambda history: view(history, query)))
 
-    def _get_one(self, request: _Handler, query: str) -> Answer:
+    def _get_one(self, request: Request, query: str) -> Answer:
         parent, _, name = _path(request).rpartition("/")
         return _packed(request, self._read(lambda history: one(history, parent, name, query)))
 
-    def _get_table(self, request: _Handler, query: str) -> Answer:
+    def _get_table(self, request: Request, query: str) -> Answer:
         path = _path(request)
         parts = self._read(lambda history: TABLES[path](history, query))
         name = path.rpartition("/")[2]
@@ -534,12 +322,12 @@ class Dashboard:
             log.warning("history not read: %s", error)
             raise Refusal(503, "the history cannot be read", headers=retry_after(1)) from None
 
-    def _get_kelly(self, request: _Handler, query: str) -> Answer:
+    def _get_kelly(self, request: Request, query: str) -> Answer:
         status, view = self._newest(), KELLY_VIEWS[_path(request).rpartition("/")[2]]
         told = self._read(lambda history: view(status, history, parse_qs(query)))
         return _packed(request, told)
 
-    def _get_payoff(self, request: _Handler, _query: str) -> Answer:
+    def _get_payoff(self, request: Request, _query: str) -> Answer:
         return _packed(request, payoff(self._newest()))
 
     def _newest(self) -> dict[str, Any]:
@@ -552,7 +340,7 @@ class Dashboard:
 
     # ---- acting ---------------------------------------------------------------------------------
 
-    def _post(self, request: _Handler, path: str, body: bytes) -> Answer:
+    def _post(self, request: Request, path: str, body: bytes) -> Answer:
         if path == "/login":
             self._check_origin(request, needed=False)
             return self._log_in(request, read_body(body))
@@ -566,7 +354,7 @@ class Dashboard:
         gone = f"{self._cookie}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0"
         return json_answer(200, {"message": "logged out"}, headers=(("Set-Cookie", gone),))
 
-    def _log_in(self, request: _Handler, values: Mapping[str, Any]) -> Answer:
+    def _log_in(self, request: Request, values: Mapping[str, Any]) -> Answer:
         token = values.get("token")
         if self._gate.is_open:
             raise Refusal(409, "no token is set: there is nothing to log in to")
@@ -608,14 +396,14 @@ class Dashboard:
         return json_answer(reply.status, outcome | ids)
 
 
-def _bearer(request: _Handler) -> str | None:
+def _bearer(request: Request) -> str | None:
     scheme, _, token = (request.only("Authorization") or "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _path(request: _Handler) -> str:
+def _path(request: Request) -> str:
     return request.target.partition("?")[0]
 
 
-def _packed(request: _Handler, value: object) -> Answer:
+def _packed(request: Request, value: object) -> Answer:
     return packed(json_answer(200, value), request.headers.get("Accept-Encoding") or "")

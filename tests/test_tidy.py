@@ -51,7 +51,7 @@ CALLED = {
     "prometheus_client": "prometheus-client",
 }  # fmt: skip
 BOUNDARIES = {
-    "bot.py", "dashboard.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
+    "bot.py", "web/connection.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
     "engine/trainer.py",
     "engine/advisor.py", "exchange/kraken_exchange.py", "regime/worker.py", "store/replica.py",
     "store/candle_replica.py", "web/stream.py",
