@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from core.commands import Command
+from core.regime import LABELS
 from core.status import Published
 from dashboard import Dashboard, Reply
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 GOLDEN = Path(__file__).parent / "golden" / "status.json"
+GOLDEN_NOW = float(json.loads(GOLDEN.read_bytes())["bot"]["now"])
 TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
 FLAGS = [
     "--no-sandbox",
@@ -54,7 +56,7 @@ class Daemon:
             readiness=lambda: None,
             liveness=lambda: True,
             submit=self.submit,
-            history=NoHistory(),
+            history=GoldenHistory(),
             monotonic=time.monotonic,
         )
         self.url = f"http://127.0.0.1:{self.app.port}"
@@ -72,23 +74,57 @@ class Daemon:
         return self.reply(command_id)
 
 
-class NoHistory:
-    """History of a daemon that has none."""
+class GoldenHistory:
+    """The history that goes with the golden status: an hour of candles, three fills, a day."""
 
-    def recent_events(self, limit: int) -> list[dict[str, Any]]:
-        return []
+    def candles(
+        self, interval: float, limit: int, before: float | None
+    ) -> tuple[float, list[dict[str, Any]]]:
+        """Return candles that go up and down by a tenth of a percent, labelled in turn."""
+        made = []
+        for n in range(min(limit, 90)):
+            price = 0.1 + 0.0001 * ((n * 7) % 13)
+            made.append(
+                {
+                    "time": GOLDEN_NOW - GOLDEN_NOW % interval - (90 - n) * interval,
+                    "open": f"{price:.7f}", "high": f"{price + 2e-4:.7f}",
+                    "low": f"{price - 2e-4:.7f}", "close": f"{price + 1e-4:.7f}",
+                    "volume": "12.5", "regime": (None, *LABELS)[n // 20 % 4],
+                }
+            )  # fmt: skip
+        return interval, made
 
-    def equity_curve(self, limit: int) -> list[dict[str, Any]]:
-        return []
+    def executions(self, since: float | None, limit: int) -> list[dict[str, Any]]:
+        """Return a purchase and two sales."""
+        rows = ((300.0, "buy", "0.1001000"), (240.0, "sell", "0.1012000"), (235.0, "sell", "0.1"))
+        return [
+            {
+                "time": GOLDEN_NOW - ago, "side": side, "price": price, "volume": "200",
+                "cost": "20.02", "fee": "0.08", "fee_asset": "quote", "is_maker": 1, "slot_id": 1,
+                "trade_id": "B", "role": "entry", "client_order_id": "x", "execution_id": str(ago),
+            }
+            for ago, side, price in rows
+        ]  # fmt: skip
 
-    def cycles(self, limit: int, before: float | None) -> list[dict[str, Any]]:
-        return []
+    def equity_curve(self, since: float | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return a day of hourly points."""
+        points = [
+            {
+                "time": GOLDEN_NOW - 3600.0 * (24 - n), "equity": str(1000 + n % 7), "hold": "1003",
+                "usd": "1000", "doge": str(1000 + n), "half": str(1000 + n / 2), "mark": "0.1",
+                "grid_profit": "1", "fees": "0.1", "drawdown_pct": str(n % 7 / 10),
+            }
+            for n in range(24)
+        ]  # fmt: skip
+        return points, False
 
     def order(self, client_order_id: str) -> dict[str, Any] | None:
-        return None
-
-    def command(self, command_id: str) -> dict[str, Any] | None:
-        return None
+        """Return the life of an entry of the base size, whatever the id."""
+        return {
+            "client_order_id": client_order_id, "attempt": 1, "placed_at": GOLDEN_NOW - 900.0,
+            "detail": None, "executions": [],
+            "chain": [{"stage": "base", "amount_usd": "40", "reason": "ORDER_SIZE_USD"}],
+        }  # fmt: skip
 
 
 @pytest.fixture(name="browser", scope="module")

@@ -119,6 +119,6 @@ def test_charts_are_told_in_words_too(browser: Any, daemon: Daemon) -> None:
     visit = Visit(browser, daemon.url).ready()
     visit.page.wait_for_selector("#chart canvas")
     words = str(visit.page.text_content("#chart-words"))
-    assert "2 buy orders rest, the highest at" in words, words
+    assert "1 buy order rests, the highest at 0.09750; 4 sell orders rest" in words, words
     assert "the largest drawdown was" in str(visit.page.text_content("#curve-words"))
     visit.close()

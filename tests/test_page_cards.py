@@ -168,7 +168,7 @@ def test_every_operation_asks_and_sends(browser: Any, daemon: Daemon) -> None:
         {"name": "daily_loss", "since": 1.0, "reason": "50 USD", "clears": "tomorrow"}
     ]
     visit = Visit(browser, daemon.url).ready()
-    flow = sent(visit, daemon, "#acts [data-do=record_flow]", quote="-25.5", note="rent")
+    flow = sent(visit, daemon, "#acts [data-do=record_flow]", quote="-25.5", remark="rent")
     assert flow == RecordFlow(base=flow.base, quote=flow.quote, note="rent")
     assert str(flow.quote) == "-25.5"
     assert sent(visit, daemon, "#acts [data-do=audit_pnl]") == AuditPnl()
@@ -209,6 +209,8 @@ def test_a_changed_field_is_told_of_anew(browser: Any, daemon: Daemon) -> None:
 def test_a_button_that_cannot_be_used_says_why(browser: Any, daemon: Daemon) -> None:
     """It stays in reach of the keyboard, and pressing it tells the reason; nothing is sent."""
     daemon.status["bot"]["mode"] = "halted"
+    for slot in daemon.status["slots"]:
+        slot["recoveries"] = []
     visit = Visit(browser, daemon.url).ready()
     for button, why in (
         ("#halt", "halted already"),
