@@ -4,6 +4,7 @@ A program, as `engine/wiring.py`.
 """
 
 import logging
+import math
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -97,7 +98,8 @@ class CandleKeeper:
             minimum=1,
             store=self._store,
             kept_sec=settings.history_retention_days * DAY_SEC,
-            is_read=isinstance(source, KrakenFeed),
+            # Its history is an account's for models to learn from, and takes a second to make.
+            begin=source.start_time() if isinstance(source, SyntheticSource) else -math.inf,
         )
 
     def keep_up(self, now: float) -> None:

@@ -78,6 +78,7 @@ class CandlePipeline:
     `target` is how many a full training window has, `minimum` how many the smallest. `batch` is
     how many new candles are written to the store at once; `keep_up` and `close` write the rest. The
     store keeps them for `kept_sec` at least, and is `is_read` unless the market tells all anyway.
+    None is asked for that opened before `begin`.
     """
 
     def __init__(
@@ -92,12 +93,14 @@ class CandlePipeline:
         batch: int = BATCH,
         kept_sec: float = 0.0,
         is_read: bool = True,
+        begin: float = -math.inf,
     ) -> None:
         self.interval = interval
         self.target = target
         self.span_sec = retention_sec(interval, target)
         self._kept_sec = max(self.span_sec, kept_sec)
         self._is_read = is_read
+        self._begin = begin
         self.window = Window(interval, self.span_sec)
         self.errors = 0
         self.trouble: str | None = None
@@ -121,7 +124,7 @@ class CandlePipeline:
         the newest 720 bars only. Further places are asked where the store has not enough for a full
         training; what they find later is taken by `sync`.
         """
-        since, refused = now - self.span_sec, self.window.refused
+        since, refused = max(self._begin, now - self.span_sec), self.window.refused
         self.window = Window(self.interval, self.span_sec)
         self.window.refused = refused
         stored = self._stored(since, now)

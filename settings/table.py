@@ -44,8 +44,8 @@ VARIABLES: tuple[Variable, ...] = (
     _v(_RUN, "JOURNAL_RETENTION_DAYS", "integer", "30", "journal_retention_days",
        "days of journal kept at least", low="1", high="3650"),
     _v(_RUN, "HISTORY_RETENTION_DAYS", "integer", "400", "history_retention_days",
-       "days of events, opinions, ledger lines and hourly equity kept; executions, orders, cycles "
-       "and daily equity stay for good", low="31", high="36500"),
+       "days of events, opinions, ledger lines, candles and hourly equity kept; executions, "
+       "orders, cycles and daily equity stay for good", low="31", high="36500"),
     _v(_RUN, "SEED", "integer", "1", "seed", "seed of everything random in simulation", low="0",
        high="4294967295"),
     _v(_MARKET, "MARKET_DATA", "choice", "", "market_data", "where prices come from; unset: kraken "

@@ -34,9 +34,9 @@ JOIN candles AS z ON z.pair = :pair AND z.interval = :own AND z.time = bars.last
 LEFT JOIN marks ON marks.bar = bars.bar
 ORDER BY bars.bar
 """
-_ENDS = (
-    "SELECT min(time) AS oldest, max(time) AS newest FROM candles WHERE pair = ? AND interval = ?"
-)
+_OF = "FROM candles WHERE pair = :pair AND interval = :own"
+_NEWEST = f"SELECT max(time) AS time {_OF} AND time < :top"
+_ENDS = f"SELECT (SELECT min(time) {_OF}) AS oldest, (SELECT max(time) {_OF}) AS newest"
 
 
 class CandleChart:
@@ -63,19 +63,18 @@ class CandleChart:
         Raises StoreError.
         """
         to = interval if interval % self._own == 0 else self._own
-        ends = self._rows(_ENDS, (self._pair, self._own))[0]
+        values = {"to": to, "pair": self._pair, "labelled": self._labelled, "own": self._own}
+        ends = self._rows(_ENDS, values)[0]
         if ends["newest"] is None:
             return to, []
         top = math.floor((ends["newest"] + self._own) / to) * to
         if before is not None:
             top = min(top, math.ceil(before / to) * to)
-        query = "SELECT max(time) AS time FROM candles WHERE pair = ? AND interval = ? AND time < ?"
-        newest = self._rows(query, (self._pair, self._own, top))[0]["time"]
+        newest = self._rows(_NEWEST, {**values, "top": top})[0]["time"]
         if newest is None:
             return to, []
         until = (math.floor(newest / to) + 1) * to
         since = max(until - limit * to, math.ceil(ends["oldest"] / to) * to)
-        values = {"to": to, "pair": self._pair, "labelled": self._labelled, "own": self._own}
         found = self._rows(_BARS, {**values, "since": since, "until": until})
         return to, [_told(row, is_sum=to != self._own) for row in found]
 

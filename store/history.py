@@ -227,11 +227,12 @@ class SqliteHistory:
             return None
         order = found[0]
         order["chain"] = json.loads(order["chain"])
-        order["executions"] = self._rows(
+        executions = self._rows(
             "SELECT execution_id, price, volume, cost, fee, is_maker, executed_at FROM executions "
             "WHERE client_order_id = ? ORDER BY executed_at",
             (client_order_id,),
         )
+        order["executions"] = [x | {"is_maker": bool(x["is_maker"])} for x in executions]
         return order
 
     def reply(self, command_id: str) -> dict[str, Any] | None:

@@ -93,6 +93,10 @@ def test_daemon_trades_and_obeys(daemon: Running, tmp_path: Path) -> None:
         status = daemon.get("/api/status").json()
         orders = status["capacity_fill_health"]["open_orders"]
     assert orders > 0
+    deadline = time.monotonic() + 10
+    while not daemon.get("/api/candles?limit=2").json()["candles"]:  # without models, too
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert daemon.act(action="pause").status_code == 200
     assert daemon.act(action="pause").status_code == 409
     assert daemon.act(action="set_profit_pct", value=0.1).status_code == 409

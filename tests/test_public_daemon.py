@@ -162,6 +162,16 @@ def test_krakens_own_address_has_the_plain_name() -> None:
     assert source.price_interval == 5.0
 
 
+@pytest.mark.parametrize(("models", "asked"), [("false", {"1"}), ("true", {"1", "15"})])
+def test_minutes_are_asked_for_without_models_too(models: str, asked: set[str]) -> None:
+    """The page's chart needs them; the models' second timeframe nobody else."""
+    env = {"MARKET_DATA": "kraken", "HMM_ENABLED": models}
+    source = open_source(config.load(env, Path("/nonexistent")))
+    assert isinstance(source, KrakenFeed)
+    names = [x.name.split() for x in source.schedule]
+    assert {x[2] for x in names if x[0] == "candles"} == asked
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with serving() as other:
