@@ -171,6 +171,7 @@ class Dashboard:
             raise Refusal(405, "method not allowed", headers=(("Allow", "GET, HEAD"),))
         if path.startswith("/api/") or path == "/metrics":
             self._check_session(request)
+            _check_site(request)
         return get(request, query)
 
     def _route(self, path: str) -> Route | None:
@@ -226,8 +227,7 @@ class Dashboard:
         same = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
         if needed if origin is None else origin.lower() not in same:
             raise Refusal(403, "not from this origin")
-        if request.only("Sec-Fetch-Site") not in (None, "same-origin", "none"):
-            raise Refusal(403, "not from this origin")
+        _check_site(request)
         kind = (request.only("Content-Type") or "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "Content-Type must be application/json")
@@ -394,6 +394,12 @@ class Dashboard:
         outcome = {"accepted": reply.status == HTTPStatus.OK, "message": reply.message}
         ids = {"command_id": reply.command_id, "changed": reply.changed}
         return json_answer(reply.status, outcome | ids)
+
+
+def _check_site(request: Request) -> None:
+    """Refuse what a browser says another site's page asked for; that page must not cost us work."""
+    if request.only("Sec-Fetch-Site") not in (None, "same-origin", "none"):
+        raise Refusal(403, "not from this origin")
 
 
 def _bearer(request: Request) -> str | None:

@@ -6,6 +6,7 @@ Tables are bounded and die with the process: after a restart everybody logs in a
 import errno
 import hashlib
 import hmac
+import logging
 import secrets
 import socket
 import threading
@@ -18,6 +19,8 @@ import msgspec
 from core.commands import Command
 from core.record import Record
 from web.message import Refusal, retry_after
+
+log = logging.getLogger("dashboard")
 
 SESSION_SEC = 12 * 3600.0
 FAILURES_MAX = 5
@@ -98,7 +101,9 @@ class Gate:
             if not is_right:
                 self._failures[address] = [*recent, now]
                 _shrink(self._failures)
-            return is_right
+        if not is_right and len(recent) + 1 == FAILURES_MAX:
+            log.warning("%d wrong tokens from %s: refused for a minute", FAILURES_MAX, address)
+        return is_right
 
     def open_session(self) -> str:
         """Return the id of a new session."""
