@@ -36,10 +36,10 @@ def environment(folder: Path, **changes: str) -> dict[str, str]:
 class Running:
     """A daemon process and its page."""
 
-    def __init__(self, env: dict[str, str], *args: str) -> None:
+    def __init__(self, env: dict[str, str], *args: str, log: Path | None = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "bot.py", *args], cwd=ROOT, env=env, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            stderr=log.open("a") if log else subprocess.PIPE, text=True,
         )  # fmt: skip
         self.url = ""
         assert self.process.stdout is not None

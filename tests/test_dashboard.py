@@ -17,6 +17,7 @@ from core.commands import Command, Halt, Pause, SetProfitPct
 from core.ports import ConfigError
 from core.status import Published
 from dashboard import Busy, Dashboard, Reply, access_problems
+from tests.http_client import Client, read_all, status_of
 from web.gate import SESSION_SEC
 
 BODY_MAX, CONNECTIONS_MAX, REQUEST_SEC = 16_384, 32, 5.0
@@ -49,7 +50,7 @@ class FakeHistory:
         return {"command_id": command_id} if command_id == "known-1" else None
 
 
-class World:
+class World(Client):
     """A dashboard on a free port, with what stands behind it."""
 
     def __init__(self, **options: Any) -> None:
@@ -72,8 +73,7 @@ class World:
             history=FakeHistory(),
             monotonic=lambda: time.monotonic() + self.skew,
         )
-        self.port = self.app.port
-        self.host = f"127.0.0.1:{self.port}"
+        super().__init__(self.app.port)
         self.app.start()
 
     def accept(self, command_id: str, command: Command, version: int | None) -> Reply:
@@ -81,56 +81,6 @@ class World:
         self.submitted.append((command_id, command, version))
         changed = {"mode": "paused"}
         return Reply(status=200, message="done", command_id=command_id, changed=changed)
-
-    def ask(
-        self, method: str, path: str, body: object = None, **headers: str | None
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Send one request; JSON and same-origin by default, a header None is left out."""
-        sent: dict[str, str | None] = {"Host": self.host}
-        data = b""
-        if method == "POST":
-            sent |= {"Content-Type": "application/json", "Origin": f"http://{self.host}"}
-            data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        clean = {name: value for name, value in sent.items() if value is not None}
-        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        for name, value in clean.items():
-            connection.putheader(name, value)
-        if method == "POST":
-            connection.putheader("Content-Length", str(len(data)))
-        connection.endheaders(data or None)
-        response = connection.getresponse()
-        result = response.status, response.headers, response.read()
-        connection.close()
-        return result
-
-    def act(self, body: object, **headers: str | None) -> tuple[int, dict[str, Any]]:
-        """Post an action; return status and answer."""
-        status, _, answer = self.ask("POST", "/api/action", body, **headers)
-        return status, json.loads(answer)
-
-    def raw(self, data: bytes, *, timeout: float = 10.0) -> bytes:
-        """Send bytes as they are; return everything until the server closes."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as sock:
-            sock.sendall(data)
-            return read_all(sock)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Return what comes until the connection ends."""
-    received = b""
-    try:
-        while chunk := sock.recv(65536):
-            received += chunk
-    except ConnectionResetError:
-        pass
-    return received
-
-
-def status_of(answer: bytes) -> int:
-    """Return the status code of a raw answer, 0 if there is none."""
-    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
 @pytest.fixture(name="world")
@@ -221,86 +171,12 @@ def test_page_has_fresh_nonce_in_policy_and_tags(world: World) -> None:
     assert len(nonces) == 2
 
 
-def test_paths_that_do_not_exist_get_a_constant_404(world: World) -> None:
-    """No path reaches the file system, and later routes are not there yet."""
-    bodies = set()
-    for path in (
-        "/../../etc/passwd",
-        "/%2e%2e/",
-        "//",
-        "//api/status",
-        "/\\",
-        "/static/..%2f.env",
-        "/static/dashboard.html",
-        "/api/stream/",
-        "/metrics/",
-        "/api/orders/",
-        "/api/orders/a/b",
-        "/api/status/",
-        "http://evil.example/",
-    ):
-        answer = world.raw(
-            f"GET {path} HTTP/1.1\r\nHost: {world.host}\r\nConnection: close\r\n\r\n".encode()
-        )
-        assert status_of(answer) == 404, path
-        bodies.add(answer.split(b"\r\n\r\n", 1)[1])
-    assert bodies == {b'{"error":"not found"}'}
-
-
-def test_methods(world: World) -> None:
-    """Control paths take POST only, the others GET and HEAD; OPTIONS gets no CORS header."""
-    assert world.ask("GET", "/api/action")[0] == 405
-    assert world.ask("POST", "/api/status", {})[0] == 405
-    for method in ("OPTIONS", "PUT", "DELETE", "TRACE", "PATCH"):
-        status, headers, _ = world.ask(method, "/api/action", Origin="https://evil.example")
-        assert status == 405
-        assert not [name for name in headers if name.lower().startswith("access-control")]
+def test_head_is_a_get_without_its_body(world: World) -> None:
+    """With the length that the body would have; other paths take what they are for."""
     status, headers, body = world.ask("HEAD", "/api/status")
     assert (status, body, headers["Content-Length"]) == (200, b"", str(len(STATUS.body)))
-    assert not world.submitted
-
-
-def test_security_headers_everywhere(world: World) -> None:
-    """Every answer, errors included, carries the full set and no version of anything."""
-    head = f"Host: {world.host}\r\nConnection: close\r\n"
-    answers = [
-        world.raw(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
-        for path in ("/", "/api/status", "/healthz", "/readyz", "/nothing", "/api/cycles?limit=13")
-    ]
-    answers += [
-        world.raw(f"POST /api/action HTTP/1.1\r\n{head}\r\n".encode()),
-        world.raw(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
-        world.raw(b"rubbish\r\n\r\n"),
-        world.raw(b"GET / HTTP/2.0\r\n\r\n"),
-        world.raw(f"GET /{'x' * 9000} HTTP/1.1\r\n{head}\r\n".encode()),
-    ]
-    assert [status_of(x) for x in answers] == [
-        200,
-        200,
-        200,
-        200,
-        404,
-        500,
-        411,
-        421,
-        400,
-        400,
-        414,
-    ]
-    for answer in answers:
-        text = answer.split(b"\r\n\r\n")[0].decode()
-        for name in (
-            "Content-Security-Policy: default-src 'none'",
-            "X-Content-Type-Options: nosniff",
-            "X-Frame-Options: DENY",
-            "Referrer-Policy: no-referrer",
-            "Cross-Origin-Opener-Policy: same-origin",
-            "Cross-Origin-Resource-Policy: same-origin",
-            "Cache-Control: no-store",
-        ):
-            assert name in text, text
-        assert "Server:" not in text
-        assert "Access-Control" not in text
+    status, headers, _ = world.ask("POST", "/api/status", {})
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
 def test_one_send_and_keep_alive(world: World) -> None:
@@ -352,13 +228,6 @@ def test_binding_beyond_loopback_needs_a_good_token() -> None:
         )
 
 
-def test_default_binding_is_loopback_only(world: World) -> None:
-    """The socket is bound to 127.0.0.1, and the port is held from construction on."""
-    assert world.app._server.socket.getsockname()[0] == "127.0.0.1"
-    with socket.socket() as other, pytest.raises(OSError, match="in use"):
-        other.bind(("127.0.0.1", world.port))
-
-
 def test_token_guards_the_api_but_not_page_and_health(guarded: World) -> None:
     """Without credentials every API route is 401; page and health carry no data."""
     for path in ("/api/status", "/api/equity", "/api/cycles", "/api/orders/known-1"):
@@ -402,30 +271,12 @@ def test_session_lives_twelve_idle_hours_and_dies_at_logout(guarded: World) -> N
     other.app.stop()
 
 
-def test_cookie_needs_the_same_origin(guarded: World) -> None:
-    """With a cookie a foreign, null or missing Origin is refused, and so is a foreign fetch."""
-    cookie = log_in(guarded)
-    for origin in ("https://evil.example", "null", None, f"http://localhost.evil:{guarded.port}"):
-        assert guarded.act({"action": "pause"}, Cookie=cookie, Origin=origin)[0] == 403, origin
-    assert guarded.act({"action": "pause"}, Cookie=cookie, Sec_Fetch_Site="cross-site")[0] == 403
-    assert guarded.act({"action": "pause"}, Cookie=cookie, Sec_Fetch_Site="same-origin")[0] == 200
-    assert len(guarded.submitted) == 1
-
-
 def test_without_token_origin_is_required(world: World) -> None:
     """An open dashboard takes commands from its own page only."""
     assert world.act({"action": "pause"})[0] == 200
     assert world.act({"action": "pause"}, Origin=None)[0] == 403
     assert world.act({"action": "pause"}, Origin="http://evil.example")[0] == 403
     assert world.ask("POST", "/login", {"token": TOKEN})[0] == 409
-
-
-def test_content_type_must_be_json(world: World) -> None:
-    """Forms and plain text, which a foreign page could send without asking, are 415."""
-    for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None):
-        assert world.act({"action": "pause"}, Content_Type=kind)[0] == 415, kind
-    kind = "application/json; charset=utf-8"
-    assert world.act({"action": "pause"}, Content_Type=kind)[0] == 200
 
 
 def test_guessing_is_slowed_down(guarded: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -442,27 +293,6 @@ def test_guessing_is_slowed_down(guarded: World, caplog: pytest.LogCaptureFixtur
     assert guarded.ask("GET", "/api/status", Authorization=f"Bearer {TOKEN}")[0] == 200
     assert "canary" not in caplog.text
     assert TOKEN not in caplog.text
-
-
-def test_host_is_checked_on_get_too(world: World) -> None:
-    """A name that is not ours gets 421 and no data: DNS rebinding."""
-    port = world.port
-    for host in (
-        f"evil.example:{port}",
-        "127.0.0.1",
-        f"127.0.0.1:{port + 1}",
-        f"user@127.0.0.1:{port}",
-        f"localhost.:{port}",
-        "",
-    ):
-        status, _, body = world.ask("GET", "/api/status", Host=host)
-        assert status == 421, host
-        assert b"schema_version" not in body
-    for host in (f"localhost:{port}", f"[::1]:{port}", f"LOCALHOST:{port}"):
-        assert world.ask("GET", "/api/status", Host=host)[0] == 200, host
-    assert status_of(world.raw(b"GET /api/status HTTP/1.1\r\n\r\n")) == 400
-    twice = f"GET / HTTP/1.1\r\nHost: {world.host}\r\nHost: evil\r\n\r\n".encode()
-    assert status_of(world.raw(twice)) == 400
 
 
 def test_allowed_hosts_are_ours_too() -> None:
