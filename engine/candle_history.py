@@ -83,14 +83,6 @@ def feed_sec(source: Source) -> float:
     return 0.0 if isinstance(source, KrakenFeed) else FEED_SEC
 
 
-def batch_of(settings: config.Settings, interval: float) -> int:
-    """Return how many candles are written at once: those of a second, so that the page has them."""
-    from market.pipeline import BATCH  # noqa: PLC0415 - numpy
-
-    speed = settings.speed
-    return BATCH if speed is None else min(BATCH, math.ceil(speed / interval))
-
-
 class CandleKeeper:
     """Keeps the candles of a run without models, for the page; with models their pipeline does."""
 
@@ -105,7 +97,6 @@ class CandleKeeper:
             target=settings.hmm.training_candles,
             minimum=1,
             store=self._store,
-            batch=batch_of(settings, primary_interval(source)),
             kept_sec=settings.history_retention_days * DAY_SEC,
             # Its history is an account's for models to learn from, and takes a second to make.
             begin=source.start_time() if isinstance(source, SyntheticSource) else -math.inf,

@@ -23,7 +23,7 @@ from core.record import Record, replace
 from core.regime import Estimate, Evidence, ModelRef
 from core.regime_status import PipelineBlock, TrainerBlock
 from core.state import BotState
-from engine.candle_history import batch_of, further_places, open_candle_store
+from engine.candle_history import further_places, open_candle_store
 from engine.labelled import Labelled
 from engine.model_files import ModelFiles
 from engine.regime_view import Matrix, RegimeFacts
@@ -468,7 +468,6 @@ def open_models(
                 minimum=least,
                 store=store if is_real_time or interval == chosen[0][0] else None,
                 further=further,
-                batch=batch_of(settings, interval),
                 kept_sec=settings.history_retention_days * DAY_SEC,
                 is_read=is_real_time,
             ),

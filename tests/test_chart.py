@@ -4,15 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import config
 from core.market import CandleRow
 from core.ports import StoreError
-from core.record import replace
-from engine.candle_history import batch_of
 from store.candles import SqliteCandles
 from store.chart import CandleChart
 
-NOWHERE = Path("/nonexistent/.env")
 T = 1_699_999_200.0  # a full hour
 PAIR = "a market, run 1"
 
@@ -97,15 +93,3 @@ def test_other_markets_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert chart(tmp_path, [row(0)], pair="another").candles(60.0, 5) == (60.0, [])
     with pytest.raises(StoreError, match="cannot be read"):
         CandleChart(tmp_path / "none.db", pair=PAIR, interval=60.0).candles(60.0, 5)
-
-
-@pytest.mark.parametrize(
-    ("speed", "interval", "batch"),
-    [(1.0, 60.0, 1), (600.0, 60.0, 10), (600.0, 900.0, 1), (1e6, 60.0, 30), (None, 60.0, 30)],
-)
-def test_the_chart_is_a_second_behind_at_most(
-    speed: float | None, interval: float, batch: int
-) -> None:
-    """Candles are written as often as a second brings them, and in batches at full speed."""
-    settings = replace(config.load({}, NOWHERE), speed=speed)
-    assert batch_of(settings, interval) == batch
