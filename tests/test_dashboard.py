@@ -157,7 +157,7 @@ def test_history_routes(world: World) -> None:
 
 
 def test_page_has_fresh_nonce_in_policy_and_tags(world: World) -> None:
-    """The page's inline style and script carry the nonce of its policy, new each time."""
+    """The page's style and scripts carry the nonce of its policy, new each time."""
     nonces = set()
     for _ in range(2):
         status, headers, body = world.ask("GET", "/")
@@ -165,7 +165,7 @@ def test_page_has_fresh_nonce_in_policy_and_tags(world: World) -> None:
         policy = headers["Content-Security-Policy"]
         nonce = policy.split("script-src 'nonce-")[1].split("'")[0]
         nonces.add(nonce)
-        assert body.count(f'nonce="{nonce}"'.encode()) == 2
+        assert body.count(f'nonce="{nonce}"'.encode()) == 3
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
     assert len(nonces) == 2

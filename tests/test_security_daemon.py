@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from dashboard import CONNECTIONS_MAX, REQUEST_SEC
 from tests.http_client import HERE, read_all, status_of
 from tests.security_world import BEARER, SECRETS, TOKEN, Guarded
 from tests.test_daemon import environment, run_bot
 from tests.test_page import CHROMIUM, FLAGS, needs_browser
+from web.connection import CONNECTIONS_MAX, REQUEST_SEC
 
 ROOT = Path(__file__).parent.parent
 PACE_MIN = 0.5  # of the market's speed; a loop that is held up stands

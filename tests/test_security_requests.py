@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from core.commands import Command
-from dashboard import BODY_MAX
 from tests.http_client import HERE, read_all, status_of
 from tests.security_world import BEARER, TOKEN, Guarded
+from web.connection import BODY_MAX
 
 PAUSE = {"action": "pause"}
 MEANT = ("meant-10", "meant-26")  # the ids of the only commands that are carried out

@@ -18,7 +18,8 @@ from core.state import BotState
 from core.status import Published
 from engine.publish import Publisher
 from tests.test_dashboard import TOKEN, World, log_in, status_of
-from tests.test_status import sample_facts, wait_for
+from tests.test_publish import wait_for
+from tests.test_status import sample_facts
 from web.gate import SESSION_SEC
 from web.stream import HEARTBEAT_SEC, STALL_SEC, STREAMS_MAX
 
