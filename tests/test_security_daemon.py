@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from tests.http_client import HERE, read_all, status_of
+from tests.page_world import CHROMIUM, FLAGS, needs_browser
 from tests.security_world import BEARER, SECRETS, TOKEN, Guarded
 from tests.test_daemon import environment, run_bot
-from tests.test_page import CHROMIUM, FLAGS, needs_browser
 from web.connection import CONNECTIONS_MAX, REQUEST_SEC
 
 ROOT = Path(__file__).parent.parent
