@@ -241,6 +241,7 @@ def test_40_stalled_handlers_do_not_hold_the_market_up(guarded: Guarded) -> None
 class Remains(NamedTuple):
     """What a run left: the answer to a request whose handler failed, and all it wrote or said."""
 
+    away: tuple[int, bytes]  # a table of the database was
     failed: tuple[int, bytes]
     texts: dict[str, bytes]
 
@@ -269,9 +270,15 @@ def run_and_read(tmp_path_factory: pytest.TempPathFactory) -> Remains:
             made.act(body, Cookie=cookie)
         made.raw(f"GET /?token={TOKEN} HTTP/9.9\r\nCookie: {cookie}\r\n\r\n".encode())
         made.write("ALTER TABLE operator_log RENAME TO away")
-        status, _, body = made.ask("GET", f"/api/commands/x?token={TOKEN}", **BEARER)
+        away, _, said_away = made.ask("GET", "/api/commands/x", **BEARER)
         made.write("ALTER TABLE away RENAME TO operator_log")
         assert made.ask("GET", "/api/commands/x", **BEARER)[0] == 404
+        assert made.ask("GET", f"/api/commands/x?token={TOKEN}", **BEARER)[0] == 400
+        legs = json.loads(made.ask("GET", "/api/status", **BEARER)[2])["slots"][0]["legs"]
+        order_id = next(leg["order"]["id"] for leg in legs if leg["order"])
+        made.write("UPDATE orders SET chain = 'broken' || chain")
+        status, _, body = made.ask("GET", f"/api/orders/{order_id}", **BEARER)
+        made.write("UPDATE orders SET chain = substr(chain, 7)")
         for path in ("/", "/metrics", "/api/status", "/api/equity", "/api/kelly/config"):
             texts[path] = made.ask("GET", path, **BEARER)[2]
         texts["bot.py backup"] = said(run_bot(made.env, "backup", str(folder / "copy.db")))
@@ -280,15 +287,16 @@ def run_and_read(tmp_path_factory: pytest.TempPathFactory) -> Remains:
     for name in ("check", "export"):
         texts[f"bot.py {name}"] = said(run_bot(made.env, name))
     texts |= {path.name: path.read_bytes() for path in folder.iterdir()}
-    return Remains(failed=(status, body), texts=texts)
+    return Remains(away=(away, said_away), failed=(status, body), texts=texts)
 
 
 @pytest.mark.slow
 def test_29_a_failing_handler_tells_nothing(remains: Remains) -> None:
-    """A table of the database is away: a constant 500; why is in the log."""
+    """A row nobody can read, a table that is away: constant answers; why is in the log."""
     assert remains.failed == (500, b'{"error":"internal error"}')
+    assert remains.away == (503, b'{"error":"the history cannot be read"}')
     log = remains.texts["daemon.log"]
-    assert b"request failed path=/api/commands/x\n" in log
+    assert b"request failed path=/api/orders/" in log
     assert b"cannot be read: no such table: operator_log" in log
 
 
