@@ -42,7 +42,7 @@ class Guarded(Client):
 
     def write(self, statement: str) -> None:
         """Change the database under the daemon."""
-        db = sqlite3.connect(self.folder / "bot.db", timeout=5)
+        db = sqlite3.connect(self.folder / "bot.db", timeout=5, isolation_level=None)
         db.execute(statement)
         db.close()
 
