@@ -221,7 +221,10 @@ class SqliteHistory:
         return found
 
     def order(self, client_order_id: str) -> dict[str, Any] | None:
-        """Return one order's life with its size chain and executions, or None."""
+        """Return one order's life with its size chain and executions, or None.
+
+        `entry` is what an exit closes: id and size chain of the last entry order of its cycle.
+        """
         found = self._rows("SELECT * FROM orders WHERE client_order_id = ?", (client_order_id,))
         if not found:
             return None
@@ -232,8 +235,17 @@ class SqliteHistory:
             "WHERE client_order_id = ? ORDER BY executed_at",
             (client_order_id,),
         )
+        order["entry"] = None if order["role"] == "entry" else self._entry_of(order)
         order["executions"] = [x | {"is_maker": bool(x["is_maker"])} for x in executions]
         return order
+
+    def _entry_of(self, exit_: dict[str, Any]) -> dict[str, Any] | None:
+        query = (
+            "SELECT client_order_id, chain FROM orders WHERE slot_id = ? AND trade_id = ? "
+            "AND cycle = ? AND role = 'entry' ORDER BY placed_at DESC LIMIT 1"
+        )
+        found = self._rows(query, tuple(exit_[x] for x in ("slot_id", "trade_id", "cycle")))
+        return {**found[0], "chain": json.loads(found[0]["chain"])} if found else None
 
     def reply(self, command_id: str) -> dict[str, Any] | None:
         """Return a command and what was answered, or None if it is unknown."""

@@ -122,7 +122,7 @@ class GoldenHistory:
         """Return the life of an entry of the base size, whatever the id."""
         return {
             "client_order_id": client_order_id, "attempt": 1, "placed_at": GOLDEN_NOW - 900.0,
-            "detail": None, "executions": [],
+            "detail": None, "executions": [], "entry": None,
             "chain": [{"stage": "base", "amount_usd": "40", "reason": "ORDER_SIZE_USD"}],
         }  # fmt: skip
 

@@ -352,6 +352,14 @@ def test_an_order_tells_its_life(asked: Asked) -> None:
     assert [x["stage"] for x in chain][::6] == ["base", "final"]
     assert chain[0] == {"stage": "base", "amount_usd": "40", "reason": "size 40 USD"}
     assert all(x["reason"] for x in chain)
+    of_cycle = [(x["slot_id"], x["trade_id"]) for x in asked.get("/api/cycles")["cycles"]]
+    exit_ = next(x for x in asked.get("/api/executions")["executions"] if x["role"] == "exit")
+    assert (exit_["slot_id"], exit_["trade_id"]) in of_cycle
+    told = asked.get(f"/api/orders/{exit_['client_order_id']}")
+    opened = asked.get(f"/api/orders/{told['entry']['client_order_id']}")
+    assert (opened["role"], opened["cycle"]) == ("entry", told["cycle"])
+    assert told["entry"]["chain"] == opened["chain"]
+    assert opened["entry"] is None
 
 
 class Commanded:
