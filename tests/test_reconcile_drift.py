@@ -91,7 +91,7 @@ def test_what_is_held_as_open_and_not_listed_is_asked_for_again() -> None:
          f"buy {order.volume:f} at {order.price:f}, slot 1 leg B: held as open but not listed, it "
          "is asked for again"),
     )  # fmt: skip
-    assert not of(world.log, a.RequestReconcile) or world.order("1B.entry").asked_at is None
+    assert world.order("1B.entry") == order
     assert world.command(c.ReconcileDrift(listing=listing, confirm=True)).is_accepted
     asked = of(world.log, a.RequestReconcile)[-1]
     assert asked.client_order_ids == (order.client_order_id,)
