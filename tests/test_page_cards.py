@@ -236,3 +236,15 @@ def test_filter_finds_slots_and_events(browser: Any, daemon: Daemon) -> None:
     visit.page.keyboard.press("Escape")
     assert visit.page.locator(".slots tbody tr").count() == every
     visit.close()
+
+
+def test_what_was_closed_stays_closed(browser: Any, daemon: Daemon) -> None:
+    """A new status does not open again what a person has closed."""
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.click("[data-slot-open='1']")
+    visit.page.wait_for_selector("#slot details[open]")
+    visit.page.click("#slot summary >> nth=0")
+    daemon.status["slots"][0]["cycles"] = 99
+    visit.page.wait_for_selector("#slot-body:has-text('99 cycles')")
+    assert visit.page.locator("#slot details").first.get_attribute("open") is None
+    visit.close()
