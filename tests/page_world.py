@@ -148,14 +148,22 @@ def start_daemon() -> Iterator[Daemon]:
 class Visit:
     """One page in a browser, with everything it complained about and asked for."""
 
-    def __init__(self, browser: Any, url: str, *, width: int = 1440, scheme: str = "light") -> None:
+    def __init__(
+        self,
+        browser: Any,
+        url: str,
+        *,
+        width: int = 1440,
+        scheme: str = "light",
+        zone: str = "Europe/Berlin",
+    ) -> None:
         self.complaints: list[str] = []
         self.hosts: set[str] = set()
         self.context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
             locale="en-US",
-            timezone_id="Europe/Berlin",
+            timezone_id=zone,
         )
         self.page = self.context.new_page()
         self.page.set_default_timeout(5_000)

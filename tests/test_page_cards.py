@@ -129,16 +129,16 @@ def test_with_nothing_known(browser: Any, daemon: Daemon, width: int) -> None:
     visit.close()
 
 
-def sent(visit: Visit, daemon: Daemon, button: str, **fields: str) -> Any:
-    """Press a button, fill its question, confirm (twice where it tells first), return the last."""
+def sent(visit: Visit, daemon: Daemon, button: str, *, is_told: bool = False, **fields: str) -> Any:
+    """Press a button, fill its question, confirm (twice where it tells first); return the last."""
     visit.page.click(button)
     for name, value in fields.items():
         visit.page.fill(f"#ask-{name}", value)
-    for _ in range(2):
-        if visit.page.is_visible("#ask-yes"):
-            visit.page.wait_for_selector("#ask-yes:enabled")
-            visit.page.click("#ask-yes")
-            visit.page.wait_for_timeout(150)
+    if is_told and fields:
+        visit.page.click("#ask-yes")
+    if is_told:
+        visit.page.wait_for_selector("#ask-note:not([hidden])")
+    visit.page.click("#ask-yes:enabled")
     visit.page.wait_for_selector("#ask:not([open])", state="attached")
     return daemon.submitted[-1]
 
@@ -173,17 +173,19 @@ def test_every_operation_asks_and_sends(browser: Any, daemon: Daemon) -> None:
     assert str(flow.quote) == "-25.5"
     assert sent(visit, daemon, "#acts [data-do=audit_pnl]") == AuditPnl()
     assert sent(visit, daemon, "#risk [data-do=reset_daily_lock]") == ResetDailyLock()
-    stale = sent(visit, daemon, "#acts [data-do=cancel_stale_recoveries]", hours="2.5")
+    stale = sent(
+        visit, daemon, "#acts [data-do=cancel_stale_recoveries]", is_told=True, hours="2.5"
+    )
     assert stale == CancelStaleRecoveries(older_than_sec=9000.0, confirm=True)
     visit.page.click("[data-slot-open='2']")
     assert "Recovery 2-B-1" in visit.text("#slot")
-    closed = sent(visit, daemon, "#slot [data-recovery='2-B-1']", max_loss_pct="1.5")
+    closed = sent(visit, daemon, "#slot [data-recovery='2-B-1']", is_told=True, max_loss_pct="1.5")
     assert (closed.slot, closed.recovery, closed.confirm) == (2, "2-B-1", True)
     assert isinstance(closed, SoftClose)
     assert str(closed.max_loss_pct) == "1.5"
     removed = sent(visit, daemon, "#slot [data-do=remove_slot]")
     assert removed == RemoveSlot(slot=2, disposition="keep_recoveries")
-    paired = sent(visit, daemon, "#slot [data-do=pair_off]")
+    paired = sent(visit, daemon, "#slot [data-do=pair_off]", is_told=True)
     assert paired == PairOff(slot=2, confirm=True)
     visit.close()
 
@@ -247,4 +249,88 @@ def test_what_was_closed_stays_closed(browser: Any, daemon: Daemon) -> None:
     daemon.status["slots"][0]["cycles"] = 99
     visit.page.wait_for_selector("#slot-body:has-text('99 cycles')")
     assert visit.page.locator("#slot details").first.get_attribute("open") is None
+    visit.close()
+
+
+def test_a_lost_answer_is_asked_for_again_under_the_same_id(browser: Any, daemon: Daemon) -> None:
+    """The command that was sent, unchanged, so that it is done once whatever happened to it."""
+    visit = Visit(browser, daemon.url).ready()
+    bodies: list[str] = []
+
+    def lose(route: Any) -> None:
+        bodies.append(route.request.post_data)
+        if len(bodies) == 1:
+            route.abort()
+        else:
+            route.continue_()
+
+    visit.page.route("**/api/action", lose)
+    visit.page.click("#acts [data-do=record_flow]")
+    visit.page.fill("#ask-quote", "25")
+    visit.page.click("#ask-yes")
+    visit.page.wait_for_selector("#ask-said:not([hidden])")
+    assert "did not answer" in visit.text("#ask-said")
+    assert visit.text("#ask-yes") == "Ask again"
+    visit.page.click("#ask-yes")
+    visit.page.wait_for_selector("#ask:not([open])", state="attached")
+    assert bodies[0] == bodies[1]
+    assert len(daemon.submitted) == 1
+    visit.close()
+
+
+def test_an_answer_that_was_overtaken_changes_nothing(browser: Any, daemon: Daemon) -> None:
+    """A status older than the one on the page is dropped; one of a new process is not."""
+    visit = Visit(browser, daemon.url).ready()
+    asked = "(x) => { const s = structuredClone(status); Object.assign(s.bot, x); take(s, 'x'); "
+    asked += "return status.bot.mode; }"
+    newest = daemon.status["bot"]["published_wall"]
+    older = {"mode": "halted", "published_wall": newest - 1}
+    assert visit.page.evaluate(asked, older) == "running"
+    assert visit.page.evaluate(asked, older | {"started_wall": newest - 2}) == "halted"
+    visit.close()
+
+
+def test_the_chosen_slot_stays_the_chosen_one(browser: Any, daemon: Daemon) -> None:
+    """When another slot goes the choice does not move to its neighbour; keys go by number."""
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.select_option("#scope", "2")
+    gone = daemon.status["slots"].pop(0)
+    visit.page.wait_for_selector("#slot-1", state="detached")
+    assert visit.page.input_value("#scope") == "2"
+    visit.page.keyboard.press("Escape")
+    visit.page.evaluate("document.activeElement.blur()")
+    visit.page.keyboard.press("2")
+    assert visit.page.evaluate("document.activeElement.id") == "slot-2"
+    daemon.status["slots"] = [gone]
+    visit.page.wait_for_selector("#slot-2", state="detached")
+    assert visit.page.input_value("#scope") == ""
+    assert "Slot 2 is gone" in visit.text("#toast")
+    visit.close()
+
+
+def test_history_that_cannot_be_read_is_said(browser: Any, daemon: Daemon) -> None:
+    """Nothing is claimed of what is not known, and it is tried again."""
+    visit = Visit(browser, daemon.url)
+    for path in ("candles", "equity", "executions"):
+        visit.page.route(f"**/api/{path}*", lambda route: route.fulfill(status=503, body="{}"))
+    visit.page.reload()
+    visit.ready()
+    visit.page.wait_for_selector("#chart-note:has-text('cannot be read now')")
+    assert "cannot be read now" in visit.text("#curve-note")
+    assert str(visit.page.text_content("#curve-words")) == "No point is known yet."
+    visit.page.unroute_all()
+    visit.page.wait_for_timeout(3_200)  # the pause before it is tried again
+    daemon.status["bot"]["uptime_sec"] = 1.0
+    visit.page.wait_for_selector("#chart-note:empty", state="attached")
+    visit.close()
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata", "UTC"])
+def test_labels_of_the_time_axis_are_local(browser: Any, daemon: Daemon, zone: str) -> None:
+    """A day's mark of the library stands at midnight UTC; its label says what that is here."""
+    visit = Visit(browser, daemon.url, zone=zone).ready()
+    visit.page.wait_for_selector("#chart canvas")
+    label = visit.page.evaluate("tick(Date.UTC(2025, 9, 6) / 1000, 2)")
+    assert label == {"America/New_York": "Oct 5, 20:00", "Asia/Kolkata": "Oct 6, 05:30",
+                     "UTC": "Oct 6"}[zone]  # fmt: skip
     visit.close()

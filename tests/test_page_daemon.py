@@ -1,6 +1,7 @@
 """The page of a running daemon: charts from its history, commands, a kill under an open page."""
 
 import csv
+import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ __all__ = ["start_browser"]
 
 pytestmark = [needs_browser, pytest.mark.browser, pytest.mark.slow]
 
+DRAWN = """({
+  lines: [...board.lines.values()].map((x) => x.line.options().price).sort(),
+  orders: openOrders().map((x) => x.price).sort(), candles: board.candles.data(),
+  end: board.rows.at(-1).time,
+  marks: board.marks.markers(), equity: curve.series.equity.data().map((x) => x.value),
+  drawdown: curve.drawdown.data().map((x) => x.value),
+  payoff: payoff.line.data().map((x) => x.value)})"""
 FRAMES = "document.querySelectorAll('#chart canvas').length"
 
 
@@ -46,14 +54,27 @@ def test_charts_show_market_orders_and_fills(browser: Any, bot: Running) -> None
     until(visit, "board.rows.length > 60 && board.fills.length > 0", 40.0)
     until(visit, "curve.points.length > 1 && payoff.found !== null")
     assert visit.page.evaluate(FRAMES) > 0
-    shown = visit.page.evaluate(
-        "({lines: [...board.lines.values()].map((x) => x.price).sort(), marks: fillMarks().length,"
-        " orders: openOrders().map((x) => x.price).sort(), times: board.rows.map((x) => x.time)})"
-    )
+    shown = visit.page.evaluate(DRAWN)
     assert shown["lines"] == shown["orders"]
-    assert shown["marks"] > 0
-    gaps = {b - a for a, b in zip(shown["times"], shown["times"][1:], strict=False)}
-    assert gaps == {60}
+    told = bot.get("/api/candles?interval=1&limit=500").json()["candles"]
+    own = {x["time"]: [float(x[key]) for key in ("open", "high", "low", "close")] for x in told}
+    drawn = {x["time"]: [x["open"], x["high"], x["low"], x["close"]]
+             for x in shown["candles"] if "open" in x and x["time"] <= shown["end"]}  # fmt: skip
+    alike = own.keys() & drawn.keys()
+    assert len(alike) > 30
+    assert all(own[time] == drawn[time] for time in alike)
+    times = [x["time"] for x in shown["candles"]]
+    assert {b - a for a, b in itertools.pairwise(times)} == {60}
+    fills = bot.get("/api/executions").json()["executions"]
+    marks = {(x["time"], x["shape"]) for x in shown["marks"]}
+    assert marks
+    shapes = {"buy": "arrowUp", "sell": "arrowDown"}
+    assert marks <= {(x["time"] // 60 * 60, shapes[x["side"]]) for x in fills}
+    points = bot.get("/api/equity").json()["points"]
+    assert shown["equity"][: len(points) - 1] == [float(x["equity"]) for x in points[:-1]]
+    assert shown["drawdown"][:2] == [-float(x["drawdown_pct"]) for x in points[:2]]
+    assert len(shown["payoff"]) == 101
+    assert min(shown["payoff"]) > 0
     for button, words in (("15 min", "15"), ("1 h", "60")):
         visit.page.click(f"#chart-choice button:has-text('{button}')")
         until(visit, f"board.rows.length > 0 && board.length === {words} * 60")
