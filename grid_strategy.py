@@ -92,15 +92,22 @@ def backoff(loss_streak: int, params: Params) -> Decimal:
     return min(params.backoff_max, ONE + params.backoff_step * steps)
 
 
-def entry_distance_pct(state: BotState, slot: SlotState, leg: Leg, params: Params) -> Decimal:
-    """Return the distance of the leg's entry from the market, in percent, at most DISTANCE_MAX.
+def slot_entry_pct(state: BotState, slot: SlotState, params: Params) -> Decimal:
+    """Return the entry distance in force for a slot, in percent.
 
-    A distance set for the slot stands alone; else the stagger of its place is added. Losses widen
-    it, and so does a trend against the leg.
+    One set for the slot stands alone; else the stagger of its place is added.
     """
     own = [o.value for o in state.overrides if o.name == "entry_pct" and o.slot_id == slot.slot_id]
     base = effective(params, state, None).entry_pct + slot.place * params.slot_stagger_pct
-    distance = (own[-1] if own else base) * backoff(leg.loss_streak, params)
+    return own[-1] if own else base
+
+
+def entry_distance_pct(state: BotState, slot: SlotState, leg: Leg, params: Params) -> Decimal:
+    """Return the distance of the leg's entry from the market, in percent, at most DISTANCE_MAX.
+
+    Losses widen that of its slot, and so does a trend against the leg.
+    """
+    distance = slot_entry_pct(state, slot, params) * backoff(leg.loss_streak, params)
     distance *= distance_factor(state.regimes, leg.trade_id, params)
     return min(distance, DISTANCE_MAX)
 

@@ -410,9 +410,15 @@ class ExchangeBlock(Record, frozen=True, kw_only=True):
 
 
 class SettingsBlock(Record, frozen=True, kw_only=True):
-    """The values in force for all slots, and the bounds that `set_*` accepts."""
+    """The values in force for all slots, and the bounds that `set_*` accepts.
+
+    `entry_pct_of` is the entry distance by slot: further places stand further out. `layers` is the
+    target number of capital layers.
+    """
 
     entry_pct: str
+    entry_pct_of: dict[int, str]
+    layers: int
     profit_pct: str
     order_size_usd: Money
     profit_pct_min: str

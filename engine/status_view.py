@@ -30,6 +30,7 @@ from grid_strategy import (
     marked_profit,
     mid,
     phase,
+    slot_entry_pct,
     slot_profit,
 )
 from risk import (
@@ -108,7 +109,7 @@ def build_status(state: BotState, params: Params, facts: Facts) -> s.Status:
             ghosts=len(state.ghosts),
             account=facts.account,
         ),
-        settings=_settings(state, own),
+        settings=_settings(state, params, own),
         overrides=tuple(_overrides(state, params)),
         recent_events=tuple(_event(event) for event in facts.recent_events[:EVENTS_MAX]),
         hmm_regime=regime_view.hmm_block(state, params, facts.regimes),
@@ -473,12 +474,14 @@ def _vetoes(state: BotState) -> tuple[s.VetoBlock, ...]:
     )
 
 
-def _settings(state: BotState, own: Params) -> s.SettingsBlock:
+def _settings(state: BotState, params: Params, own: Params) -> s.SettingsBlock:
     market, least = state.market, None
     if market is not None:
         least = state.instrument.least_volume(market.bid) * market.ask
     return s.SettingsBlock(
         entry_pct=rounded(own.entry_pct, 4),
+        entry_pct_of={x.slot_id: rounded(slot_entry_pct(state, x, params), 4) for x in state.slots},
+        layers=own.layers_target,
         profit_pct=rounded(own.profit_pct, 4),
         order_size_usd=rounded(own.order_size_usd, 4),
         profit_pct_min=rounded(break_even_pct(state.fees.maker) + own.min_net_profit_pct, 4),

@@ -103,7 +103,7 @@ def _count_cycle(r: Reduction, slot_id: int, record: CycleRecord) -> None:
         "cycle",
         f"slot {slot_id} leg {record.trade_id} closed cycle {record.cycle}: {record.volume:f} "
         f"{base}, entry {record.entry_price:.7f}, exit {record.exit_price:.7f}, "
-        f"net {record.net_profit:+.4f} {quote} after {record.fees:.4f} fees",
+        f"net {record.net_profit:+.4f} {quote} after {record.fees:.4f} {quote} of fees",
     )
 
 

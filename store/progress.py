@@ -11,7 +11,8 @@ import msgspec
 
 import core.commands as c
 from core.actions import CancelOrderAction, PlaceOrderAction
-from core.state import BotState, Exiting, Idle, SlotState
+from core.domain import OrderStatus
+from core.state import BotState, Entering, Exiting, Idle, SlotState
 from store import codec
 
 Rows = Callable[[str, tuple[Any, ...]], list[dict[str, Any]]]
@@ -20,7 +21,7 @@ _ORDER = "client_order_id, role, side, price, volume, status, detail, placed_at,
 _ORDERS = (
     f"SELECT {_ORDER} FROM orders WHERE (slot_id, trade_id, cycle) IN (SELECT slot_id, trade_id, "
     "cycle FROM orders WHERE client_order_id IN ({})) AND (placed_at >= ? OR client_order_id IN "
-    "({})) AND role <> 'entry' ORDER BY placed_at"
+    "({})) AND (role <> 'entry' OR client_order_id IN ({})) ORDER BY placed_at"
 )
 
 
@@ -59,7 +60,7 @@ def _orders(rows: Rows, seq: int, at: float) -> list[dict[str, Any]] | None:
         elif isinstance(action, PlaceOrderAction):
             ids.append(action.order.client_order_id)
     marks = ", ".join("?" * len(ids))
-    return rows(_ORDERS.format(marks, marks), (*ids, at, *ids)) if ids else []
+    return rows(_ORDERS.format(marks, marks, marks), (*ids, at, *ids, *ids)) if ids else []
 
 
 def _waits_for(command: c.Command, at: float, state: BotState) -> Iterator[str]:
@@ -90,12 +91,15 @@ def _waits_for(command: c.Command, at: float, state: BotState) -> Iterator[str]:
             for ghost in state.ghosts:
                 if ghost.found_at == at:
                     yield f"order {ghost.txid} to end, and what it executed to be booked"
+        case c.Pause() | c.Halt():
+            for slot in state.slots:
+                yield from _withdrawing(slot)
         case c.RetrainHmm():
             for training in state.regimes.trainings:
                 if training.requested_at == at:
                     yield f"the model of {training.interval_sec / 60:g} min to be trained"
         case (
-            c.Pause() | c.Resume() | c.Halt() | c.AddSlot() | c.SetEntryPct() | c.SetProfitPct()
+            c.Resume() | c.AddSlot() | c.SetEntryPct() | c.SetProfitPct()
             | c.SetOrderSize() | c.AddLayer() | c.RemoveLayer() | c.RecordFlow()
             | c.ResetRiskPeak() | c.ResetDailyLock() | c.Ignore() | c.ResetOverride()
             | c.AuditPnl() | c.AiRegimeOverride() | c.AiRegimeRevert() | c.AiRegimeDismiss()
@@ -122,6 +126,14 @@ def _repricing(
         for x in slot.recovery_orders:
             if x.recovery_id == recovery_id and x.position.is_repricing:
                 yield f"slot {slot_id}: recovery {recovery_id} to be withdrawn and placed anew"
+
+
+def _withdrawing(slot: SlotState) -> Iterator[str]:
+    """Yield the entries whose cancel is not confirmed yet."""
+    for leg in slot.legs:
+        own = leg.state
+        if isinstance(own, Entering) and own.order.status is OrderStatus.CANCELLING:
+            yield f"slot {slot.slot_id} leg {leg.trade_id}: its entry to be withdrawn"
 
 
 def _closing(slot: SlotState) -> Iterator[str]:
