@@ -15,7 +15,7 @@ import pytest
 from core import events as e
 from core.commands import CancelStaleRecoveries, Command, Pause, RemoveSlot, SoftClose
 from core.domain import OrderState, OrderStatus, TradeId
-from core.state import BotState, Exiting, Leg
+from core.state import BotState, Entering, Exiting, Leg
 from dashboard import Dashboard
 from engine.wiring import with_candles
 from store.history import PAGE_ROWS, SqliteHistory
@@ -416,6 +416,16 @@ def resting(state: BotState) -> Sequence[Leg]:
     ]
 
 
+def entering(state: BotState) -> list[Leg]:
+    """Return the legs whose entry rests at the exchange."""
+    return [
+        leg
+        for slot in state.slots
+        for leg in slot.legs
+        if isinstance(leg.state, Entering) and leg.state.order.status is OrderStatus.OPEN
+    ]
+
+
 def test_a_soft_close_is_followed_to_its_end(desk: Commanded) -> None:
     """Withdrawn, confirmed, placed: what it waits for, then that it is done, and by which order."""
     desk.until(resting)
@@ -468,3 +478,14 @@ def test_however_many_cycles_are_told_in_parts(
         tracemalloc.stop()
     assert size > 4_000_000
     assert peak < 3_000_000
+
+
+def test_a_pause_tells_the_entries_that_it_withdraws(desk: Commanded) -> None:
+    """It is done when the exchange has confirmed each."""
+    desk.until(entering)
+    told = desk.told(desk.send(Pause()))
+    assert told["is_done"] is False
+    assert all("its entry to be withdrawn" in x for x in told["waits_for"])
+    assert {x["role"] for x in told["orders"]} == {"entry"}
+    desk.until(lambda _: desk.told("c1")["is_done"])
+    assert {x["status"] for x in desk.told("c1")["orders"]} == {"closed"}

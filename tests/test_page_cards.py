@@ -334,3 +334,14 @@ def test_labels_of_the_time_axis_are_local(browser: Any, daemon: Daemon, zone: s
     assert label == {"America/New_York": "Oct 5, 20:00", "Asia/Kolkata": "Oct 6, 05:30",
                      "UTC": "Oct 6"}[zone]  # fmt: skip
     visit.close()
+
+
+def test_settings_show_what_is_in_force_for_the_chosen_slot(browser: Any, daemon: Daemon) -> None:
+    """Further places enter further out: nobody confirms a distance of another slot."""
+    visit = Visit(browser, daemon.url).ready()
+    assert "0.5 to 1 %" in visit.text("form[data-key=entry_pct]")
+    visit.page.select_option("#scope", "3")
+    visit.page.fill("#set-entry_pct", "0.7")
+    visit.page.click("form[data-key=entry_pct] button")
+    assert "In force now: 0.8 %" in visit.text("#ask-text")
+    visit.close()
