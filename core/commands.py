@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from core.domain import Listing, TradeId
+from core.domain import Audit, Listing, TradeId
 from core.record import Record, replace
 
 
@@ -155,11 +155,10 @@ class ResetOverride(Record, frozen=True, kw_only=True, tag="reset_override", tag
 class AuditPnl(Record, frozen=True, kw_only=True, tag="audit_pnl", tag_field="action"):
     """Compare ledger, cycles and balances; clears the reconciliation lock when they agree.
 
-    The shell fills the two differences from its store before the command is journaled.
+    The shell recomputes them from its store before the command is journaled.
     """
 
-    base_difference: Decimal | None = None
-    quote_difference: Decimal | None = None
+    audit: Audit | None = None
 
 
 class ReconcileDrift(Record, frozen=True, kw_only=True, tag="reconcile_drift", tag_field="action"):
@@ -236,7 +235,7 @@ _VARIANTS: dict[str, type[Record]] = {
     str(variant.__struct_config__.tag): variant for variant in Command.__args__
 }
 ACTION_NAMES = tuple(sorted(_VARIANTS))
-_SHELL_ONLY = {"base_difference", "quote_difference", "listing"}
+_SHELL_ONLY = {"audit", "listing"}
 _MAX_ABS = Decimal(10**12)
 _NOT_NEGATIVE = {"max_loss_pct", "older_than_sec"}
 _POSITIVE = {"opinion", "slot", "value"}
@@ -374,7 +373,7 @@ def is_same(command: Command, journaled: str) -> bool:
         return False
     match known:
         case AuditPnl():
-            return command == AuditPnl()
+            return command == replace(known, audit=None)
         case ReconcileDrift():
             return command == replace(known, listing=None)
         case _:

@@ -300,3 +300,32 @@ class Listing(Record, frozen=True, kw_only=True):
     at: float
     orders: tuple[ListedOrder, ...]  # those with our tag
     strangers: int = 0  # how many others
+
+
+class Difference(Record, frozen=True, kw_only=True, gc=False):
+    """By how much the books have more of something than was recomputed."""
+
+    name: str
+    amount: Decimal
+
+
+class Audit(Record, frozen=True, kw_only=True):
+    """What recomputing the books of step `seq` from the executions has shown: where they differ.
+
+    `cycles_wrong` counts all that differ, `in_cycles` has the first ones. Of `cycles_shared` entry
+    or exit is taken as booked; see `grid/auditing.py`.
+    """
+
+    seq: int
+    executions: int
+    cycles: int
+    cycles_shared: int = 0
+    cycles_wrong: int = 0
+    in_balances: tuple[Difference, ...] = ()
+    in_ledger: tuple[Difference, ...] = ()
+    in_cycles: tuple[Difference, ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether nothing differs."""
+        return not (self.in_balances or self.in_ledger or self.in_cycles)

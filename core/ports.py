@@ -16,7 +16,7 @@ from core.actions import (
     RequestTraining,
 )
 from core.advisor_status import ProviderBlock, WorkerBlock
-from core.domain import FeeRates, Instrument, Listing
+from core.domain import Audit, FeeRates, Instrument, Listing
 from core.events import (
     CouncilHeld,
     Event,
@@ -380,8 +380,8 @@ class Store(Protocol):
         """Keep a fact about this store for good, in place of an older one. Raises StoreError."""
         ...
 
-    def audit(self) -> Mapping[str, Decimal]:
-        """Return sums over all executions: base and quote change, fees, and counts."""
+    def audit(self, loaded: Loaded) -> Audit:
+        """Return how these books differ from what all executions say. Raises StoreError."""
         ...
 
     def execution_ids(self, after: int = 0) -> Iterable[str]:

@@ -18,6 +18,7 @@ from core.record import Record, plain
 from core.state import BotState
 from engine.runtime import comparable, fold, initial_state
 from engine.version import code_version
+from grid.auditing import in_words
 from grid.invariants import check_invariants
 
 # Fields that equal runs may differ in: how often something was told twice, and when it was asked.
@@ -126,7 +127,7 @@ def verify(
             name="debits equal credits", is_ok=balance == 0, detail=f"difference {plain(balance)}"
         )
     )
-    checks.append(_executions(store, state))
+    checks.append(_executions(store, current))
     parts = breakdown(state)
     if parts is not None:
         checks.append(
@@ -166,15 +167,12 @@ def describe(folded: Folded) -> str:
     return text
 
 
-def _executions(store: Store, state: BotState) -> Check:
-    sums, own = store.audit(), state.balances
-    base = own.start_base + own.flow_base + sums["base"]
-    quote = own.start_quote + own.flow_quote + sums["quote"]
-    is_ok = not own.start_mark or (base == own.base and quote == own.quote)
+def _executions(store: Store, current: Loaded) -> Check:
+    audit, own = store.audit(current), current.state.balances
     return Check(
-        name="executions add up to our balances",
-        is_ok=is_ok,
-        detail=f"{sums['count']} executions; {plain(own.base)} base, {plain(own.quote)} quote",
+        name="balances, ledger and cycles follow from the executions",
+        is_ok=audit.agrees,
+        detail=f"{in_words(audit)}; {plain(own.base)} base, {plain(own.quote)} quote",
     )
 
 

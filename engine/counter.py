@@ -5,7 +5,7 @@ Safe from any thread. An answer that was given once stands, also after a restart
 
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as AnswerLate
-from decimal import Decimal
+from threading import Lock
 
 from core.actions import ReplyToOperator
 from core.commands import AuditPnl, Command, ReconcileDrift, is_same
@@ -25,6 +25,7 @@ class Counter:
     def __init__(self) -> None:
         self.history: SqliteHistory | None = None
         self.loop: Loop | None = None
+        self._auditing = Lock()  # one at a time: the thread that steps wants the processor too
         self._waiting: dict[str, tuple[Command, Future[ReplyToOperator]]] = {}
 
     def recent_events(self, limit: int) -> list[dict[str, object]]:
@@ -42,6 +43,16 @@ class Counter:
 
     def submit(self, command_id: str, command: Command, expect_version: int | None) -> Reply:
         """Carry a command to the loop and its answer back. Raises Busy, IdReused."""
+        if not isinstance(command, AuditPnl):
+            return self._submit(command_id, command, expect_version)
+        if not self._auditing.acquire(timeout=ANSWER_SEC):
+            raise Busy
+        try:
+            return self._submit(command_id, command, expect_version)
+        finally:
+            self._auditing.release()
+
+    def _submit(self, command_id: str, command: Command, expect_version: int | None) -> Reply:
         loop = self.loop
         if loop is None:
             raise Busy
@@ -55,7 +66,10 @@ class Counter:
         if waiting is not None and waiting[0] != command:
             raise IdReused
         try:
-            answer = waiting[1] if waiting else loop.inbox.put(command_id, command, expect_version)
+            if waiting is not None:
+                answer = waiting[1]
+            else:
+                answer = loop.inbox.put(command_id, self._audited(command), expect_version)
             self._waiting[command_id] = (command, answer)
             reply = answer.result(ANSWER_SEC)
         except (Full, AnswerLate):  # a late one stays queued: asked again, it is waited for
@@ -69,16 +83,19 @@ class Counter:
             changed=dict(reply.changed),
         )
 
+    def _audited(self, command: Command) -> Command:
+        """Give an audit what it finds, here and not in the loop, which it would hold up.
+
+        State and executions are read as of one step, so steps taken meanwhile are no difference.
+        """
+        if not isinstance(command, AuditPnl) or self.history is None:
+            return command
+        return AuditPnl(audit=self.history.audit())
+
 
 def prepare(runtime: Runtime, command: Command) -> Command:
-    """Give a command what only the shell knows: sums over executions, the exchange's listing."""
-    if isinstance(command, ReconcileDrift):
-        exchange = runtime.exchange
-        return replace(command, listing=None if exchange is None else exchange.listing())
-    if not isinstance(command, AuditPnl):
+    """Give a command what only the shell knows: the exchange's listing."""
+    if not isinstance(command, ReconcileDrift):
         return command
-    sums, own = runtime.store.audit(), runtime.state.balances
-    return AuditPnl(
-        base_difference=Decimal(own.base - own.start_base - own.flow_base - sums["base"]),
-        quote_difference=Decimal(own.quote - own.start_quote - own.flow_quote - sums["quote"]),
-    )
+    exchange = runtime.exchange
+    return replace(command, listing=None if exchange is None else exchange.listing())

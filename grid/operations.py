@@ -4,18 +4,30 @@ Called by the reducer with a Reduction; the reply is an action. Commands never b
 change intent, overrides and wishes, and the ordinary rules do the rest.
 """
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import assert_never
 
 import core.commands as c
 from accounting import sign
 from core.actions import ReplyToOperator
-from core.domain import HUNDRED, ONE, ZERO, OrderState, OrderStatus, Owed, Position, TradeId
+from core.domain import (
+    HUNDRED,
+    ONE,
+    ZERO,
+    Audit,
+    Listing,
+    OrderState,
+    OrderStatus,
+    Owed,
+    Position,
+    TradeId,
+)
 from core.events import CommandReceived, ExternalFlow
 from core.order_id import LIMITS
 from core.record import replace
 from core.state import BotState, Exiting, Idle, Leg, LockName, Mode, Override, SlotState
-from grid import advice, reconciling, regimes, restoring, watch
+from grid import advice, auditing, reconciling, regimes, restoring, watch
 from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
@@ -55,7 +67,7 @@ def carry_out(r: Reduction, event: CommandReceived) -> None:
             is_accepted=is_accepted,
             message=message,
             field=field,
-            changed=(*_changed(before, r.state), *_drifting(before, event.command)),
+            changed=(*_changed(before, r.state), *_found(before, event.command)),
         )
     )
     if is_accepted:
@@ -79,11 +91,18 @@ def _changed(before: BotState, after: BotState) -> tuple[tuple[str, str], ...]:
     return tuple(changed)
 
 
-def _drifting(before: BotState, command: c.Command) -> list[tuple[str, str]]:
-    """Return the orders that `reconcile_drift` is about: they are told where it is refused, too."""
-    if not isinstance(command, c.ReconcileDrift) or command.listing is None:
-        return []
-    return reconciling.differences(reconciling.compare(before, command.listing))
+def _found(before: BotState, command: c.Command) -> Iterable[tuple[str, str]]:
+    """Return what the shell has found out for a command: told where that is refused, too.
+
+    Of `reconcile_drift` the orders that it is about, of `audit_pnl` the figures.
+    """
+    match command:
+        case c.ReconcileDrift(listing=Listing() as listing):
+            return reconciling.differences(reconciling.compare(before, listing))
+        case c.AuditPnl(audit=Audit() as audit):
+            return auditing.figures(audit)
+        case _:
+            return ()
 
 
 def _dispatch(r: Reduction, command: c.Command) -> str:
@@ -515,22 +534,21 @@ def _reset_daily_lock(r: Reduction) -> str:
 
 
 def _audit(r: Reduction, command: c.AuditPnl) -> str:
-    base, quote = command.base_difference, command.quote_difference
-    if base is None or quote is None:
+    audit = command.audit
+    if audit is None:
         raise _Refusal("the audit needs the store; send it through the daemon")
     own = r.state.balances
-    found = _difference("the books", "the executions", base, quote)
-    drift = "; " + _difference(
-        "the exchange's balances",
-        "the books",
-        own.reported_base - own.base,
-        own.reported_quote - own.quote,
-    )
-    if base == 0 and quote == 0 and not watch.is_drifting(r):
+    base, quote = own.reported_base - own.base, own.reported_quote - own.quote
+    text = auditing.in_words(audit) + "; the exchange's balances "
+    if base == 0 and quote == 0:
+        text += "agree with the books"
+    else:
+        text += f"differ from the books by {base:+f} base and {quote:+f} quote"
+    if audit.agrees and not watch.is_drifting(r):
         watch.clear_lock(r, LockName.RECONCILIATION, "audited by the operator")
     elif any(lock.name is LockName.RECONCILIATION for lock in r.state.risk.locks):
-        drift += "; the lock stays until they agree: a deposit or withdrawal is told by record_flow"
-    return found + drift
+        text += "; the lock stays until all agree: a deposit or withdrawal is told by record_flow"
+    return text
 
 
 def _reconcile(r: Reduction, command: c.ReconcileDrift) -> str:
@@ -560,9 +578,3 @@ def _retrain(r: Reduction) -> str:
     if obstacle is not None:
         raise _Refusal(obstacle)
     return regimes.retrain(r)
-
-
-def _difference(these: str, those: str, base: Decimal, quote: Decimal) -> str:
-    if base == 0 and quote == 0:
-        return f"{these} agree with {those}"
-    return f"{these} differ from {those} by {base:+f} base and {quote:+f} quote"

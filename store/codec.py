@@ -7,7 +7,7 @@ import msgspec
 from core.actions import Action
 from core.events import Event, event_decoder
 from core.params import Params
-from core.ports import StoreError
+from core.ports import Loaded, StoreError
 from core.record import Record
 from core.state import BotState
 
@@ -54,6 +54,15 @@ def decode_state(text: str, where: str) -> BotState:
 def decode_params(text: str, where: str) -> Params:
     """Return the stored parameters. Raises StoreError naming `where` and the field."""
     return _decode_record(text, Params, where)
+
+
+def decode_loaded(seq: int, state: str, params: str) -> Loaded:
+    """Return stored state and parameters at `seq`. Raises StoreError as the above do."""
+    return Loaded(
+        seq=seq,
+        state=decode_state(state, f"the state at {seq}"),
+        params=decode_params(params, f"the parameters at {seq}"),
+    )
 
 
 def _decode_record(text: str, kind: type[R], where: str) -> R:

@@ -9,13 +9,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from core.domain import Instrument
+from core.domain import Audit, Instrument
 from core.params import RiskBasis
 from core.record import plain
+from store import codec
 from store.chart import CandleChart
 from store.progress import followed
 from store.reader import Reader
-from store.rows import RECENT_CYCLES
+from store.rows import RECENT_CYCLES, audit
 
 FILLS_READ = 500  # the newest, however many there are
 PAGE_ROWS = 1000  # of a table that is read as a whole, at a time
@@ -61,7 +62,8 @@ class SqliteHistory:
     def __init__(self, path: Path, chart: CandleChart | None = None) -> None:
         self._path = path
         self._chart = chart
-        self._rows = Reader(path).rows
+        self._reader = Reader(path)
+        self._rows = self._reader.rows
 
     def candles(
         self, interval: float, limit: int, before: float | None
@@ -246,6 +248,15 @@ class SqliteHistory:
         )
         found = self._rows(query, tuple(exit_[x] for x in ("slot_id", "trade_id", "cycle")))
         return {**found[0], "chain": json.loads(found[0]["chain"])} if found else None
+
+    def audit(self) -> Audit | None:
+        """Return how the books differ from what all executions say, None before there are any.
+
+        Both are of one instant: of the step that changed the state last.
+        """
+        with self._reader.one_instant() as read:
+            row = read("SELECT seq, state, params FROM state").fetchone()
+            return None if row is None else audit(codec.decode_loaded(*row), read)
 
     def reply(self, command_id: str) -> dict[str, Any] | None:
         """Return a command and what was answered, or None if it is unknown."""

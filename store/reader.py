@@ -1,7 +1,8 @@
 """Reading a SQLite file that another connection writes: safe from any thread, blocks no writer."""
 
+import contextlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,25 @@ class Reader:
             raise StoreError(f"the history in {self._path} cannot be read: {error}") from None
         self._idle.append(db)
         return rows
+
+    @contextlib.contextmanager
+    def one_instant(self) -> Iterator[Callable[[str], sqlite3.Cursor]]:
+        """Give a way to query that shows the file as it is at the first query, row by row.
+
+        Raises StoreError.
+        """
+        try:
+            db = self._connection()
+            try:
+                db.execute("BEGIN")
+                yield db.execute
+                db.execute("COMMIT")
+            except BaseException:
+                db.close()
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"the history in {self._path} cannot be read: {error}") from None
+        self._idle.append(db)
 
     def _connection(self) -> sqlite3.Connection:
         try:

@@ -1,18 +1,21 @@
-"""The rows that a commit's event and actions call for, and the order in which they are exported."""
+"""The rows that a commit's event and actions call for, and how they are read again as a whole."""
 
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from accounting import orders
 from core import actions as a
 from core import events as e
+from core.domain import Audit
 from core.order_id import decode
-from core.ports import Commit, StoreError
+from core.ports import Commit, Loaded, StoreError
 from core.record import plain
+from grid import auditing
 from store import codec
 from store.outbox import Named
 
@@ -341,3 +344,16 @@ _CHOSEN = " UNION ".join(
     _NEWEST.format(where) for where in ("", *(f"WHERE regime_at_entry = {x}" for x in range(3)))
 )
 RECENT_CYCLES = f"SELECT {', '.join(CYCLE_COLUMNS)} FROM cycles WHERE id IN ({_CHOSEN}) ORDER BY id"
+
+
+def audit(loaded: Loaded, read: Callable[[str], Iterable[Sequence[Any]]]) -> Audit:
+    """Return how books differ from the executions of the same instant. Raises StoreError."""
+    try:
+        return auditing.recompute(
+            loaded.state,
+            loaded.seq,
+            read(f"SELECT {auditing.EXECUTED} FROM executions"),
+            read(f"SELECT {auditing.BOOKED} FROM cycles ORDER BY id"),
+        )
+    except (ArithmeticError, ValueError) as error:
+        raise StoreError(f"executions or cycles hold what is no amount: {error!r}") from None

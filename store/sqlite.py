@@ -11,13 +11,14 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from decimal import Context, Decimal, Inexact
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from core import events as e
+from core.domain import Audit
 from core.params import Params
 from core.ports import Commit, JournalRow, Loaded, StoreError
 from core.record import plain
@@ -32,7 +33,6 @@ PRUNE_ROWS = 20_000
 HISTORY_TABLES = ("events", "ledger_entries", "transitions", "operator_log", "opinions")
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 _HEADER = b"SQLite format 3\0"
-_EXACT = Context(prec=100, traps=[Inexact])  # sums of money: a digit lost is an error
 _TWICE = (sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE)
 _REASONS = {
     sqlite3.SQLITE_FULL: "the disk is full; free some space and start again",
@@ -107,7 +107,7 @@ class SqliteStore:
             raise StoreError(
                 f"{self._path} has a journal up to {self._seq} but no state: restore a backup"
             )
-        return None if row is None else _loaded(row)
+        return None if row is None else codec.decode_loaded(*row)
 
     def journal(self, after: int) -> Iterator[JournalRow]:
         """Yield the journal rows with seq > `after`, in order. Raises StoreError."""
@@ -151,7 +151,7 @@ class SqliteStore:
     def snapshots(self) -> Iterator[Loaded]:
         """Yield the kept snapshots, oldest first."""
         for row in self._rows("SELECT seq, state, params FROM snapshots ORDER BY seq"):
-            yield _loaded(row)
+            yield codec.decode_loaded(*row)
 
     def identity(self) -> tuple[int, Mapping[str, str]]:
         """Return the 24-bit epoch of this store and its other fixed facts."""
@@ -173,18 +173,9 @@ class SqliteStore:
         with self._transaction("the end of what was replicated", is_full=False) as db:
             return outbox.forget(db, acknowledged)
 
-    def audit(self) -> Mapping[str, Decimal]:
-        """Return sums over all executions, exact: base and quote change, fees, and their count."""
-        base = quote = fees = Decimal(0)
-        count = 0
-        for side, volume, cost, fee in self._rows("SELECT side, volume, cost, fee FROM executions"):
-            add = _EXACT.add if side == "buy" else _EXACT.subtract
-            take = _EXACT.subtract if side == "buy" else _EXACT.add
-            base = add(base, Decimal(volume))
-            quote = _EXACT.subtract(take(quote, Decimal(cost)), Decimal(fee))
-            fees = _EXACT.add(fees, Decimal(fee))
-            count += 1
-        return {"base": base, "quote": quote, "fees": fees, "count": Decimal(count)}
+    def audit(self, loaded: Loaded) -> Audit:
+        """Return how these books differ from what all executions say. Raises StoreError."""
+        return rows.audit(loaded, self._rows)
 
     def holding_times(self, until: float, limit: int) -> list[float]:
         """Return for how many seconds the newest cycles closed by `until` were open."""
@@ -508,15 +499,6 @@ def _prune_history(db: sqlite3.Connection, horizon: float) -> None:
     for table in HISTORY_TABLES:
         db.execute(f"DELETE FROM {table} WHERE seq <= ?", row)
     db.execute("DELETE FROM equity WHERE seq <= ? AND NOT is_daily", row)
-
-
-def _loaded(row: tuple[Any, ...]) -> Loaded:
-    seq, state, params = row
-    return Loaded(
-        seq=seq,
-        state=codec.decode_state(state, f"the state at {seq}"),
-        params=codec.decode_params(params, f"the parameters at {seq}"),
-    )
 
 
 def _plain_chain(text: str) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ from core.state import BotState, Exiting, Idle
 from grid.invariants import check_invariants
 from state_machine import reduce
 from tests.regime_world import BOTH_PRESENT, depth, estimate, estimated, model
-from tests.world import GOLDEN_INSTRUMENT, GOLDEN_PARAMS, World
+from tests.world import GOLDEN_INSTRUMENT, GOLDEN_PARAMS, World, audited
 
 D = Decimal
 PARAMS = replace(
@@ -220,6 +220,7 @@ def check_against(exchange: ModelExchange) -> None:
     assert parts is not None
     assert parts.unexplained == 0
     assert len(set(exchange.booked)) == len(exchange.booked)
+    assert audited(exchange.world.state, exchange.world.log).agrees
     executed = [x.execution_id for x in exchange.world.log if isinstance(x, a.RecordExecution)]
     assert len(executed) == len(set(executed)) == exchange.executions
 

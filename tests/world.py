@@ -8,11 +8,12 @@ from decimal import Decimal
 from core import actions as a
 from core import events as e
 from core.commands import Command
-from core.domain import FeeRates, Instrument, OrderState, Owed, RejectReason, TradeId
+from core.domain import Audit, FeeRates, Instrument, OrderState, Owed, RejectReason, TradeId
 from core.params import Params
 from core.record import replace
 from core.state import BotState, Entering, Exiting, Idle, Leg, SlotState
 from engine.runtime import Runtime
+from grid.auditing import recompute
 from grid.invariants import check_invariants
 from grid_strategy import phase
 from state_machine import reduce
@@ -208,6 +209,23 @@ class World:
 def of(actions: list[a.Action], kind: type) -> list:
     """Return the actions of one kind."""
     return [x for x in actions if isinstance(x, kind)]
+
+
+def audited(state: BotState, log: list[a.Action]) -> Audit:
+    """Return how the books differ from the executions among the actions of all steps."""
+    executions = [
+        (x.slot_id, x.trade_id, x.cycle, x.side, str(x.volume), str(x.cost), str(x.fee))
+        for x in of(log, a.RecordExecution)
+    ]
+    cycles = []
+    for x in of(log, a.BookCycleAction):
+        own = x.record
+        amounts = (
+            own.entry_price, own.exit_price, own.volume, own.gross_profit, own.entry_fee,
+            own.exit_fee, own.fees, own.net_profit,
+        )  # fmt: skip
+        cycles.append((x.slot_id, own.trade_id, own.cycle, *map(str, amounts), x.resolution))
+    return recompute(state, 0, executions, cycles)
 
 
 def start_again(world: World, params: Params) -> None:
