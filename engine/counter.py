@@ -60,8 +60,13 @@ class Counter:
         if known is not None:  # sent before a restart: its answer stands
             if not is_same(command, str(known["command"])):
                 raise IdReused
-            status = 200 if known["is_accepted"] else 409
-            return Reply(status=status, message=str(known["message"]), command_id=command_id)
+            return Reply(
+                status=200 if known["is_accepted"] else 400 if known["field"] else 409,
+                message=str(known["message"]),
+                command_id=command_id,
+                field=known["field"],
+                changed=known["changed"],
+            )
         waiting = self._waiting.get(command_id)
         if waiting is not None and waiting[0] != command:
             raise IdReused

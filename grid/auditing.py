@@ -13,9 +13,10 @@ is counted; the gross of all cycles is held against the ledger, the net of a slo
 profit.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
-from typing import Any, NamedTuple
+from operator import add
+from typing import Any
 
 from accounting import positions, sign, trial_balance
 from core.domain import ONE, ZERO, Audit, Difference, Side, TradeId
@@ -31,51 +32,43 @@ _EXACT = Context(prec=100, traps=[Inexact, InvalidOperation])  # a digit lost is
 _COST_STEP, _ROUNDING = ONE.scaleb(-15), Context(prec=100)  # finer than any cost
 _WHOLE = ("exit", "recovery")  # ends that leave nothing of the position
 _SHOWN = ("gross", "fees", "net")
+_WAYS = {Side.BUY.value: 1, Side.SELL.value: -1}
+_SIDES = {leg.value: (leg.entry_side.value, leg.exit_side.value) for leg in TradeId}
 
 
-class _Sum(NamedTuple):
-    """What the executions of one cycle on one side come to."""
-
-    volume: Decimal
-    cost: Decimal
-    fee: Decimal
-    executions: int
+_Key = tuple[int, str, int]  # slot, leg, cycle
+_Sides = dict[str, tuple[Decimal, ...]]  # what was bought and sold: volume, cost and fee
+_NONE = (ZERO, ZERO, ZERO)
 
 
-_NOTHING = _Sum(ZERO, ZERO, ZERO, 0)
-_Sums = Mapping[tuple[int, str, int, str], _Sum]
-
-
-def recompute(
-    state: BotState, seq: int, executions: Iterable[Any], cycles: Iterable[Any]
-) -> Audit:
+def recompute(state: BotState, seq: int, executions: Iterable[Any], cycles: Iterable[Any]) -> Audit:
     """Return how the books of step `seq` differ from what its executions say.
 
-    `executions` and `cycles` are all rows of then, as EXECUTED and BOOKED name their columns.
-    Raises ArithmeticError or ValueError where a row holds what is no amount or no leg.
+    `executions` and `cycles` are all rows of then, with the columns that EXECUTED and BOOKED name,
+    by slot, leg and cycle in ascending order. Raises ArithmeticError or LookupError where a row
+    holds what is no amount, side or leg.
     """
     with localcontext(_EXACT):
-        sums = _summed(executions)
-        base, quote, fees, count = _totals(sums)
-        found = _Cycles()
+        sums, found = _Executions(executions), _Cycles()
         for row in cycles:
-            found.add(row, sums)
+            found.add(row, sums.of(row[:3]))
+        sums.of(None)
         own = state.balances
         if not own.start_mark:  # the books are not open yet
-            return Audit(seq=seq, executions=count, cycles=found.count)
+            return Audit(seq=seq, executions=sums.count, cycles=found.count)
         differences = [
-            ("base", own.base - own.start_base - own.flow_base - base),
-            ("quote", own.quote - own.start_quote - own.flow_quote - quote),
-            ("executions", Decimal(state.counters.get("fills", 0) - count)),
+            ("base", own.base - own.start_base - own.flow_base - sums.base),
+            ("quote", own.quote - own.start_quote - own.flow_quote - sums.quote),
+            ("executions", Decimal(state.counters.get("fills", 0) - sums.count)),
         ]
         return Audit(
             seq=seq,
-            executions=count,
+            executions=sums.count,
             cycles=found.count,
             cycles_shared=found.shared,
             cycles_wrong=found.wrong,
             in_balances=_other_than_zero(differences),
-            in_ledger=_other_than_zero(_ledger(state, quote=quote, fees=fees, gross=found.gross)),
+            in_ledger=_other_than_zero(_ledger(state, sums, gross=found.gross)),
             in_cycles=(*found.listed, *_other_than_zero(_profits(state, found))),
         )
 
@@ -84,31 +77,45 @@ def _other_than_zero(found: Iterable[tuple[str, Decimal]]) -> tuple[Difference, 
     return tuple(Difference(name=name, amount=amount) for name, amount in found if amount)
 
 
-def _summed(executions: Iterable[Any]) -> _Sums:
-    sums: dict[tuple[int, str, int, str], _Sum] = {}
-    for slot_id, trade_id, cycle, side, volume, cost, fee in executions:
-        key = (slot_id, trade_id, cycle, side)
-        old = sums.get(key, _NOTHING)
-        sums[key] = _Sum(
-            old.volume + Decimal(volume),
-            old.cost + Decimal(cost),
-            old.fee + Decimal(fee),
-            old.executions + 1,
-        )
-    return sums
+class _Executions:
+    """The executions, gone through cycle by cycle; what those passed come to in all."""
 
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self.base = self.quote = self.fees = ZERO
+        self.count = 0
+        self._groups = self._grouped(rows)
+        self._next = next(self._groups, None)
 
-def _totals(sums: _Sums) -> tuple[Decimal, Decimal, Decimal, int]:
-    """Return what all executions did to base and quote, their fees and how many they are."""
-    base = quote = fees = ZERO
-    count = 0
-    for (*_, side), found in sums.items():
-        way = 1 if side == Side.BUY else -1
-        base += way * found.volume
-        quote -= way * found.cost + found.fee
-        fees += found.fee
-        count += found.executions
-    return base, quote, fees, count
+    def of(self, key: _Key | None) -> _Sides:
+        """Return what was bought and sold in a cycle, passing those before it; None: all."""
+        while self._next is not None and (key is None or self._next[0] < key):
+            self._next = next(self._groups, None)
+        return self._next[1] if self._next is not None and self._next[0] == key else {}
+
+    def _grouped(self, rows: Iterable[Any]) -> Iterator[tuple[_Key, _Sides]]:
+        last: _Key | None = None
+        sides: _Sides = {}
+        for slot_id, leg, cycle, side, volume, cost, fee in rows:
+            key = (slot_id, leg, cycle)
+            if key != last:
+                if last is not None:
+                    self._pass(sides)
+                    yield last, sides
+                last, sides = key, {}
+            amounts = (Decimal(volume), Decimal(cost), Decimal(fee))
+            old = sides.get(side)
+            sides[side] = amounts if old is None else tuple(map(add, old, amounts))
+            self.count += 1
+        if last is not None:
+            self._pass(sides)
+            yield last, sides
+
+    def _pass(self, sides: _Sides) -> None:
+        for side, (volume, cost, fee) in sides.items():
+            way = _WAYS[side]
+            self.base += way * volume
+            self.quote -= way * cost + fee
+            self.fees += fee
 
 
 def _cost(volume: Decimal, price: str) -> Decimal:
@@ -125,26 +132,24 @@ class _Cycles:
         self.net: dict[int, Decimal] = {}  # of each slot
         self.listed: list[Difference] = []
 
-    def add(self, row: Any, sums: _Sums) -> None:
+    def add(self, row: Any, sides: _Sides) -> None:
         """Compare one cycle with its executions."""
         slot_id, leg, cycle, entry_price, exit_price, *texts, resolution = row
         volume, gross, entry_fee, exit_fee, fees, net = map(Decimal, texts)
-        trade_id = TradeId(leg)
-        entry = sums.get((slot_id, leg, cycle, trade_id.entry_side), _NOTHING)
-        exit_ = sums.get((slot_id, leg, cycle, trade_id.exit_side), _NOTHING)
+        entry_side, exit_side = _SIDES[leg]
+        entered, entry_cost, paid = sides.get(entry_side, _NONE)
+        left, exit_cost, paid_again = sides.get(exit_side, _NONE)
         self.count += 1
-        has_exit = exit_.volume == volume
-        has_entry = entry.volume == volume and has_exit and resolution in _WHOLE
-        if has_entry:
-            entry_cost, entry_fee = entry.cost, entry.fee
+        if left == volume:
+            exit_fee = paid_again
+        else:
+            exit_cost = _cost(volume, exit_price)
+        if left == entered == volume and resolution in _WHOLE:
+            entry_fee = paid
         else:
             self.shared += 1
             entry_cost = _cost(volume, entry_price)
-        if has_exit:
-            exit_cost, exit_fee = exit_.cost, exit_.fee
-        else:
-            exit_cost = _cost(volume, exit_price)
-        right = sign(trade_id) * (exit_cost - entry_cost)
+        right = _WAYS[entry_side] * (exit_cost - entry_cost)
         charged = entry_fee + exit_fee
         self.gross += right
         self.net[slot_id] = self.net.get(slot_id, ZERO) + right - charged
@@ -161,9 +166,7 @@ class _Cycles:
                 self.listed.append(Difference(name=f"{name} {what}", amount=amount))
 
 
-def _ledger(
-    state: BotState, *, quote: Decimal, fees: Decimal, gross: Decimal
-) -> Iterator[tuple[str, Decimal]]:
+def _ledger(state: BotState, sums: _Executions, *, gross: Decimal) -> Iterator[tuple[str, Decimal]]:
     """Yield by how much each account has more than it should."""
     books, own = state.accounts, state.balances
     held = unbooked = rests = ZERO
@@ -175,8 +178,8 @@ def _ledger(
             held += sign(leg.trade_id) * leg.state.order.filled_cost
         if leg.residual is not None:
             rests += sign(leg.trade_id) * leg.residual.cost
-    yield "cash", books.cash + books.reserved - own.start_quote - own.flow_quote - quote
-    yield "fees", books.fees - fees
+    yield "cash", books.cash + books.reserved - own.start_quote - own.flow_quote - sums.quote
+    yield "fees", books.fees - sums.fees
     yield "capital", books.capital + own.start_quote + own.start_base * own.start_mark
     yield "positions", books.positions - held
     yield "residuals", books.residuals - rests

@@ -14,7 +14,7 @@ from core.params import RiskBasis
 from core.record import plain
 from store import codec
 from store.chart import CandleChart
-from store.progress import followed
+from store.progress import answered, followed
 from store.reader import Reader
 from store.rows import RECENT_CYCLES, audit
 
@@ -259,13 +259,16 @@ class SqliteHistory:
             return None if row is None else audit(codec.decode_loaded(*row), read)
 
     def reply(self, command_id: str) -> dict[str, Any] | None:
-        """Return a command and what was answered, or None if it is unknown."""
+        """Return a command and what was answered, or None if it is unknown.
+
+        `changed` and `field` are as they were answered; empty once the journal row is pruned.
+        """
         found = self._rows(
             "SELECT seq, time, command_id, command, is_accepted, message FROM operator_log "
             "WHERE command_id = ? ORDER BY seq DESC LIMIT 1",
             (command_id,),
         )
-        return found[0] if found else None
+        return found[0] | answered(self._rows, found[0]["seq"]) if found else None
 
     def command(self, command_id: str) -> dict[str, Any] | None:
         """Return a command, what was answered and what has followed, or None if it is unknown."""

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 import msgspec
 
 import core.commands as c
-from core.actions import CancelOrderAction, PlaceOrderAction
+from core.actions import Action, CancelOrderAction, PlaceOrderAction, ReplyToOperator
 from core.domain import OrderStatus
 from core.state import BotState, Entering, Exiting, Idle, SlotState
 from store import codec
@@ -49,12 +49,28 @@ def followed(rows: Rows, reply: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _orders(rows: Rows, seq: int, at: float) -> list[dict[str, Any]] | None:
+def answered(rows: Rows, seq: int) -> dict[str, Any]:
+    """Return what the reply of a step has beside its words: `changed` and `field`.
+
+    Of a journal row that is pruned nothing is known: both are empty.
+    """
+    replies = [x for x in _actions(rows, seq) or () if isinstance(x, ReplyToOperator)]
+    reply = replies[0] if replies else ReplyToOperator(command_id="", is_accepted=True, message="")
+    return {"changed": dict(reply.changed), "field": reply.field}
+
+
+def _actions(rows: Rows, seq: int) -> tuple[Action, ...] | None:
     found = rows("SELECT actions FROM journal WHERE seq = ?", (seq,))
-    if not found:
+    where = f"the actions of journal row {seq}"
+    return codec.decode_actions(found[0]["actions"], where) if found else None
+
+
+def _orders(rows: Rows, seq: int, at: float) -> list[dict[str, Any]] | None:
+    actions = _actions(rows, seq)
+    if actions is None:
         return None
     ids: list[str] = []
-    for action in codec.decode_actions(found[0]["actions"], f"the actions of journal row {seq}"):
+    for action in actions:
         if isinstance(action, CancelOrderAction):
             ids.append(action.client_order_id)
         elif isinstance(action, PlaceOrderAction):

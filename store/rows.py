@@ -345,6 +345,8 @@ _CHOSEN = " UNION ".join(
 )
 RECENT_CYCLES = f"SELECT {', '.join(CYCLE_COLUMNS)} FROM cycles WHERE id IN ({_CHOSEN}) ORDER BY id"
 
+_BY_CYCLE = "ORDER BY slot_id, trade_id, cycle"
+
 
 def audit(loaded: Loaded, read: Callable[[str], Iterable[Sequence[Any]]]) -> Audit:
     """Return how books differ from the executions of the same instant. Raises StoreError."""
@@ -352,8 +354,8 @@ def audit(loaded: Loaded, read: Callable[[str], Iterable[Sequence[Any]]]) -> Aud
         return auditing.recompute(
             loaded.state,
             loaded.seq,
-            read(f"SELECT {auditing.EXECUTED} FROM executions"),
-            read(f"SELECT {auditing.BOOKED} FROM cycles ORDER BY id"),
+            read(f"SELECT {auditing.EXECUTED} FROM executions {_BY_CYCLE}"),
+            read(f"SELECT {auditing.BOOKED} FROM cycles {_BY_CYCLE}"),
         )
-    except (ArithmeticError, ValueError) as error:
+    except (ArithmeticError, LookupError) as error:
         raise StoreError(f"executions or cycles hold what is no amount: {error!r}") from None

@@ -6,7 +6,7 @@ import pytest
 
 from core import actions as a
 from core import commands as c
-from core.domain import TradeId
+from core.domain import Audit, Difference, TradeId
 from core.record import replace
 from core.state import LockName
 from grid import watch
@@ -119,9 +119,11 @@ def test_only_an_audit_clears_the_reconciliation_lock() -> None:
     for command in (c.Resume(), c.ResetDailyLock(), c.ResetRiskPeak(confirm=True)):
         world.command(command)
         assert [x.name for x in world.state.risk.locks] == [LockName.RECONCILIATION]
-    assert world.command(c.AuditPnl(base_difference=D(1), quote_difference=D(0))).is_accepted
+    agreed = Audit(seq=1, executions=0, cycles=0)
+    differs = replace(agreed, in_balances=(Difference(name="base", amount=D(1)),))
+    assert world.command(c.AuditPnl(audit=differs)).is_accepted
     assert world.state.risk.locks != ()
-    assert world.command(c.AuditPnl(base_difference=D(0), quote_difference=D(0))).is_accepted
+    assert world.command(c.AuditPnl(audit=agreed)).is_accepted
     assert world.state.risk.locks == ()
 
 

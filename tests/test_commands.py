@@ -147,6 +147,11 @@ def test_parse_is_total(name: str, fields: dict[str, Any]) -> None:
             False,
         ),
         ({"action": "audit_pnl"}, '{"action":"audit_pnl","base_difference":"0E-8"}', True),
+        (
+            {"action": "audit_pnl"},
+            '{"action":"audit_pnl","audit":{"seq":1,"executions":0,"cycles":0}}',
+            True,
+        ),
         ({"action": "pause"}, '{"action":"gone"}', False),
         ({"action": "pause"}, "null", False),
         ({"action": "pause"}, "", False),

@@ -195,7 +195,7 @@ def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(StoreError, match="an amount is NaN"):
         store.commit(_commit(runtime, row.event, odd))
-    assert store.audit()["count"] == 2
+    assert len(list(store.execution_ids())) == 2
     store.close()
 
 

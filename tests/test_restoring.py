@@ -269,9 +269,9 @@ def put_back(venue: Venue, folder: Path, seconds: float) -> Path:
     venue.store = SqliteStore(folder / "bot.db", epoch=EPOCH)
     venue.run(900.0)
     backup(folder / "bot.db", folder / "copy.db")
-    before = venue.store.audit()["count"]
+    before = len(list(venue.store.execution_ids()))
     venue.run_on(seconds)
-    while venue.store.audit()["count"] == before:
+    while len(list(venue.store.execution_ids())) == before:
         venue.run_on(60.0)
     return folder / "copy.db"
 

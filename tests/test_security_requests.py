@@ -369,7 +369,7 @@ def test_25_unknown_commands_and_fields_are_refused(guarded: Guarded) -> None:
         ({"action": "PAUSE"}, "action"),
         ({}, "action"),
         ({"action": "pause", "extra": 1}, "extra"),
-        ({"action": "audit_pnl", "base_difference": 0}, "base_difference"),
+        ({"action": "audit_pnl", "audit": None}, "audit"),
         ({"action": "set_profit_pct"}, "value"),
         ({"action": "set_profit_pct", "value": 2, "__class__": "x"}, "__class__"),
         ({"action": "pause", "x" * 200: 1}, "x" * 40),

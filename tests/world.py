@@ -225,7 +225,7 @@ def audited(state: BotState, log: list[a.Action]) -> Audit:
             own.exit_fee, own.fees, own.net_profit,
         )  # fmt: skip
         cycles.append((x.slot_id, own.trade_id, own.cycle, *map(str, amounts), x.resolution))
-    return recompute(state, 0, executions, cycles)
+    return recompute(state, 0, sorted(executions), sorted(cycles))
 
 
 def start_again(world: World, params: Params) -> None:
