@@ -1,7 +1,8 @@
 """What an operator may ask for: one variant a command, with its bounds.
 
 `parse` turns untrusted JSON into a command or raises CommandError naming the field. The reducer
-decides whether a command is accepted.
+decides whether a command is accepted. Where a command picks its targets itself, `expects` names
+those that `confirm` is meant for, as the refusal told them.
 """
 
 import re
@@ -85,6 +86,7 @@ class SoftClose(Record, frozen=True, kw_only=True, tag="soft_close", tag_field="
     leg: TradeId | None = None
     max_loss_pct: Decimal = Decimal(0)
     confirm: bool = False
+    expects: str | None = None
 
 
 class SoftCloseNext(Record, frozen=True, kw_only=True, tag="soft_close_next", tag_field="action"):
@@ -92,6 +94,7 @@ class SoftCloseNext(Record, frozen=True, kw_only=True, tag="soft_close_next", ta
 
     max_loss_pct: Decimal = Decimal(0)
     confirm: bool = False
+    expects: str | None = None
 
 
 class PairOff(Record, frozen=True, kw_only=True, tag="pair_off", tag_field="action"):
@@ -99,6 +102,7 @@ class PairOff(Record, frozen=True, kw_only=True, tag="pair_off", tag_field="acti
 
     slot: int
     confirm: bool = False
+    expects: str | None = None
 
 
 class RecordFlow(Record, frozen=True, kw_only=True, tag="record_flow", tag_field="action"):
@@ -126,6 +130,7 @@ class CancelStaleRecoveries(
 
     older_than_sec: float
     confirm: bool = False
+    expects: str | None = None
 
 
 class Adopt(Record, frozen=True, kw_only=True, tag="adopt", tag_field="action"):
@@ -168,6 +173,7 @@ class ReconcileDrift(Record, frozen=True, kw_only=True, tag="reconcile_drift", t
     """
 
     confirm: bool = False
+    expects: str | None = None
     listing: Listing | None = None
 
 
@@ -240,7 +246,9 @@ _MAX_ABS = Decimal(10**12)
 _NOT_NEGATIVE = {"max_loss_pct", "older_than_sec"}
 _POSITIVE = {"opinion", "slot", "value"}
 _WHOLE_MAX = 10**9
+EXPECTS_MAX = 12_000  # characters: the ids of two full lists of open orders, inside a request
 _WHOLE = re.compile(r"-?\d{1,10}", re.ASCII)
+_TARGETS = re.compile(rf"[A-Za-z0-9_,-]{{1,{EXPECTS_MAX}}}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
@@ -291,6 +299,8 @@ def _value(field: str, kind: Any, value: object) -> object:
             raise CommandError(field, f"{field} must be true or false")
     elif not isinstance(value, str):
         raise CommandError(field, f"{field} must be text")
+    elif field == "expects" and not _TARGETS.fullmatch(value):
+        raise CommandError(field, f"{field} must be ids with commas between, as they were told")
     elif issubclass(wanted, StrEnum) and value not in list(wanted):
         raise CommandError(field, f"{field} must be one of: {', '.join(wanted)}")
     return value

@@ -21,6 +21,7 @@ from core.domain import (
     OrderStatus,
     Owed,
     Position,
+    RecoveryOrder,
     TradeId,
 )
 from core.events import CommandReceived, ExternalFlow
@@ -32,7 +33,7 @@ from grid.endings import orphan, request_cancel
 from grid.pairing import begin_pairing, preview
 from grid.reduction import Duty, Found, Reduction
 from grid_strategy import OVERRIDABLE, break_even_pct, effective, exit_price, net_per_cycle_pct
-from leg import place_exit
+from leg import holding, place_exit
 from risk import daily_loss, daily_loss_limit, slots_max
 
 ENTRY_PCT_RANGE = (Decimal("0.05"), Decimal(20))
@@ -44,9 +45,13 @@ LISTED_MAX = 5  # orders told in a sentence; the reply lists them all
 
 
 class _Refusal(Exception):
-    """The command is refused; the text says why, `field` what is wrong with the command itself."""
+    """The command is refused; the text says why, `targets` what a confirmation would be for."""
 
-    field = ""
+    field = ""  # the command itself is well formed
+
+    def __init__(self, why: str, targets: str = "") -> None:
+        super().__init__(why)
+        self.targets = targets
 
 
 def carry_out(r: Reduction, event: CommandReceived) -> None:
@@ -54,6 +59,7 @@ def carry_out(r: Reduction, event: CommandReceived) -> None:
     before = r.state
     count = len(r.actions)
     field = ""
+    told = list(_found(before, event.command))
     try:
         message = _dispatch(r, event.command)
         is_accepted = True
@@ -61,13 +67,15 @@ def carry_out(r: Reduction, event: CommandReceived) -> None:
         r.state = before
         del r.actions[count:]
         message, is_accepted, field = str(refusal), False, refusal.field
+        if isinstance(refusal, _Refusal) and refusal.targets:
+            told.insert(0, ("expects", refusal.targets))
     r.act(
         ReplyToOperator(
             command_id=event.command_id,
             is_accepted=is_accepted,
             message=message,
             field=field,
-            changed=(*_changed(before, r.state), *_found(before, event.command)),
+            changed=(*_changed(before, r.state), *told),
         )
     )
     if is_accepted:
@@ -155,9 +163,13 @@ def _dispatch(r: Reduction, command: c.Command) -> str:
             assert_never(command)
 
 
-def _confirmed(confirm: bool, effect: str) -> None:
+def _confirmed(confirm: bool, effect: str, expects: str | None = None, *targets: str) -> None:
+    """Refuse what is not confirmed, or was confirmed for others than `targets`, with its effect."""
+    present = ",".join(sorted(targets))
+    if expects not in (None, present):
+        raise _Refusal(f"needs confirm: the target is another now: {effect}", present)
     if not confirm:
-        raise _Refusal(f"needs confirm: {effect}")
+        raise _Refusal(f"needs confirm: {effect}", present)
 
 
 def _resolve(r: Reduction, command: c.Adopt | c.Ignore) -> str:
@@ -354,6 +366,7 @@ def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
     if market is None:
         raise _Refusal("there is no price yet")
     found, position, exit_ = _target(r, command)
+    target = found.recovery_id or _position_id(r.known_slot(found.slot_id), found.trade_id)
     if found.duty is Duty.EXIT and r.known_slot(found.slot_id).pairing:
         raise _Refusal("the slot is being paired off")
     way = sign(found.trade_id)
@@ -373,12 +386,16 @@ def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
     fees = position.fees * volume / position.volume + near * volume * r.state.fees.maker
     net = way * (near * volume - position.open_cost) - fees
     loss_pct = max(ZERO, -net) / position.open_cost * HUNDRED
-    outcome = f"{volume:f} {r.state.instrument.base} near {near}, expected {net:+.4f} USD"
+    where = f"leg {found.trade_id}" if found.recovery_id is None else f"recovery {target}"
+    outcome = (
+        f"slot {found.slot_id} {where}: {volume:f} {r.state.instrument.base} near {near}, "
+        f"expected {net:+.4f} USD"
+    )
     if loss_pct > command.max_loss_pct:
         raise _Refusal(
             f"{outcome}: a loss of {loss_pct:.2f} %, above max_loss_pct {command.max_loss_pct}"
         )
-    _confirmed(command.confirm, outcome)
+    _confirmed(command.confirm, outcome, command.expects, target)
     slack = command.max_loss_pct / HUNDRED
     limit = average * (ONE - slack if way > 0 else ONE + slack)
     limit = min(limit, near) if way > 0 else max(limit, near)
@@ -390,6 +407,11 @@ def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
     return f"soft close: {outcome}"
 
 
+def _position_id(slot: SlotState, trade_id: TradeId) -> str:
+    """Return what names the position of a leg, this cycle's alone, as a recovery's id does."""
+    return f"{slot.slot_id}-{trade_id}-{slot.leg(trade_id).cycle}"
+
+
 def _target(
     r: Reduction, command: c.SoftClose | c.SoftCloseNext
 ) -> tuple[Found, Position, OrderState | Owed]:
@@ -399,12 +421,10 @@ def _target(
             leg = slot.leg(command.leg)
             if not isinstance(leg.state, Exiting):
                 raise _Refusal(f"slot {slot.slot_id} leg {command.leg} holds no position")
-            return _holder(slot, command.leg, leg.state.position, leg.state.exit, None)
+            return _holder(r, slot.slot_id, command.leg, leg.state)
         for recovery in slot.recovery_orders:
             if recovery.recovery_id == command.recovery:
-                return _holder(
-                    slot, recovery.trade_id, recovery.position, recovery.exit, recovery.recovery_id
-                )
+                return _holder(r, slot.slot_id, recovery.trade_id, recovery, recovery.recovery_id)
         known = ", ".join(x.recovery_id for x in slot.recovery_orders) or "none"
         raise _Refusal(f"slot {slot.slot_id} has no such recovery; recoveries: {known}")
     near: list[tuple[Decimal, str, tuple[Found, Position, OrderState | Owed]]] = []
@@ -412,7 +432,7 @@ def _target(
     for slot in r.state.slots:
         for x in slot.recovery_orders:
             price = x.exit.price if isinstance(x.exit, OrderState) else x.position.average_price
-            holder = _holder(slot, x.trade_id, x.position, x.exit, x.recovery_id)
+            holder = _holder(r, slot.slot_id, x.trade_id, x, x.recovery_id)
             near.append((abs(price - mark), x.recovery_id, holder))
     if not near:
         raise _Refusal("there is no recovery")
@@ -420,31 +440,16 @@ def _target(
 
 
 def _holder(
-    slot: SlotState,
+    r: Reduction,
+    slot_id: int,
     trade_id: TradeId,
-    position: Position,
-    exit_: OrderState | Owed,
-    recovery_id: str | None,
+    holder: Exiting | RecoveryOrder,
+    recovery_id: str | None = None,
 ) -> tuple[Found, Position, OrderState | Owed]:
-    blank = OrderState(
-        client_order_id="",
-        trade_id=trade_id,
-        role="exit",  # type: ignore[arg-type]  # replaced below by the real order, if any
-        side=trade_id.exit_side,
-        price=ZERO,
-        volume=ZERO,
-        cycle=0,
-        attempt=0,
-        placed_at=0.0,
-    )
-    found = Found(
-        slot_id=slot.slot_id,
-        trade_id=trade_id,
-        duty=Duty.EXIT if recovery_id is None else Duty.RECOVERY,
-        order=exit_ if isinstance(exit_, OrderState) else blank,
-        recovery_id=recovery_id,
-    )
-    return found, position, exit_
+    found = holding(r, slot_id, trade_id, recovery_id)
+    if isinstance(holder.exit, OrderState):
+        found = replace(found, order=holder.exit)
+    return found, holder.position, holder.exit
 
 
 def _pair_off(r: Reduction, command: c.PairOff) -> str:
@@ -455,12 +460,13 @@ def _pair_off(r: Reduction, command: c.PairOff) -> str:
     if offer is None:
         raise _Refusal(f"slot {slot.slot_id} does not hold a position on both legs")
     outcome = (
-        f"{offer.volume:f} {r.state.instrument.base} sold at {offer.sold_at:.7f}, bought at "
-        f"{offer.bought_at:.7f}, net {offer.net:+.4f} USD after fees"
+        f"slot {slot.slot_id} legs A and B: {offer.volume:f} {r.state.instrument.base} sold at "
+        f"{offer.sold_at:.7f}, bought at {offer.bought_at:.7f}, net {offer.net:+.4f} USD after fees"
     )
-    _confirmed(command.confirm, outcome)
+    both = [_position_id(slot, leg.trade_id) for leg in slot.legs]
+    _confirmed(command.confirm, outcome, command.expects, *both)
     begin_pairing(r, slot.slot_id)
-    return f"pairing off slot {slot.slot_id}: {outcome}"
+    return f"pairing off {outcome}"
 
 
 def _cancel_stale(r: Reduction, command: c.CancelStaleRecoveries) -> str:
@@ -477,11 +483,12 @@ def _cancel_stale(r: Reduction, command: c.CancelStaleRecoveries) -> str:
         f"{x.position.average_price:.7f}"
         for _, x in stale
     )
-    _confirmed(command.confirm, f"becomes inventory without P&L: {listed}")
+    effect = f"becomes inventory without P&L: {listed}"
+    _confirmed(command.confirm, effect, command.expects, *(x.recovery_id for _, x in stale))
     for slot, recovery in stale:
         r.put_recovery(slot.slot_id, replace(recovery, releasing=True))
         found, _, exit_ = _holder(
-            slot, recovery.trade_id, recovery.position, recovery.exit, recovery.recovery_id
+            r, slot.slot_id, recovery.trade_id, recovery, recovery.recovery_id
         )
         if isinstance(exit_, Owed):
             place_exit(r, slot.slot_id, recovery.trade_id, recovery.recovery_id)
@@ -568,7 +575,7 @@ def _reconcile(r: Reduction, command: c.ReconcileDrift) -> str:
     if len(listed) > LISTED_MAX:
         listed[LISTED_MAX:] = [f"and {len(listed) - LISTED_MAX} more"]
     outcome = f"{'; '.join(listed)}; {seen}"
-    _confirmed(command.confirm, outcome)
+    _confirmed(command.confirm, outcome, command.expects, *reconciling.targets(drift))
     reconciling.settle(r, drift)
     return f"reconciling: {outcome}"
 

@@ -68,6 +68,12 @@ def settle(r: Reduction, drift: Drift) -> None:
         ask_about(r, unseen, "not listed")
 
 
+def targets(drift: Drift) -> list[str]:
+    """Return the ids, at the exchange, of the orders that differ."""
+    unseen = [x.order.txid or x.order.client_order_id for x in drift.unseen]
+    return [x.txid for x in drift.unowned] + unseen
+
+
 def differences(drift: Drift) -> list[tuple[str, str]]:
     """Return per order that differs its name and, in words, what is wrong and what follows."""
     listed = []

@@ -80,7 +80,7 @@ def test_soft_close_next_states_its_loss_and_keeps_to_the_bound() -> None:
     assert "above max_loss_pct 0" in world.command(c.SoftCloseNext(confirm=True)).message
     inside = c.SoftCloseNext(max_loss_pct=D(3))
     refused = world.command(inside)
-    assert refused.message.startswith("needs confirm: 20 DOGE near ")
+    assert refused.message.startswith("needs confirm: slot 1 recovery 1-B-1: 20 DOGE near ")
     assert "expected -" in refused.message
     assert not of(world.log, a.CancelOrderAction)
     assert world.command(replace(inside, confirm=True)).is_accepted

@@ -60,7 +60,7 @@ def test_what_nobody_owns_is_listed_then_ended_and_booked() -> None:
         f"needs confirm: order OLOST: {text}; 2 of our orders rest there as in the books, "
         "2 of others are left alone (listed 0 s ago)"
     )
-    assert reply.changed == (("order OLOST", text),)
+    assert reply.changed == (("expects", "OLOST"), ("order OLOST", text))
     assert comparable(world.state) == comparable(replace(before, now=world.now))
     assert len(world.log) == logged + 1  # the reply alone
     reply = world.command(c.ReconcileDrift(listing=listing, confirm=True))
@@ -87,6 +87,7 @@ def test_what_is_held_as_open_and_not_listed_is_asked_for_again() -> None:
     refused = world.command(c.ReconcileDrift(listing=listing))
     assert not refused.is_accepted
     assert refused.changed == (
+        ("expects", "T-1B.entry"),
         ("order T-1B.entry",
          f"buy {order.volume:f} at {order.price:f}, slot 1 leg B: held as open but not listed, it "
          "is asked for again"),
@@ -154,7 +155,7 @@ def test_many_are_told_by_number_and_listed_in_full() -> None:
     lost = tuple(orphan_of(encode(replace(base, attempt=n)), f"O{n}") for n in range(1, 9))
     reply = world.command(c.ReconcileDrift(listing=Listing(at=world.now, orders=lost)))
     assert "; and 3 more; 0 of our orders" in reply.message
-    assert [x for x, _ in reply.changed] == [f"order O{n}" for n in range(1, 9)]
+    assert [x for x, _ in reply.changed[1:]] == [f"order O{n}" for n in range(1, 9)]
 
 
 def test_it_waits_for_a_listing_and_for_a_restore() -> None:
@@ -249,7 +250,7 @@ def test_on_paper_a_lost_order_is_found_ended_and_its_executions_booked(tmp_path
         order_id = place_unknown(run, attempt=7, price_share="0.99")
         until(runtime.state.now + 5)
         refused = asked(runtime, exchange.now(), "c2", confirm=False)
-        assert [text.split(":")[1] for _, text in refused.changed] == [
+        assert [text.split(":")[1] for _, text in refused.changed[1:]] == [
             " nobody owns it, it is cancelled"
         ]
         assert asked(runtime, exchange.now(), "c3", confirm=True).is_accepted
@@ -282,7 +283,8 @@ def test_at_kraken_a_lost_order_is_ended_and_a_strangers_rests_on() -> None:
         world.run_on(1.0)
     assert world.runtime.state.ghosts == ()
     refused = asked(world.runtime, world.clock.now, "c1", confirm=False)
-    assert [name for name, _ in refused.changed] == [f"order {lost}"]
+    assert refused.changed[0] == ("expects", lost)
+    assert [name for name, _ in refused.changed[1:]] == [f"order {lost}"]
     assert "1 of others are left alone" in refused.message
     assert asked(world.runtime, world.clock.now, "c2", confirm=True).is_accepted
     world.run_on(60.0)
