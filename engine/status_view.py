@@ -400,16 +400,16 @@ def _capacity(state: BotState, params: Params) -> s.CapacityBlock:
         partial_fills=counters.get("partial_fills", 0),
         orphans=counters.get("orphans", 0),
         rejected=rejected,
-        fill_sec_median=_quantile(state.fill_secs, 0.5),
-        fill_sec_p95=_quantile(state.fill_secs, 0.95),
+        fill_sec_median=percentile(state.fill_secs, 50),
+        fill_sec_p95=percentile(state.fill_secs, 95),
     )
 
 
-def _quantile(values: Sequence[float], share: float) -> float | None:
-    """Return the nearest-rank quantile of `values`, or None without any."""
+def percentile(values: Sequence[float], pct: int) -> float | None:
+    """Return the nearest-rank percentile (1 to 100) to a tenth, or None without values."""
     if not values:
         return None
-    return round(sorted(values)[min(len(values) - 1, int(share * len(values)))], 1)
+    return round(sorted(values)[math.ceil(pct * len(values) / 100) - 1], 1)
 
 
 def _risk(state: BotState, params: Params) -> s.RiskBlock:

@@ -47,7 +47,7 @@ from core.state import (
 from core.status import Status
 from engine.publish import publication
 from engine.report import status_text
-from engine.status_view import Facts, build_status
+from engine.status_view import Facts, build_status, percentile
 
 GOLDEN = Path(__file__).parent / "golden" / "status.json"
 D = Decimal
@@ -515,3 +515,17 @@ def test_status_round_trips_through_its_contract() -> None:
     off = {"enabled": False}
     assert plain["hmm_regime"] == plain["kelly"] == off
     assert plain["ai_regime_advisor"] == off | {"state": "off"}
+
+
+def test_times_to_fill_are_nearest_ranks() -> None:
+    """The least value that so many percent do not exceed: one that there was, never beyond it."""
+    for values, pct, expected in (
+        ([], 50, None),
+        ([7.0], 50, 7.0),
+        ([7.0], 95, 7.0),
+        ([100.0, 1.0], 50, 1.0),
+        ([1.0, 2.0, 3.0, 4.0], 50, 2.0),
+        ([float(n) for n in range(1, 21)], 95, 19.0),
+        ([float(n) for n in range(1, 101)], 95, 95.0),
+    ):
+        assert percentile(values, pct) == expected, (values, pct)
