@@ -309,7 +309,7 @@ class Dashboard:
             parts=parts,
         )
         if request.request_version == "HTTP/1.0":  # knows no chunks
-            return replace(answer, body=b"".join(parts), parts=None)
+            return replace(answer, is_endless=True, closes=True)
         return answer
 
     def _read(self, read: Callable[[DashboardHistory], T]) -> T:

@@ -7,6 +7,7 @@ here; what a request means is not. Look next at `dashboard.py`.
 import logging
 import re
 import socket
+import struct
 import threading
 from collections.abc import Iterable
 from email.message import Message
@@ -25,8 +26,11 @@ BODY_MAX = 16 * 1024
 HEAD_MAX = 16 * 1024
 LINE_MAX = 4 * 1024
 CONNECTIONS_MAX = 32
+CROWDED = CONNECTIONS_MAX // 2  # with more, no connection is kept for a request that may come
 REQUEST_SEC = 5.0  # from the first wait for a request to its last byte, whatever drips in
+IDLE_LOOK_SEC = 0.25
 LINGER_SEC = 0.5
+_RESET = struct.pack("ii", 1, 0)  # linger for no time
 _LINE = re.compile(rb"[A-Z]{1,16} [\x21-\x7e]+ HTTP/1\.[01]")
 _HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 
@@ -56,7 +60,7 @@ class Server(ThreadingHTTPServer):
         if ":" in host:
             self.address_family = socket.AF_INET6
         self.app = app
-        self._room = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._taken, self._lock = 0, threading.Lock()
         super().__init__((host, port), Request)
 
     def server_bind(self) -> None:
@@ -66,9 +70,24 @@ class Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
+    @property
+    def is_crowded(self) -> bool:
+        """Tell whether idle connections are to leave their places to new ones.
+
+        That is from half of the places on, not from the last: a page opens some at one time, and an
+        idle connection needs a moment to go.
+        """
+        return self._taken > CROWDED
+
+    def _take(self, places: int) -> bool:
+        with self._lock:
+            has_room = self._taken + places <= CONNECTIONS_MAX
+            self._taken += places if has_room else 0
+        return has_room
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the connection a thread, or refuse it at once when there are too many."""
-        if not self._room.acquire(blocking=False):
+        if not self._take(1):
             self.app.refused += 1
             answer = json_answer(
                 503, {"error": "too many connections"}, headers=retry_after(1), closes=True
@@ -83,7 +102,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread to be had
-            self._room.release()
+            self._take(-1)
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -91,7 +110,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._take(-1)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - inherited
         """Say that a connection broke, without its contents."""
@@ -113,9 +132,12 @@ class Request(BaseHTTPRequestHandler):
         self.target = ""
         self._deadline = 0.0
         self.close_connection = True
+        self._is_further = self._is_idle = False
 
     def finish(self) -> None:
         """Let a client that still sends read our last answer before the connection is reset."""
+        if self._is_idle:
+            return
         try:
             self.connection.shutdown(socket.SHUT_WR)
             until = self.server.app.monotonic() + LINGER_SEC
@@ -130,6 +152,10 @@ class Request(BaseHTTPRequestHandler):
         """Serve one request; any failure ends the connection, never the server."""
         self._deadline = self.server.app.monotonic() + REQUEST_SEC
         self.close_connection, self.command = True, ""
+        if self._is_further and not self._buffer and not self._is_asked_again():
+            self._is_idle = True
+            return
+        self._is_further = True
         try:
             if not self._read_head():
                 return
@@ -153,29 +179,58 @@ class Request(BaseHTTPRequestHandler):
             answer = json_answer(500, {"error": "internal error"}, closes=True)
         self._write(answer)
 
+    def _is_asked_again(self) -> bool:
+        """Wait for a further request to begin; False when none does, or its place is needed."""
+        try:
+            while (left := self._deadline - self.server.app.monotonic()) > 0:
+                self.connection.settimeout(min(left, IDLE_LOOK_SEC))
+                try:
+                    self._buffer = self.connection.recv(65536)
+                    return bool(self._buffer)
+                except TimeoutError:
+                    if self.server.is_crowded or self.server.app.is_stopping:
+                        return False
+        except OSError:
+            pass  # gone
+        return False
+
     def _write(self, answer: Answer) -> None:
-        if self.close_connection and not answer.closes:
+        if (self.close_connection or self.server.is_crowded) and not answer.closes:
             answer = replace(answer, closes=True)
         self.close_connection = answer.closes
         try:
             self.connection.settimeout(REQUEST_SEC)
             self.connection.sendall(encoded(answer, without_body=self.command == "HEAD"))
             if answer.parts is not None and self.command != "HEAD":
-                self._write_parts(answer.parts)
+                self._write_parts(answer.parts, is_chunked=not answer.is_endless)
         except OSError:
             self.close_connection = True
 
-    def _write_parts(self, parts: Iterable[bytes]) -> None:
-        """Send a body in chunks; without the last one the client knows that it is not whole."""
+    def _write_parts(self, parts: Iterable[bytes], *, is_chunked: bool) -> None:
+        """Send a body part by part; where it is not whole, without the last chunk or with a reset.
+
+        An empty part says nothing: as a chunk it would be the last.
+        """
+        path = self.target.partition("?")[0]
         try:
-            for part in parts:
+            for part in filter(None, parts):
                 if self.server.app.is_stopping:
                     raise ConnectionAbortedError
-                self.connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
-            self.connection.sendall(b"0\r\n\r\n")
+                chunk = b"%x\r\n%b\r\n" % (len(part), part)
+                self.connection.sendall(chunk if is_chunked else part)
+            if is_chunked:
+                self.connection.sendall(b"0\r\n\r\n")
+            return
+        except OSError:
+            pass  # gone, or we are going
         except StoreError as error:
-            log.warning("cut off path=%s: %s", self.target.partition("?")[0], error)
-            self.close_connection = True
+            log.warning("cut off path=%s: %s", path, error)
+        except Exception:  # handler top, as where the answer is made
+            log.exception("cut off path=%s", path)
+        self.close_connection = True
+        if not is_chunked:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.connection.close()
 
     def _fill(self) -> None:
         left = self._deadline - self.server.app.monotonic()

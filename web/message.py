@@ -36,7 +36,11 @@ _UNUSABLE = object()
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """What a route sends back; a body that `is_endless` follows later, until the end."""
+    """What a route sends back.
+
+    A body that `is_endless` follows without its length, until the connection ends; `parts`, a body
+    that is made while it is sent, goes in chunks where it is not.
+    """
 
     status: int
     body: bytes = b""
@@ -45,7 +49,7 @@ class Answer(Record, frozen=True, kw_only=True):
     csp: str = _CSP_API
     closes: bool = False
     is_endless: bool = False
-    parts: Iterable[bytes] | None = None  # a body that is made while it is sent, in chunks
+    parts: Iterable[bytes] | None = None
 
 
 class Kept(Protocol):
@@ -113,7 +117,7 @@ def encoded(answer: Answer, *, without_body: bool = False) -> bytes:
     lines = [f"HTTP/1.1 {answer.status} {phrase}"]
     if answer.status != HTTPStatus.NOT_MODIFIED:
         lines.append(f"Content-Type: {answer.content_type}")
-        if answer.parts is not None:
+        if answer.parts is not None and not answer.is_endless:
             lines.append("Transfer-Encoding: chunked")
         elif not answer.is_endless:
             lines.append(f"Content-Length: {len(answer.body)}")
