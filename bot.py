@@ -282,9 +282,9 @@ class Daemon:
     # ---- what the dashboard asks ----------------------------------------------------------------
 
     def _missing(self) -> str | None:
-        """Return what is waited for before there is anything to show, or None."""
-        is_shown = self.publisher.published() is not None
-        return self.waiting_for or (None if is_shown else "the first status")
+        """Return why the bot is not ready: what it waits for, or what keeps it; None if it is."""
+        shown = self.publisher.published()
+        return self.waiting_for or ("the first status" if shown is None else shown.obstacle)
 
     def _is_alive(self) -> bool:
         return monotonic() - self._last_step < 60.0 or self.counter.loop is None

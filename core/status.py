@@ -19,13 +19,15 @@ Money = str  # plain decimal text without exponent
 class Published(Record, frozen=True, kw_only=True):
     """One status as it is sent: swapped by reference, never changed.
 
-    `version` names the state it shows and is what `expect_version` is compared with.
+    `version` names the state it shows and is what `expect_version` is compared with; `obstacle` is
+    why the bot does not trade now, in constant words: they are told to whoever asks.
     """
 
     body: bytes
     gzip_body: bytes
     etag: str
     version: int
+    obstacle: str | None = None
 
 
 class BotBlock(Record, frozen=True, kw_only=True):

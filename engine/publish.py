@@ -16,7 +16,7 @@ import msgspec
 
 from core.params import Params
 from core.record import replace
-from core.state import BotState
+from core.state import BotState, Mode
 from core.status import Published, Status
 from engine.clock import monotonic
 from engine.status_view import EVENTS_MAX, Facts, build_status
@@ -127,4 +127,11 @@ def publication(status: Status) -> Published:
         gzip_body=gzip.compress(body, _GZIP_LEVEL, mtime=0),
         etag=f'W/"{hashlib.sha256(body).hexdigest()[:32]}"',
         version=status.version,
+        obstacle=_obstacle(status),
     )
+
+
+def _obstacle(status: Status) -> str | None:
+    if status.bot.mode == Mode.HALTED:
+        return "halted"
+    return "no fresh price" if status.market.is_stale else None

@@ -25,7 +25,10 @@ class Guarded(Client):
         self.env = environment(folder, **{**base, **changes})
         self.running = Running(self.env, log=self.log)
         super().__init__(int(self.running.url.rsplit(":", 1)[1]))
-        assert self.running.wait("/readyz").status_code == 200
+        until = time.monotonic() + 10
+        while self.running.get("/readyz").json()["reason"] not in (None, "halted"):
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
     @property
     def pid(self) -> int:

@@ -97,6 +97,11 @@ def test_daemon_trades_and_obeys(daemon: Running, tmp_path: Path) -> None:
     while not daemon.get("/api/candles?limit=2").json()["candles"]:  # without models, too
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert daemon.act(action="halt").status_code == 200
+    assert daemon.wait("/readyz", 503).json() == {"ready": False, "reason": "halted"}
+    assert daemon.get("/healthz").status_code == 200
+    assert daemon.act(action="resume").status_code == 200
+    assert daemon.wait("/readyz").status_code == 200
     assert daemon.act(action="pause").status_code == 200
     assert daemon.act(action="pause").status_code == 409
     assert daemon.act(action="set_profit_pct", value=0.1).status_code == 409

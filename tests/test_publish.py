@@ -8,7 +8,7 @@ import msgspec
 
 from core.params import Params
 from core.record import replace
-from core.state import BotState
+from core.state import BotState, Mode
 from core.status import Published, Status
 from engine.publish import Publisher, publication
 from engine.status_view import Facts, build_status
@@ -68,6 +68,23 @@ def test_publisher_hurries_after_a_command() -> None:
     publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=3))
     publisher.stop()  # publishes what was offered last
     wait_for(publisher, 3)
+
+
+def test_what_keeps_the_bot_is_published_in_constant_words() -> None:
+    """Halted comes before a price that is too old; a pause is what somebody wants."""
+    state, facts, params = sample_state(), sample_facts(), Params(stale_price_max_age_sec=60.0)
+    assert state.market is not None
+    fresh = replace(state, now=state.market.time + 59)
+    halted = {"mode": Mode.HALTED, "mode_reason": "canary"}
+    for made, expected in (
+        (fresh, None),
+        (replace(fresh, mode=Mode.PAUSED), None),
+        (replace(fresh, now=state.market.time + 61), "no fresh price"),
+        (replace(fresh, market=None), "no fresh price"),
+        (replace(fresh, **halted), "halted"),
+        (replace(fresh, market=None, **halted), "halted"),
+    ):
+        assert publication(build_status(made, params, facts)).obstacle == expected
 
 
 def test_publisher_survives_failures() -> None:

@@ -353,6 +353,7 @@ def test_39_a_halt_stands_after_a_kill(killed: Killed) -> None:
     killed.again.pace(1.0)
     status = json.loads(killed.again.ask("GET", "/api/status", **BEARER)[2])
     assert status["bot"]["mode"] == "halted"
+    assert killed.again.ask("GET", "/readyz")[0] == 503
     laid = killed.again.rows("SELECT count(*) FROM orders WHERE role = 'entry'")
     assert laid == [(len(killed.entries),)]
 

@@ -92,7 +92,7 @@ class _Families(Collector):
 
 def _server(facts: ServerFacts) -> Iterator[Metric]:
     yield _gauge("grid_up", "1 while the loop makes steps", facts.is_alive)
-    yield _gauge("grid_ready", "1 when started, with a price to show", facts.is_ready)
+    yield _gauge("grid_ready", "1 when started, with a fresh price, not halted", facts.is_ready)
     yield _gauge("grid_step_age_seconds", "Since the last step of the loop", facts.step_age_sec)
     yield _counter("grid_status_errors", "Statuses not published", facts.publisher_errors)
     yield _gauge("grid_streams", "Open event streams", facts.streams)
