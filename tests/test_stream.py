@@ -21,7 +21,7 @@ from tests.test_dashboard import TOKEN, World, log_in, status_of
 from tests.test_publish import wait_for
 from tests.test_status import sample_facts
 from web.gate import SESSION_SEC
-from web.stream import HEARTBEAT_SEC, STALL_SEC, STREAMS_MAX
+from web.stream import HEARTBEAT_SEC, INTERVAL_SEC, STALL_SEC, STREAMS_MAX, URGENT_SEC
 
 
 def publish(world: World, number: int, *, padding: int = 0) -> None:
@@ -30,6 +30,12 @@ def publish(world: World, number: int, *, padding: int = 0) -> None:
     world.published = Published(
         body=body, gzip_body=gzip.compress(body), etag=f'W/"{number}"', version=number
     )
+
+
+def hurry(world: World) -> None:
+    """Have what is published sent at once, by letting the least pause pass."""
+    world.skew += URGENT_SEC
+    world.app.hurry()
 
 
 class Client:
@@ -136,20 +142,20 @@ def test_first_event_comes_at_once_and_whole(world: World) -> None:
     client.sock.close()
 
 
-def test_events_come_once_a_second_and_at_once_when_urgent(world: World) -> None:
-    """A new status goes out within a second, only when it is new; an urgent one at once."""
+def test_events_come_within_a_second_and_sooner_when_urgent(world: World) -> None:
+    """A new status goes out within a second, only when it is new; an urgent one sooner."""
     client = Client(world)
     client.until(1)
     publish(world, 2)
     publish(world, 3)
     began = time.monotonic()
     client.until(3)
-    assert time.monotonic() - began < 1.3
+    assert time.monotonic() - began < INTERVAL_SEC + 0.3
     publish(world, 4)
     began = time.monotonic()
     world.app.hurry()
     client.until(4)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < URGENT_SEC + 0.3
     world.app.hurry()
     world.app.hurry()
     publish(world, 5)
@@ -160,13 +166,31 @@ def test_events_come_once_a_second_and_at_once_when_urgent(world: World) -> None
     client.sock.close()
 
 
+@pytest.mark.parametrize("is_urgent", [False, True])
+def test_events_keep_their_distance(world: World, is_urgent: bool) -> None:
+    """One a second, four where each is urgent, however many there are; the last one comes."""
+    client = Client(world)
+    client.until(1)
+    began = time.monotonic()
+    for number in range(2, 62):
+        publish(world, number)
+        if is_urgent:
+            world.app.hurry()
+        time.sleep(0.01)
+    client.until(61)
+    took = time.monotonic() - began
+    distance = 0.25 if is_urgent else 1.0
+    assert len(client.numbers()) <= 2 + took / distance
+    client.sock.close()
+
+
 def test_stream_opens_before_the_first_status(world: World) -> None:
     """A page that opens while the daemon starts waits on its stream, not in front of it."""
     world.published = None
     client = Client(world)
     client.until(b"retry: 2000\n\n")
     publish(world, 7)
-    world.app.hurry()
+    hurry(world)
     client.until(7)
     client.sock.close()
 
@@ -176,13 +200,13 @@ def test_gzip_events_are_packed_once_and_independent(world: World) -> None:
     early = Client(world, Accept_Encoding="gzip, br")
     early.until(1)
     publish(world, 2, padding=50_000)
-    world.app.hurry()
+    hurry(world)
     early.until(2)
     late = Client(world, Accept_Encoding="gzip")
     plain = Client(world, Accept_Encoding="gzip;q=0")
     late.until(2)
     publish(world, 3, padding=50_000)
-    world.app.hurry()
+    hurry(world)
     for client in (early, late, plain):
         client.until(3)
     assert (early.numbers(), late.numbers(), plain.numbers()) == ([1, 2, 3], [2, 3], [2, 3])
@@ -200,9 +224,9 @@ def test_heartbeat_after_fifteen_quiet_seconds(world: World) -> None:
     for client in clients:
         client.until(1)
     world.skew += HEARTBEAT_SEC - 1
-    world.app.hurry()
+    hurry(world)
     world.skew += 2
-    world.app.hurry()
+    hurry(world)
     for client in clients:
         client.until(b"\n\n: ")
         assert client.numbers() == [1]
@@ -239,7 +263,7 @@ def test_logout_ends_the_streams_of_that_session(guarded: World) -> None:
         client.until(1)
     assert guarded.ask("POST", "/logout", {}, Cookie=cookie)[0] == 200
     publish(guarded, 2)
-    guarded.app.hurry()
+    hurry(guarded)
     assert b'"2"' not in ending.wait_for_end()
     for client in going:
         client.until(2)
@@ -253,11 +277,11 @@ def test_open_stream_keeps_its_session_until_the_clock_leaps(guarded: World) -> 
     for number in (2, 3):
         guarded.skew += SESSION_SEC - 60
         publish(guarded, number)
-        guarded.app.hurry()
+        hurry(guarded)
         client.until(number)
     assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 200
     guarded.skew += SESSION_SEC + 60
-    guarded.app.hurry()
+    hurry(guarded)
     client.wait_for_end()
     assert guarded.ask("GET", "/api/status", Cookie=cookie)[0] == 401
 
@@ -276,11 +300,11 @@ def test_sixty_four_streams_cost_no_threads_and_the_next_is_refused(world: World
     assert world.ask("GET", "/api/status")[0] == 200
     assert world.app.refused == 0
     publish(world, 2)
-    world.app.hurry()
+    hurry(world)
     for client in clients:
         client.until(2)
     clients.pop().sock.close()
-    world.app.hurry()
+    hurry(world)
     assert soon(lambda: len(world.app._streams) == STREAMS_MAX - 1)
     clients.append(Client(world))
     clients[-1].until(2)
@@ -294,7 +318,7 @@ def test_slow_client_skips_events_and_hinders_nobody(world: World) -> None:
     for number in range(2, 14):
         publish(world, number, padding=60_000)
         began = time.monotonic()
-        world.app.hurry()
+        hurry(world)
         quick.until(number)
         assert time.monotonic() - began < 0.5
     reader = threading.Thread(target=slow.until, args=(13,))
@@ -313,23 +337,23 @@ def test_client_that_reads_nothing_is_dropped_after_ten_seconds(world: World) ->
     stalled, quick = Client(world, buffer=4096), Client(world)
     for number in range(2, 14):
         publish(world, number, padding=60_000)
-        world.app.hurry()
+        hurry(world)
         quick.until(number)
-    world.skew += STALL_SEC / 2  # the rest is room for a busy machine
-    world.app.hurry()
+    world.skew += STALL_SEC / 4  # the rest is room for a busy machine
+    hurry(world)
     publish(world, 50)
-    world.app.hurry()
+    hurry(world)
     quick.until(50)
     assert len(world.app._streams) == 2
 
     def has_gone() -> bool:  # asked again: at first a few more bytes may find room on their way
         world.skew += STALL_SEC
-        world.app.hurry()
+        hurry(world)
         return len(world.app._streams) == 1
 
     assert soon(has_gone)
     publish(world, 51)
-    world.app.hurry()
+    hurry(world)
     quick.until(51)
     stalled.sock.close()
     quick.sock.close()
@@ -350,7 +374,7 @@ def test_clients_that_leave_or_talk_are_let_go(world: World, ends: str) -> None:
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.sock.close()
     time.sleep(0.02)  # on its way over loopback
-    world.app.hurry()
+    hurry(world)
     assert soon(lambda: len(world.app._streams) == 0)
     client.sock.close()
 
@@ -375,7 +399,7 @@ def test_failing_broadcast_closes_streams_and_goes_on(
     client = Client(world)
     client.until(1)
     world.published = "not a status"  # type: ignore[assignment]  # a fault of ours
-    world.app.hurry()
+    hurry(world)
     client.wait_for_end()
     assert "streams closed" in caplog.text
     publish(world, 2)

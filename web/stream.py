@@ -18,6 +18,7 @@ log = logging.getLogger("stream")
 
 STREAMS_MAX = 64
 INTERVAL_SEC = 1.0
+URGENT_SEC = 0.25  # between two events, whatever the hurry
 HEARTBEAT_SEC = 15.0
 STALL_SEC = 10.0
 STOP_SEC = 2.0
@@ -43,7 +44,8 @@ def stream_answer(*, is_packed: bool) -> Answer:
 class Streams:
     """The open streams, and the thread that sends them what `published` returns.
 
-    A stream gets the newest status when it opens, then once a second if there is a newer one.
+    A stream gets the newest status when it opens, then once a second if there is a newer one, and
+    four times a second at most while there is a hurry.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Streams:
             self._thread.join(STOP_SEC)
 
     def hurry(self) -> None:
-        """Have what is published sent at once; never blocks, from any thread."""
+        """Have what is published sent sooner than in its turn; never blocks, from any thread."""
         self._hurry = True
         self._woken.set()
 
@@ -96,16 +98,15 @@ class Streams:
         self._woken.set()
 
     def _run(self) -> None:
-        due = self._monotonic()
+        sent = self._monotonic() - INTERVAL_SEC
         while not self._stopping:
+            due = sent + (URGENT_SEC if self._hurry else INTERVAL_SEC)
             self._woken.wait(max(0.0, due - self._monotonic()) if self._streams else None)
             self._woken.clear()
             now = self._monotonic()
-            is_due = now >= due
-            if self._hurry:  # cleared before the status is read: a newer one sets it again
-                self._hurry, is_due = False, True
-            if is_due:
-                due = now + INTERVAL_SEC
+            is_due = now >= sent + (URGENT_SEC if self._hurry else INTERVAL_SEC)
+            if is_due:  # the hurry ends before the status is read: a newer one begins it again
+                self._hurry, sent = False, now
             try:
                 self._serve(now, is_due=is_due)
             except Exception:  # worker top: clients come again, the thread would not
