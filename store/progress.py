@@ -11,8 +11,8 @@ import msgspec
 
 import core.commands as c
 from core.actions import Action, CancelOrderAction, PlaceOrderAction, ReplyToOperator
-from core.domain import OrderStatus
-from core.state import BotState, Entering, Exiting, Idle, SlotState
+from core.params import Params, PausePolicy
+from core.state import BotState, Entering, Exiting, Idle, Mode, SlotState
 from store import codec
 
 Rows = Callable[[str, tuple[Any, ...]], list[dict[str, Any]]]
@@ -21,7 +21,7 @@ _ORDER = "client_order_id, role, side, price, volume, status, detail, placed_at,
 _ORDERS = (
     f"SELECT {_ORDER} FROM orders WHERE (slot_id, trade_id, cycle) IN (SELECT slot_id, trade_id, "
     "cycle FROM orders WHERE client_order_id IN ({})) AND (placed_at >= ? OR client_order_id IN "
-    "({})) AND (role <> 'entry' OR client_order_id IN ({})) ORDER BY placed_at"
+    "({})) AND role <> 'entry' ORDER BY placed_at"
 )
 
 
@@ -36,10 +36,14 @@ def followed(rows: Rows, reply: dict[str, Any]) -> dict[str, Any]:
     seq, at = reply.pop("seq"), reply["time"]
     command = msgspec.json.decode(reply["command"], type=c.Command)
     waits: list[str] = []
-    found = rows("SELECT seq, state FROM state", ())
+    found = rows("SELECT seq, state, params FROM state", ())
     if found and reply["is_accepted"]:
-        state = codec.decode_state(found[0]["state"], f"the state at {found[0]['seq']}")
+        where = f"at {found[0]['seq']}"
+        state = codec.decode_state(found[0]["state"], f"the state {where}")
+        params = codec.decode_params(found[0]["params"], f"the parameters {where}")
         waits = list(_waits_for(command, at, state))
+        if isinstance(command, c.Pause | c.Halt) and _withdraws(state, params):
+            waits = [text for slot in state.slots for text in _withdrawing(slot)]
     return {
         **reply,
         "is_accepted": bool(reply["is_accepted"]),
@@ -76,7 +80,7 @@ def _orders(rows: Rows, seq: int, at: float) -> list[dict[str, Any]] | None:
         elif isinstance(action, PlaceOrderAction):
             ids.append(action.order.client_order_id)
     marks = ", ".join("?" * len(ids))
-    return rows(_ORDERS.format(marks, marks, marks), (*ids, at, *ids, *ids)) if ids else []
+    return rows(_ORDERS.format(marks, marks), (*ids, at, *ids)) if ids else []
 
 
 def _waits_for(command: c.Command, at: float, state: BotState) -> Iterator[str]:
@@ -107,15 +111,12 @@ def _waits_for(command: c.Command, at: float, state: BotState) -> Iterator[str]:
             for ghost in state.ghosts:
                 if ghost.found_at == at:
                     yield f"order {ghost.txid} to end, and what it executed to be booked"
-        case c.Pause() | c.Halt():
-            for slot in state.slots:
-                yield from _withdrawing(slot)
         case c.RetrainHmm():
             for training in state.regimes.trainings:
                 if training.requested_at == at:
                     yield f"the model of {training.interval_sec / 60:g} min to be trained"
         case (
-            c.Resume() | c.AddSlot() | c.SetEntryPct() | c.SetProfitPct()
+            c.Pause() | c.Resume() | c.Halt() | c.AddSlot() | c.SetEntryPct() | c.SetProfitPct()
             | c.SetOrderSize() | c.AddLayer() | c.RemoveLayer() | c.RecordFlow()
             | c.ResetRiskPeak() | c.ResetDailyLock() | c.Ignore() | c.ResetOverride()
             | c.AuditPnl() | c.AiRegimeOverride() | c.AiRegimeRevert() | c.AiRegimeDismiss()
@@ -144,11 +145,15 @@ def _repricing(
                 yield f"slot {slot_id}: recovery {recovery_id} to be withdrawn and placed anew"
 
 
+def _withdraws(state: BotState, params: Params) -> bool:
+    is_withdrawn = params.pause_policy is PausePolicy.WITHDRAW
+    return state.mode is Mode.HALTED or (state.mode is Mode.PAUSED and is_withdrawn)
+
+
 def _withdrawing(slot: SlotState) -> Iterator[str]:
-    """Yield the entries whose cancel is not confirmed yet."""
+    """Yield the entries that are not withdrawn yet."""
     for leg in slot.legs:
-        own = leg.state
-        if isinstance(own, Entering) and own.order.status is OrderStatus.CANCELLING:
+        if isinstance(leg.state, Entering):
             yield f"slot {slot.slot_id} leg {leg.trade_id}: its entry to be withdrawn"
 
 

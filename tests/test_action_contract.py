@@ -58,7 +58,6 @@ def test_a_value_is_set_for_one_slot_or_all_and_each_has_its_way_back(
         (c.SetProfitPct(value=D(51)), "to 50 percent"),
         (c.SetOrderSize(value=D("0.01")), "the exchange's minimum"),
         (c.SetOrderSize(value=D(201)), "to 200 USD"),
-        (c.CancelStaleRecoveries(older_than_sec=-1), "must not be negative"),
         (c.RemoveSlot(slot=1, disposition="sell"), "keep_recoveries"),
         (c.ResetOverride(name="nothing"), "name must be one of"),
         (c.SoftCloseNext(confirm=True), "there is no recovery"),

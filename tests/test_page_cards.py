@@ -152,7 +152,8 @@ def test_every_operation_asks_and_sends(browser: Any, daemon: Daemon) -> None:
         name = str(command.__struct_config__.tag)
         if name in tells and not getattr(command, "confirm", True):
             said = "needs confirm: 12 DOGE near 0.1, expected -0.5 USD"
-            return Reply(status=409, message=said, command_id=command_id)
+            told = {"expects": "2-B-1"} if name == "soft_close" else {}
+            return Reply(status=409, message=said, command_id=command_id, changed=told)
         return Reply(status=200, message="done", command_id=command_id)
 
     daemon.reply = reply
@@ -182,6 +183,7 @@ def test_every_operation_asks_and_sends(browser: Any, daemon: Daemon) -> None:
     closed = sent(visit, daemon, "#slot [data-recovery='2-B-1']", is_told=True, max_loss_pct="1.5")
     assert (closed.slot, closed.recovery, closed.confirm) == (2, "2-B-1", True)
     assert isinstance(closed, SoftClose)
+    assert closed.expects == "2-B-1"
     assert str(closed.max_loss_pct) == "1.5"
     removed = sent(visit, daemon, "#slot [data-do=remove_slot]")
     assert removed == RemoveSlot(slot=2, disposition="keep_recoveries")
