@@ -153,10 +153,12 @@ class SqliteHistory:
         return self._paged(query, since, until)
 
     def executions(self, since: float | None, limit: int) -> list[dict[str, Any]]:
-        """Return the executions booked last of those from `since` on, oldest first."""
-        query = f"SELECT {_EXECUTION} FROM executions WHERE time >= ? ORDER BY rowid DESC LIMIT ?"
-        found = self._rows(query, (-1e18 if since is None else since, limit))
-        return sorted(found[::-1], key=lambda x: x["time"])
+        """Return the newest executions of those from `since` on, oldest first."""
+        query = (
+            f"SELECT {_EXECUTION} FROM executions WHERE executed_at >= ? "
+            "ORDER BY executed_at DESC, rowid DESC LIMIT ?"
+        )
+        return self._rows(query, (-1e18 if since is None else since, limit))[::-1]
 
     def executions_between(self, since: float, until: float) -> Iterator[dict[str, Any]]:
         """Yield executions from `since` on and before `until`, in the order of booking."""

@@ -101,5 +101,10 @@ MIGRATIONS: tuple[tuple[int, str, str], ...] = (
         CREATE INDEX opinions_in_order ON opinions (seq);
         """,
     ),
+    (
+        4,
+        "executions by time",
+        "CREATE INDEX executions_by_time ON executions (executed_at);",
+    ),
 )
 SCHEMA_VERSION = MIGRATIONS[-1][0]

@@ -19,6 +19,7 @@ from core.state import BotState, Entering, Exiting, Leg
 from dashboard import Dashboard
 from engine.wiring import with_candles
 from store.history import PAGE_ROWS, SqliteHistory
+from store.sqlite import SqliteStore
 from tests.helpers import write_candles
 from tests.test_models import Run, running
 from web.history_views import HISTORY_VIEWS, TABLES
@@ -488,3 +489,21 @@ def test_a_pause_tells_the_entries_that_it_withdraws(desk: Commanded) -> None:
     assert all("its entry to be withdrawn" in x for x in told["waits_for"])
     desk.until(lambda state: not any(isinstance(x.state, Entering) for x in state.slots[0].legs))
     assert desk.told("c1")["is_done"] is True
+
+
+def test_the_newest_executions_are_found_by_their_time(tmp_path: Path) -> None:
+    """By an index and without sorting, whatever the order in which they were booked."""
+    path = tmp_path / "bot.db"
+    SqliteStore(path).close()
+    history = SqliteHistory(path)
+    with sqlite3.connect(path) as db:
+        row = "'C', 'X', 1, 'A', 'entry', 1, 'sell', '0.1', '20', '2', '0', 'quote', 1"
+        for n, at in enumerate((1.0, 2.0, 9.0, 3.0, 9.0)):
+            db.execute(f"INSERT INTO executions VALUES ('E{n}', {row}, ?, ?)", (at, n))
+    for since, limit, expected in ((None, 4, "1324"), (3.0, 9, "324"), (3.0, 2, "24")):
+        found = [x["execution_id"] for x in history.executions(since, limit)]
+        assert found == [f"E{n}" for n in expected]
+    rows = history._rows
+    history._rows = lambda query, values: rows(f"EXPLAIN QUERY PLAN {query}", values)  # type: ignore[assignment, misc]
+    (plan,) = history.executions(None, 4)
+    assert "executions_by_time" in plan["detail"]
