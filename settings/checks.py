@@ -14,7 +14,7 @@ from core.params import Params
 from grid_strategy import break_even_pct
 from risk import slots_max
 from settings.table import BY_NAME, LIVE_PHRASE, OPEN_ORDER_LIMITS, VARIABLES
-from settings.variable import LOOPBACK, path_is
+from settings.variable import path_is
 
 PAPER_POLL_MAX_SEC = 10.0  # prices twice as old are no prices any more
 VENUE_HOST = "api.kraken.com"
@@ -206,7 +206,7 @@ def _page_checks(values: Known) -> Iterator[str]:
     host = values.get("host")
     if host is not None and not _HOST_NAME.fullmatch(host):
         yield f"HOST={host[:80]!r}: must be an address or a host name"
-    elif host is not None and host not in LOOPBACK and values.get("dashboard_token", "") is None:
+    elif host is not None and not is_here(host) and values.get("dashboard_token", "") is None:
         yield f"HOST={host}: reachable from other machines; set DASHBOARD_TOKEN first"
     for name in values.get("dashboard_allowed_hosts", ()):
         if not _HOST_NAME.fullmatch(name):

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from core.hosts import is_here
 from core.record import Record
+from core.secret_text import SECRET_ALLOWED, SECRET_RECIPE, is_secret
 
-TOKEN_LENGTH_MIN = 32
 KEY_LENGTH_MIN = 4  # servers of one's own take what one likes
-TOKEN_RECIPE = "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII
 )
@@ -67,7 +65,7 @@ class Variable(Record, frozen=True, kw_only=True):
             "url": "an address https://…, or http://… of this machine",
             "secret_url": "an address https://…, or http://… of this machine",
             "api_key": f"{KEY_LENGTH_MIN} to 1024 visible ASCII characters without white space",
-            "secret": f"at least {TOKEN_LENGTH_MIN} visible ASCII characters",
+            "secret": SECRET_ALLOWED,
         }.get(self.kind, "text")
         return f"{text}, or {self.word}" if self.word else text
 
@@ -144,10 +142,11 @@ def _names(variable: Variable, text: str) -> tuple[str, ...]:
 
 
 def _secret(variable: Variable, text: str) -> str:
-    is_placeholder = len(set(text)) < 10 or text.lower().lstrip("<").startswith(PLACEHOLDERS)
-    if is_placeholder or not re.fullmatch(rf"[!-~]{{{TOKEN_LENGTH_MIN},1024}}", text):
+    if not is_secret(text):
         is_own = variable.name == "DASHBOARD_TOKEN"  # the others are given, not made up
-        source = f"make one: {TOKEN_RECIPE}" if is_own else "copy it whole from where it was issued"
+        source = (
+            f"make one: {SECRET_RECIPE}" if is_own else "copy it whole from where it was issued"
+        )
         raise ValueError(f"must have {variable.allowed()} and not be a placeholder; {source}")
     return text
 
@@ -161,7 +160,7 @@ def _url(variable: Variable, text: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise problem from None
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_here(host))
     is_named = re.fullmatch(r"[a-z0-9_.:-]{1,253}", host, re.ASCII) is not None
     if not is_safe or not is_named or "@" in parts.netloc or port == 0:
         raise problem

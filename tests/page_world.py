@@ -22,7 +22,7 @@ from dashboard import Dashboard, Reply
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 GOLDEN = Path(__file__).parent / "golden" / "status.json"
 GOLDEN_NOW = float(json.loads(GOLDEN.read_bytes())["bot"]["now"])
-TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
+TOKEN = "Zq3vT9-kLm2x_Wp8sR4y-7hNc5dFj1bGe"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

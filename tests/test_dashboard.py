@@ -21,7 +21,7 @@ from tests.http_client import Client, read_all, status_of
 from web.gate import SESSION_SEC
 
 BODY_MAX, CONNECTIONS_MAX, REQUEST_SEC = 16_384, 32, 5.0
-TOKEN = "Zq3vT9-kLm2x_Wp8sR4y"
+TOKEN = "Zq3vT9-kLm2x_Wp8sR4y-7hNc5dFj1bGe"
 STATUS = Published(
     body=b'{"schema_version":1}' + b" " * 2_000,
     gzip_body=gzip.compress(b'{"schema_version":1}' + b" " * 2_000),
@@ -204,8 +204,9 @@ def test_binding_beyond_loopback_needs_a_good_token() -> None:
         ("0.0.0.0", None),
         ("192.168.1.5", None),
         ("127.0.0.1", "short"),
-        ("0.0.0.0", "changeme-changeme-changeme"),
-        ("0.0.0.0", "aaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("127.0.0.1", TOKEN[:31]),
+        ("0.0.0.0", "changeme-0123456789-abcdefghijkl"),
+        ("0.0.0.0", "abababababababababababababababab"),
         ("127.0.0.1", ""),
     ):
         problems = access_problems(host, token)

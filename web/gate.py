@@ -17,7 +17,9 @@ from typing import Any
 import msgspec
 
 from core.commands import Command
+from core.hosts import is_here
 from core.record import Record
+from core.secret_text import SECRET_ALLOWED, SECRET_RECIPE, is_secret
 from web.message import Refusal, retry_after
 
 log = logging.getLogger("dashboard")
@@ -27,10 +29,7 @@ FAILURES_MAX = 5
 FAILURE_SEC = 60.0
 REMEMBER_SEC = 600.0
 REPLY_SEC = 5.0
-TOKEN_MIN = 16
 _TABLE_MAX = 256
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PLACEHOLDERS = ("change", "secret", "placeholder", "example", "your", "token", "password")
 
 
 class IdReused(Exception):
@@ -53,13 +52,12 @@ class Reply(Record, frozen=True, kw_only=True):
 def access_problems(host: str, token: str | None) -> list[str]:
     """Return why the dashboard may not be bound to `host` with `token`; empty if it may."""
     if token is None:
-        if host in _LOOPBACK:
+        if is_here(host):
             return []
         return [f"DASHBOARD_TOKEN must be set to bind the dashboard to {host}, beyond loopback"]
-    if len(token) < TOKEN_MIN:
-        return [f"DASHBOARD_TOKEN must have at least {TOKEN_MIN} characters"]
-    if len(set(token)) < 8 or any(token.lower().startswith(word) for word in _PLACEHOLDERS):
-        return ["DASHBOARD_TOKEN is a placeholder; make one: openssl rand -base64 32"]
+    if not is_secret(token):
+        must = f"must have {SECRET_ALLOWED} and not be a placeholder"
+        return [f"DASHBOARD_TOKEN {must}; make one: {SECRET_RECIPE}"]
     return []
 
 
