@@ -89,8 +89,7 @@ class Daemon:
             settings.host,
             settings.port,
             token=settings.dashboard_token,
-            read_only=settings.dashboard_read_only,
-            allowed_hosts=settings.dashboard_allowed_hosts,
+            read_only=settings.dashboard_read_only, allowed_hosts=settings.dashboard_allowed_hosts,
             published=self.publisher.published,
             readiness=self._missing,
             liveness=self._is_alive,
@@ -98,7 +97,8 @@ class Daemon:
             monotonic=monotonic,
             step_age_sec=lambda: monotonic() - self._last_step,
             publisher_errors=lambda: self.publisher.errors,
-        )
+            step_times=self.counter.step_times, state_db=settings.state_db,
+        )  # fmt: skip
         self.notices = open_notices(
             settings, published=self.publisher.published, history=lambda: self.counter.history,
             submit=self.counter.submit,

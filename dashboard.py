@@ -37,7 +37,7 @@ from web.message import (
     retry_after,
     takes_gzip,
 )
-from web.metrics import Metrics, ServerFacts
+from web.metrics import Metrics, ServerFacts, StepTimes
 from web.payoff import payoff
 from web.stream import Streams, stream_answer
 
@@ -90,6 +90,8 @@ class Dashboard:
         monotonic: Callable[[], float],
         step_age_sec: Callable[[], float | None] = lambda: None,
         publisher_errors: Callable[[], int] = int,
+        step_times: Callable[[], StepTimes | None] = lambda: None,
+        state_db: Path | None = None,
         history: DashboardHistory | None = None,
     ) -> None:
         problems = access_problems(host, token)
@@ -110,6 +112,7 @@ class Dashboard:
         self._charts = read_charts()
         self._streams = Streams(published, monotonic)
         self._step_age_sec, self._publisher_errors = step_age_sec, publisher_errors
+        self._step_times, self._state_db = step_times, state_db
         self._metrics = Metrics(published, self._facts)
         try:
             self._server = Server(host, port, self)
@@ -269,6 +272,8 @@ class Dashboard:
             streams=len(self._streams),
             streams_refused=self._streams.refused,
             connections_refused=self.refused,
+            step_times=self._step_times(),
+            state_db=self._state_db,
         )
 
     def _get_status(self, request: Request, _query: str) -> Answer:

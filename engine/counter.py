@@ -11,7 +11,7 @@ from core.actions import ReplyToOperator
 from core.commands import AuditPnl, Command, ReconcileDrift, is_same
 from core.record import replace
 from dashboard import Busy, IdReused, Reply
-from engine.loop import Full, Loop
+from engine.loop import Full, Loop, StepTimes
 from engine.runtime import Runtime
 from store.history import SqliteHistory
 
@@ -27,6 +27,10 @@ class Counter:
         self.loop: Loop | None = None
         self._auditing = Lock()  # one at a time: the thread that steps wants the processor too
         self._waiting: dict[str, tuple[Command, Future[ReplyToOperator]]] = {}
+
+    def step_times(self) -> StepTimes | None:
+        """Return how long the loop's steps took, None before it began."""
+        return None if self.loop is None else self.loop.times
 
     def recent_events(self, limit: int) -> list[dict[str, object]]:
         """Return the newest operator-visible events, newest first."""

@@ -6,11 +6,14 @@ Where the exchange has a horizon (its market is a live one), nothing later than 
 loop waits until the horizon has moved on.
 """
 
+import math
 import queue
 import threading
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum
+from itertools import accumulate
 from typing import Literal
 
 from core import actions as a
@@ -19,7 +22,7 @@ from core.commands import Command
 from core.ports import Models, SimulatedExchange
 from core.record import Record, replace
 from core.state import BotState
-from engine.clock import Pacer
+from engine.clock import Pacer, monotonic
 from engine.runtime import Runtime
 from grid.advice import acting_due
 
@@ -85,6 +88,28 @@ class Inbox:
             return None
 
 
+class StepTimes:
+    """How long the loop took for what was due at one instant, and for each command.
+
+    Written by the loop, read by any thread: a reader may miss the newest.
+    """
+
+    BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+    def __init__(self) -> None:
+        self.total_sec = 0.0
+        self._counts = [0] * (len(self.BOUNDS) + 1)
+
+    def note(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(self.BOUNDS, seconds)] += 1
+        self.total_sec += seconds
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """Return how many took at most so many seconds, by bounds up to infinity."""
+        return list(zip((*self.BOUNDS, math.inf), accumulate(self._counts), strict=True))
+
+
 class Loop:
     """Runs a Runtime against an exchange until stopped or the market has ended."""
 
@@ -103,6 +128,7 @@ class Loop:
         self.inbox = Inbox()
         self.stopping = threading.Event()
         self.iterations = 0
+        self.times = StepTimes()
         self.on_iteration: Callable[[bool], None] | None = None
         self.pacer = pacer
         self._prepare = prepare
@@ -130,6 +156,7 @@ class Loop:
             if results is None:  # a training is not done yet: simulated time waits for it
                 self._wait_a_little()
                 continue
+            began = monotonic()
             for message in self.exchange.advance(at):
                 self._deliver(message.seq, message.event)
             now = max(at, self.exchange.now(), self.runtime.state.now)
@@ -140,6 +167,7 @@ class Loop:
             elif turn is _Turn.TIMER:
                 self.runtime.step(e.TimerTick(time=max(at, self.exchange.now())))
             self.iterations += 1
+            self.times.note(monotonic() - began)
             if self.on_iteration is not None:
                 self.on_iteration(had_command)
         return "stopped"
@@ -198,8 +226,9 @@ class Loop:
     def _commands(self) -> bool:
         had_command = False
         while (request := self.inbox.take()) is not None:
-            had_command = True
+            had_command, began = True, monotonic()
             request.answer.set_result(self._carry_out(request))
+            self.times.note(monotonic() - began)
         if had_command and self.on_iteration is not None:
             self.on_iteration(True)
         return had_command

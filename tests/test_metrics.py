@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.status import Published
+from engine.loop import StepTimes
 from tests.test_dashboard import TOKEN, World
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -139,6 +140,38 @@ def test_account_replica_and_models_are_told_where_they_are(world: World) -> Non
         assert told[name] == value, name
         assert name not in off or name[0] == "grid_exchange_status"
     assert ("grid_regime_tier", "mechanical") in told
+
+
+def test_the_oldest_order_in_doubt_has_an_age(world: World) -> None:
+    """On an account; 0 while there is none, so that an alarm ends."""
+    status = full()
+    publish(world, status)
+    assert samples(scrape(world))["grid_order_in_doubt_seconds", ""] == 0.0
+    orders = [leg["order"] for slot in status["slots"] for leg in slot["legs"] if leg["order"]]
+    for order, age in zip(orders, (40, 90), strict=False):
+        order |= {"status": "uncertain", "placed_at": int(status["bot"]["now"]) - age}
+    publish(world, status)
+    assert samples(scrape(world))["grid_order_in_doubt_seconds", ""] == pytest.approx(90, abs=1)
+
+
+def test_steps_and_disk_are_told(world: World, tmp_path: Path) -> None:
+    """A histogram of what the loop took, the file with its log, and what is free beside it."""
+    times, path = StepTimes(), tmp_path / "bot.db"
+    for seconds in (0.0002, 0.001, 0.003, 7.0):
+        times.note(seconds)
+    world.app._step_times, world.app._state_db = lambda: times, path
+    assert ("grid_database_bytes", "") in samples(scrape(world))
+    path.write_bytes(b"x" * 100)
+    (tmp_path / "bot.db-wal").write_bytes(b"x" * 11)
+    told = samples(scrape(world))
+    for bound, count in (("0.001", 2.0), ("0.0025", 2.0), ("0.005", 3.0), ("5.0", 3.0)):
+        assert told["grid_step_seconds_bucket", bound] == count
+    assert told["grid_step_seconds_bucket", "+Inf"] == told["grid_step_seconds_count", ""] == 4.0
+    assert told["grid_step_seconds_sum", ""] == pytest.approx(7.0042)
+    assert told["grid_database_bytes", ""] == 111.0
+    assert told["grid_disk_free_bytes", ""] > 0
+    world.app._state_db = tmp_path / "none" / "bot.db"
+    assert ("grid_disk_free_bytes", "") not in samples(scrape(world))
 
 
 def test_no_ids_and_no_words_of_others(world: World) -> None:

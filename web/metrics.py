@@ -5,14 +5,19 @@ the configuration. Shares are 0 to 1. What is absent in the status has no sample
 an id, an account or free text. Look next at `core/status.py`.
 """
 
+import math
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -20,11 +25,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from core.advice_told import BANDS
+from core.domain import OrderStatus
 from core.market import UNREACHABLE
 from core.record import Record
 from core.regime import LABELS
 from core.state import LockName, Mode, RiskLevel
-from core.status import Published, Status
+from core.status import OrderBlock, Published, Status
 from web.message import Answer
 
 CONDITIONS = ("ok", "attention", "stopped", "alarm")
@@ -38,6 +44,16 @@ _Value = str | float | None
 _Values = Mapping[str, _Value]
 
 
+class StepTimes(Protocol):
+    """How long the loop's steps took."""
+
+    total_sec: float
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """Return how many took at most so many seconds, by bounds up to infinity."""
+        ...
+
+
 class ServerFacts(Record, frozen=True, kw_only=True):
     """What the server and the process know beside the status; counts are since the start."""
 
@@ -48,6 +64,8 @@ class ServerFacts(Record, frozen=True, kw_only=True):
     streams: int
     streams_refused: int
     connections_refused: int
+    step_times: StepTimes | None = None
+    state_db: Path | None = None
 
 
 class Metrics:
@@ -98,6 +116,24 @@ def _server(facts: ServerFacts) -> Iterator[Metric]:
     yield _gauge("grid_streams", "Open event streams", facts.streams)
     yield _counter("grid_streams_refused", "Event streams turned away", facts.streams_refused)
     yield _counter("grid_connections_refused", "Connections turned away", facts.connections_refused)
+    if (times := facts.step_times) is not None:
+        counts = times.buckets()
+        buckets = [("+Inf" if x == math.inf else str(x), count) for x, count in counts]
+        text = "What was due at one instant, or one command"
+        yield HistogramMetricFamily("grid_step_seconds", text, buckets, times.total_sec)
+    if facts.state_db is not None:
+        yield from _disk(facts.state_db)
+
+
+def _disk(state_db: Path) -> Iterator[Metric]:
+    try:
+        files = (state_db, state_db.with_name(f"{state_db.name}-wal"))
+        size = sum(file.stat().st_size for file in files if file.exists())
+        free = shutil.disk_usage(state_db.parent).free
+    except OSError:  # not made yet, or gone
+        return
+    yield _gauge("grid_database_bytes", "Of STATE_DB with its log", size)
+    yield _gauge("grid_disk_free_bytes", "Where STATE_DB is", free)
 
 
 def _bot(status: Status) -> Iterator[Metric]:
@@ -121,7 +157,8 @@ def _equity(status: Status) -> Iterator[Metric]:
     yield _gauge("grid_cash_usd", "Quote currency", equity.cash)
     yield _gauge("grid_inventory_usd", "Base currency at the bid", equity.inventory)
     yield _gauge("grid_inventory_base", "Base currency, in its own units", equity.base)
-    yield _gauge("grid_drawdown_ratio", "From the peak of equity", _share(equity.drawdown_pct))
+    fall = "From the peak of equity; with RISK_BASIS=strategy of equity over holding"
+    yield _gauge("grid_drawdown_ratio", fall, _share(equity.drawdown_pct))
     change = equity.change
     if change is not None:
         yield _gauges(
@@ -208,6 +245,8 @@ def _exchange(status: Status) -> Iterator[Metric]:
     yield _gauge("grid_ghost_orders", "Of ours, owned by nothing", exchange.ghosts)
     if account is not None:
         yield _gauge("grid_orders_in_doubt", "Without a definite answer", account.in_doubt)
+        age = max((status.bot.now - x.placed_at for x in _uncertain(status)), default=0.0)
+        yield _gauge("grid_order_in_doubt_seconds", "Since the oldest of them was placed", age)
         yield _gauge("grid_foreign_orders", "Open and not ours", account.foreign_orders)
         used = {"rest": account.rest_used_pct, "engine": account.engine_used_pct}
         yield _gauges(
@@ -216,6 +255,12 @@ def _exchange(status: Status) -> Iterator[Metric]:
             "budget",
             {name: _share(pct) for name, pct in used.items()},
         )
+
+
+def _uncertain(status: Status) -> Iterator[OrderBlock]:
+    for slot in status.slots:
+        orders = [x.order for x in slot.legs] + [x.order for x in slot.recoveries]
+        yield from (x for x in orders if x is not None and x.status == OrderStatus.UNCERTAIN)
 
 
 def _books(status: Status) -> Iterator[Metric]:
