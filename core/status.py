@@ -379,7 +379,10 @@ class RestoreBlock(Record, frozen=True, kw_only=True):
 
 
 class PersistenceBlock(Record, frozen=True, kw_only=True):
-    """How far the journal has come; `state_seq` is the last step that changed the state."""
+    """How far the journal has come; `state_seq` is the last step that changed the state.
+
+    The journal does not lag: each step is committed before anything of it is sent or shown.
+    """
 
     journal_seq: int
     state_seq: int
