@@ -103,6 +103,7 @@ def told(run: Run) -> tuple[object, ...]:
     return rows, heard, run.runtime.state.regimes
 
 
+@pytest.mark.slow
 def test_a_run_trains_reads_and_tags(tmp_path: Path, file: Path) -> None:
     """Untrained until there are enough candles, then trained, and entries carry the tag."""
     with running(tmp_path / "a", REPLAY_FILE=str(file)) as run:

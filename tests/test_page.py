@@ -87,7 +87,7 @@ def test_page_says_what_matters(browser: Any, daemon: Daemon) -> None:
     parked = visit.text("#parked")
     assert "0.09750" in parked
     assert "0.10800" in parked
-    assert "pair_off" in parked
+    assert "Pair off" in parked
     slots = visit.text("#slots")
     assert "Sell 395 DOGE at 0.10300" in slots
     assert "100 filled" in slots
