@@ -10,6 +10,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import select
 import selectors
 import signal
 import socket
@@ -40,6 +41,10 @@ PHASE_SEC, SETTLE_SEC, START_SEC = 60.0, 10.0, 30.0
 TURNS = 6
 SPEED = 60.0
 STREAMS, REQUESTS_PER_SEC, CONNECTIONS = 50, 200, 10
+PAGE_SEC = 10.0  # between two times that an open page asks for the rest
+PAGE_PATHS = (
+    "/api/candles?limit=500", "/api/executions?limit=500", "/api/equity?limit=500", "/api/payoff",
+)  # fmt: skip
 
 
 # ---- the daemon ---------------------------------------------------------------------------------
@@ -82,6 +87,8 @@ class _Seen(NamedTuple):
     """What the clients saw."""
 
     answer_sec: list[float]
+    page_sec: list[float]  # of what a page asks beside its stream
+    refused: int  # of these: 503, or no answer
     failures: int
     events: list[int]  # of each stream
     size: int  # of a status, in bytes
@@ -101,6 +108,31 @@ def _ask(port: int, until: float, seen: list[float], sizes: list[int]) -> None:
         body = connection.getresponse().read()
         seen.append(time.monotonic() - began)
         sizes.append(len(body))
+
+
+def _look(port: int, begin: float, until: float, seen: list[float], refused: list[str]) -> None:
+    """Ask as an open page does, on a connection of its own; a new one when that was closed."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    due = begin
+    while due < until:
+        time.sleep(max(0.0, due - time.monotonic()))
+        due += PAGE_SEC
+        for path in PAGE_PATHS:
+            sock: Any = connection.sock
+            if sock is not None and select.select([sock], [], [], 0)[0]:
+                connection.close()
+            began = time.monotonic()
+            try:
+                connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                refused.append(f"{path}: {error!r}")
+                connection.close()
+                continue
+            if answer.status != http.HTTPStatus.OK:
+                refused.append(f"{path}: {answer.status}")
+            seen.append(time.monotonic() - began)
 
 
 class _Stream:
@@ -136,6 +168,15 @@ def _clients(port: int, seconds: float, told: Any) -> None:
         threading.Thread(target=_ask, args=(port, until, answers, sizes))
         for _ in range(CONNECTIONS)
     ]
+    pages: list[float] = []
+    refused: list[str] = []
+    now = time.monotonic()
+    threads += [
+        threading.Thread(
+            target=_look, args=(port, now + n * PAGE_SEC / STREAMS, until, pages, refused)
+        )
+        for n in range(STREAMS)
+    ]
     streams = [_Stream(port, is_packed=n % 2 == 0) for n in range(STREAMS)]
     selector = selectors.DefaultSelector()
     for stream in streams:
@@ -151,7 +192,7 @@ def _clients(port: int, seconds: float, told: Any) -> None:
     for thread in threads:
         thread.join()
     events = [stream.events for stream in streams]
-    told.send(_Seen(answers, failures, events, max(sizes, default=0)))
+    told.send(_Seen(answers, pages, len(refused), failures, events, max(sizes, default=0)))
 
 
 # ---- the measurement ----------------------------------------------------------------------------
@@ -241,6 +282,7 @@ def _report(
         for phases in (quiet, busy)
     )
     answers = [x for turn in seen for x in turn.answer_sec]
+    pages = [x for turn in seen for x in turn.page_sec]
     events = [sum(counts) for counts in zip(*(turn.events for turn in seen), strict=True)]
     took = sum(phase.ended - phase.began for phase in busy)
     longer = (_quantile(loaded, 0.99) - _quantile(without, 0.99)) * 1000
@@ -251,7 +293,8 @@ def _report(
         f"{rate:.0f} requests a second: {longer:+.1f} ms at p99 (required ≤ 10 ms)\n"
         f"  status of {max(x.size for x in seen) / 1024:.0f} KiB in {_told(answers)}; streams got "
         f"{min(events)} to {max(events)} events in {took:.0f} s, "
-        f"{sum(x.failures for x in seen)} broke; daemon: processor {cpu[0]:.0%} without, "
+        f"{sum(x.failures for x in seen)} broke; what pages ask in {_told(pages)}, "
+        f"{sum(x.refused for x in seen)} refused; daemon: processor {cpu[0]:.0%} without, "
         f"{cpu[1]:.0%} with"
     )
 
