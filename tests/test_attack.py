@@ -192,11 +192,6 @@ def run_attacks(
             assert found == []
 
 
-def test_six_rounds_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Two worlds with three rounds each: a fault, and each side killed."""
-    run_attacks(tmp_path, 2, 3, 1, BRIEF)
-
-
 @pytest.mark.slow
 def test_forty_rounds(tmp_path: Path) -> None:
     """Four worlds with ten rounds each."""
