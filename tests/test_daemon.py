@@ -221,6 +221,7 @@ def test_check_and_run_tell_the_warnings_of_the_configuration(tmp_path: Path) ->
     assert expected in running.process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "row", "reason"),
     [
@@ -497,6 +498,7 @@ def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     assert "content of the market's file was" in refused.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "words"), [
     ("0.0.0.0", "http://127.0.0.1:"), ("::1", "http://[::1]:"),
 ])  # fmt: skip

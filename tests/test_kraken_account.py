@@ -66,6 +66,7 @@ class Trading(World):
         return [x.event.time for x in self.store.journal(after=0) if isinstance(x.event, kind)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [20.0, 45.0])
 def test_balances_are_compared_though_a_stranger_trades_all_the_time(every: float) -> None:
     """With a new database too: trading begins within minutes, and every report comes soon."""

@@ -71,6 +71,7 @@ def check_full_protocol(seeds: range) -> set[str]:
     return set(seen)
 
 
+@pytest.mark.slow
 def test_full_protocol_holds_in_the_storm() -> None:
     """Some half hours, each with a weather of its own."""
     check_full_protocol(range(3))

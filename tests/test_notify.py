@@ -256,6 +256,7 @@ def test_hostile_text_is_text(world: World) -> None:
     assert "<b>&amp;</b> *_[x](javascript:1)_*" in world.texts("uncertain")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brisk")
 def test_the_loop_is_never_held_up(world: World) -> None:
     """While the server hangs thousands of messages are put, dropped and counted at once."""
@@ -270,6 +271,7 @@ def test_the_loop_is_never_held_up(world: World) -> None:
     assert sum(x.dropped for x in health) == 2 * 5_001 - 2 * outbox.QUEUE_MAX - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["hang", "drip", "drip_head"])
 def test_a_stop_ends_in_two_seconds_whatever_hangs(world: World, behaviour: str) -> None:
     """Both channels and the listener hang; the stop is over long before a call's limit is."""

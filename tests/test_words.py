@@ -86,6 +86,7 @@ def test_warnings_are_told_by_a_check_that_fails(tmp_path: Path) -> None:
         assert "warning DAILY_LOSS_LIMIT: unknown setting" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "check", "verify", "export", "refold"])
 def test_a_database_in_use_is_told_with_what_to_do(tmp_path: Path, command: str) -> None:
     """Another file is a way out for a run only: the others are about this one."""
