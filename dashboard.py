@@ -39,6 +39,7 @@ from web.message import (
 )
 from web.metrics import Metrics, ServerFacts, StepTimes
 from web.payoff import payoff
+from web.recent import Recent
 from web.stream import Streams, stream_answer
 
 __all__ = ["Busy", "Dashboard", "DashboardHistory", "IdReused", "Reply", "access_problems"]
@@ -108,6 +109,7 @@ class Dashboard:
         self._submit = submit
         self._gate = Gate(token, monotonic)
         self._memory = Memory(monotonic)
+        self._recent = Recent(monotonic)
         self._page = PAGE.read_bytes()
         self._charts = read_charts()
         self._streams = Streams(published, monotonic)
@@ -297,7 +299,7 @@ class Dashboard:
 
     def _get_history(self, request: Request, query: str) -> Answer:
         view = HISTORY_VIEWS[_path(request)]
-        return _packed(request, self._read(lambda history: view(history, query)))
+        return self._shared(request, lambda: self._read(lambda history: view(history, query)))
 
     def _get_one(self, request: Request, query: str) -> Answer:
         parent, _, name = _path(request).rpartition("/")
@@ -333,7 +335,13 @@ class Dashboard:
         return _packed(request, told)
 
     def _get_payoff(self, request: Request, _query: str) -> Answer:
-        return _packed(request, payoff(self._newest()))
+        return self._shared(request, lambda: payoff(self._newest()))
+
+    def _shared(self, request: Request, make: Callable[[], object]) -> Answer:
+        """Return an answer that all who ask the same within a second get."""
+        is_packed = takes_gzip(request.headers.get("Accept-Encoding") or "")
+        key = f"{is_packed} {request.target}"
+        return self._recent.answer(key, lambda: _packed(request, make()))
 
     def _newest(self) -> dict[str, Any]:
         """Return the newest status. Raises Refusal where there is none yet."""
