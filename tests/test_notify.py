@@ -256,7 +256,6 @@ def test_hostile_text_is_text(world: World) -> None:
     assert "<b>&amp;</b> *_[x](javascript:1)_*" in world.texts("uncertain")[0]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("brisk")
 def test_the_loop_is_never_held_up(world: World) -> None:
     """While the server hangs thousands of messages are put, dropped and counted at once."""

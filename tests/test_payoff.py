@@ -166,7 +166,7 @@ def test_it_is_served_from_the_published_status() -> None:
         "127.0.0.1", 0, token=None, read_only=False, allowed_hosts=(),
         published=lambda: shown[-1] if shown else None, readiness=lambda: None,
         liveness=lambda: True, submit=lambda *_: None,  # type: ignore[arg-type, return-value]
-        history=None, monotonic=lambda: 0.0,  # type: ignore[arg-type]  # not asked
+        history=None, monotonic=lambda: float(len(shown)),  # type: ignore[arg-type]  # not asked
     )  # fmt: skip
     app.start()
     url = f"http://127.0.0.1:{app.port}/api/payoff"

@@ -1,4 +1,4 @@
-"""Answers that were just made, for others who ask the same: fifty open pages cost as much as one."""
+"""Answers that were just made, for others who ask the same: fifty pages cost as much as one."""
 
 import threading
 from collections.abc import Callable
