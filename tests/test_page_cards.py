@@ -347,3 +347,25 @@ def test_settings_show_what_is_in_force_for_the_chosen_slot(browser: Any, daemon
     visit.page.click("form[data-key=entry_pct] button")
     assert "In force now: 0.8 %" in visit.text("#ask-text")
     visit.close()
+
+
+def test_the_curve_shows_all_until_somebody_looks_closer(browser: Any, daemon: Daemon) -> None:
+    """Later points do not push the first out of sight; a zoom is left alone."""
+    visit = Visit(browser, daemon.url).ready()
+    visit.page.wait_for_selector("#curve canvas")
+    visit.page.wait_for_timeout(500)
+    seen = "(() => { const x = curve.chart.timeScale().getVisibleLogicalRange(); "
+    seen += "return [Math.round(x.from), Math.round(x.to)]; })()"
+    assert visit.page.evaluate(seen) == [0, 24]
+    visit.page.evaluate(
+        "curve.points.push({...curve.points.at(-1), time: curve.points.at(-1).time + 1800});"
+        "drawCurve()"
+    )
+    visit.page.wait_for_timeout(200)
+    assert visit.page.evaluate(seen) == [0, 25]
+    visit.page.evaluate("curve.chart.timeScale().setVisibleLogicalRange({from: 5, to: 12})")
+    visit.page.wait_for_timeout(200)
+    visit.page.evaluate("drawCurve()")
+    visit.page.wait_for_timeout(200)
+    assert visit.page.evaluate(seen) == [5, 12]
+    visit.close()
