@@ -214,7 +214,7 @@ def test_21_a_thousand_idle_connections_are_32_threads(guarded: Guarded) -> None
             began = time.monotonic()
             status, headers, _ = guarded.ask("GET", "/healthz")
             assert (status, headers["Retry-After"]) == (503, "1")
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < LATE_SEC
         assert guarded.pace(2.0) > PACE_MIN
         until_served(guarded)
     assert process.num_threads() <= before + 2
