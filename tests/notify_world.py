@@ -1,6 +1,7 @@
 """A local server that plays a webhook and Telegram, well-behaved or not, over real sockets."""
 
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -9,9 +10,12 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 BOT_TOKEN = "123456789:AAh-0123456789_abcdefghijklmnopqrstu"
 HOOK = "/hook/T0000/zzWEBHOOKSECRETzz"
 CHAT = 4711
+SECRETS = (BOT_TOKEN, BOT_TOKEN.split(":")[1], "zzWEBHOOKSECRETzz")
 UNREAD = ("the answer cannot be read", "no complete answer within 0.3 s")  # of Telegram's
 
 
@@ -184,3 +188,27 @@ def _send(request: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
         request.wfile.write(body)
     except OSError:
         pass  # the other side has broken off
+
+
+def paths(world: World) -> list[str]:
+    """Return where the server was asked."""
+    return [path for path, _ in world.heard]
+
+
+@pytest.fixture(name="world")
+def serve() -> Iterator[World]:
+    """Yield the server."""
+    with served() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_logged(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> Iterator[None]:
+    """Hold every test to it: no log line at any level but the HTTP library's, no output."""
+    caplog.set_level(logging.DEBUG)
+    yield
+    lines = [caplog.handler.format(x) for x in caplog.records if not x.name.startswith("urllib3")]
+    shown = "\n".join(lines) + "".join(capfd.readouterr())
+    assert not [secret for secret in SECRETS if secret in shown]

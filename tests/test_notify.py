@@ -1,39 +1,38 @@
 """Messages and commands over real sockets, against a server that behaves well and badly."""
 
 import logging
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-import bot
-import config
 from core.commands import Command
 from engine import log as log_setup
 from engine import notify, outbox, telegram
 from engine.notify import Line, Notifications, Webhook
 from engine.outbox import Message
 from engine.telegram import Listener, Telegram
-from tests.notify_world import BOT_TOKEN, CHAT, HOOK, UNREAD, World, served
-from tests.test_daemon import Running, environment
+from tests.notify_world import (
+    BOT_TOKEN,
+    CHAT,
+    HOOK,
+    SECRETS,
+    UNREAD,
+    World,
+    nothing_secret_is_logged,
+    paths,
+    serve,
+)
 
-SECRETS = (BOT_TOKEN, BOT_TOKEN.split(":")[1], "zzWEBHOOKSECRETzz")
+__all__ = ["nothing_secret_is_logged", "serve"]
+
+
 SAID = Message(level="error", kind="lock", text="entries locked (daily_loss): 50", at=5.25)
 HOSTILE = '<b>&amp;</b> *_[x](javascript:1)_* \x1b[31m\x00\u202eevil\ud800 {"a":"\\"} 🚀'
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    """Yield the server."""
-    with served() as made:
-        yield made
 
 
 @pytest.fixture
@@ -42,18 +41,6 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "BACKOFF_SEC", 0.02)
     monkeypatch.setattr(outbox, "SPACING_SEC", 0.0)
     monkeypatch.setattr(outbox, "PER_MINUTE_MAX", 10_000)
-
-
-@pytest.fixture(autouse=True)
-def nothing_secret_is_logged(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> Iterator[None]:
-    """Hold every test to it: no log line at any level but the HTTP library's, no output."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    lines = [caplog.handler.format(x) for x in caplog.records if not x.name.startswith("urllib3")]
-    shown = "\n".join(lines) + "".join(capfd.readouterr())
-    assert not [secret for secret in SECRETS if secret in shown]
 
 
 def line() -> Line:
@@ -78,11 +65,6 @@ def sending(world: World, *, is_fast: bool = False, **more: Any) -> Iterator[Not
         yield made
     finally:
         made.stop()
-
-
-def paths(world: World) -> list[str]:
-    """Return where the server was asked."""
-    return [path for path, _ in world.heard]
 
 
 # ---- one attempt --------------------------------------------------------------------------------
@@ -496,105 +478,3 @@ def test_a_refused_token_is_not_tried_over_and_over(
     assert heard.listener.health().errors == 1
     assert "answered 401: TELEGRAM_BOT_TOKEN is not accepted" in caplog.text
     heard.listener.stop()
-
-
-# ---- the daemon ---------------------------------------------------------------------------------
-
-
-def notified(world: World, folder: Path, **changes: str) -> dict[str, str]:
-    """Return an environment with both channels at the server."""
-    return environment(
-        folder, NOTIFY_WEBHOOK_URL=world.hook, TELEGRAM_BOT_TOKEN=BOT_TOKEN,
-        TELEGRAM_CHAT_ID=str(CHAT), TELEGRAM_API_URL=world.url, LOG_LEVEL="DEBUG", **changes,
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_the_daemon_tells_of_its_start_and_stop_and_obeys(world: World, tmp_path: Path) -> None:
-    """Start and stop at both channels; /pause changes the mode; no secret in status, log, files."""
-    daemon = Running(notified(world, tmp_path))
-    try:
-        daemon.wait("/readyz")
-        started = world.wait(lambda: world.texts("start"))[0]
-        assert started.startswith("started, version ")
-        assert "SIMULATED MARKET, DOGE/USD: running, ok" in started
-        world.wait(lambda: any(x["timeout"] for x in world.polls))
-        number = world.type("/pause")
-        assert "accepted: paused" in world.wait_text("paused: no new entries")
-        assert daemon.get("/api/status").json()["bot"]["mode"] == "paused"
-        world.type("/set_profit_pct value=0.01")
-        world.wait_text("refused: ")
-        world.type("/halt")
-        assert world.wait(lambda: world.texts("halt")) == ["halted: nothing new but owed exits"]
-        assert world.wait(lambda: daemon.get("/api/status").json()["bot"]["mode"] == "halted")
-        world.type("/status")
-        assert "against the starting balances" in world.wait_text("DOGE/USD: halted")
-        body = daemon.get("/api/status").text + daemon.get(f"/api/commands/telegram-{number}").text
-        assert '"command_id":"telegram-' in body
-    finally:
-        assert daemon.stop(signal.SIGTERM) == 0
-    assert world.texts("stop")[0].startswith("stopped; resting orders stay at the exchange\n")
-    assert [x for x in world.texts() if x.startswith("grid: stopped; resting orders stay")]
-    assert not [x for x in world.texts() if "cycle × " in x or "report for" in x]
-    assert daemon.process.stderr is not None
-    shown = body + daemon.process.stderr.read()
-    assert "command pause id=telegram-" in shown
-    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    for secret in SECRETS:
-        assert secret not in shown
-        assert secret.encode() not in stored
-    assert world.hook not in shown
-
-
-def test_the_daemon_stops_in_time_while_the_channels_hang(world: World, tmp_path: Path) -> None:
-    """SIGTERM is obeyed within 5 s, and a restart does not repeat what was typed before."""
-    world.behaviours.extend(["hang"] * 100)
-    daemon = Running(notified(world, tmp_path))
-    daemon.wait("/readyz")
-    world.wait(lambda: paths(world))
-    began = time.monotonic()
-    assert daemon.stop() == 0
-    assert time.monotonic() - began < 5.0
-
-
-@pytest.mark.parametrize(
-    ("changes", "channels", "has_listener"),
-    [
-        ({}, None, False),
-        ({"NOTIFY_WEBHOOK_URL": "https://hooks.example/x"}, ["webhook"], False),
-        ({"TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "5"}, ["telegram"], True),
-        (
-            {
-                "TELEGRAM_BOT_TOKEN": BOT_TOKEN, "TELEGRAM_CHAT_ID": "5",
-                "TELEGRAM_COMMANDS": "false", "NOTIFY_WEBHOOK_URL": "https://hooks.example/x",
-            },
-            ["telegram", "webhook"],
-            False,
-        ),
-    ],
-)  # fmt: skip
-def test_what_is_set_is_what_there_is(
-    tmp_path: Path, changes: dict[str, str], channels: list[str] | None, has_listener: bool
-) -> None:
-    """Without a setting there are no threads; health names each channel and the listening."""
-    daemon = bot.Daemon(config.load(environment(tmp_path, **changes), Path("/nonexistent")))
-    daemon.dashboard.stop()
-    if channels is None:
-        assert daemon.notices is None
-        return
-    assert daemon.notices is not None
-    health = daemon.notices.health()
-    assert [x.name for x in health.channels] == channels
-    assert (health.listener is not None) is has_listener
-    daemon.notices.stop()
-
-
-def test_a_daemon_that_cannot_start_says_so(world: World, tmp_path: Path) -> None:
-    """A damaged database: the exit code is as ever, and the operator hears of it."""
-    (tmp_path / "bot.db").write_bytes(b"garbage" * 1000)
-    daemon = Running(notified(world, tmp_path))
-    assert daemon.process.wait(10) == 4
-    (text,) = world.texts("stop")
-    assert "ended by an error: " in text
-    assert "restore a backup" in text
-    assert os.path.basename(tmp_path) in text  # noqa: PTH119 - a part of the message
