@@ -111,6 +111,8 @@ class Dashboard:
         self._memory = Memory(monotonic)
         self._recent = Recent(monotonic)
         self._page = PAGE.read_bytes()
+        if token is not None:
+            self._page = self._page.replace(b'id="logout" hidden', b'id="logout"')
         self._charts = read_charts()
         self._streams = Streams(published, monotonic)
         self._step_age_sec, self._publisher_errors = step_age_sec, publisher_errors

@@ -393,7 +393,8 @@ def _soft_close(r: Reduction, command: c.SoftClose | c.SoftCloseNext) -> str:
     )
     if loss_pct > command.max_loss_pct:
         raise _Refusal(
-            f"{outcome}: a loss of {loss_pct:.2f} %, above max_loss_pct {command.max_loss_pct}"
+            f"{outcome}: a loss of {loss_pct:.2f} %, above the {command.max_loss_pct} % you allow "
+            "(max_loss_pct)"
         )
     _confirmed(command.confirm, outcome, command.expects, target)
     slack = command.max_loss_pct / HUNDRED

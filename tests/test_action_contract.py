@@ -76,7 +76,7 @@ def test_what_is_out_of_bounds_changes_nothing(command: c.Command, words: str) -
 def test_soft_close_next_states_its_loss_and_keeps_to_the_bound() -> None:
     """Beyond the bound it is refused even when confirmed; inside it needs the confirmation."""
     world = with_recoveries()
-    assert "above max_loss_pct 0" in world.command(c.SoftCloseNext(confirm=True)).message
+    assert "above the 0 % you allow" in world.command(c.SoftCloseNext(confirm=True)).message
     inside = c.SoftCloseNext(max_loss_pct=D(3))
     refused = world.command(inside)
     assert refused.message.startswith("needs confirm: slot 1 recovery 1-B-1: 20 DOGE near ")

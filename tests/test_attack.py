@@ -28,11 +28,11 @@ from tests.attack import (
 
 PLACING = ("AddOrder",)
 READING = ("OpenOrders", "ClosedOrders", "QueryOrders", "TradesHistory")
-BRIEF = (
+KINDS = (
     "lost_request", "lost_response", "replayed", "error_before", "error_after", "html",
     "truncated", "null_result", "unavailable_before", "unavailable_after", "nonce",
+    "rate_limit", "delayed",  # after these the daemon is silent, or hangs, for many seconds
 )  # fmt: skip
-LONG = ("rate_limit", "delayed")  # after which the daemon is silent, or hangs, for many seconds
 PLACED = " placing"  # of a round that waits for an order to be placed
 SPEED = 240
 LAG_SEC = 4.0
@@ -144,7 +144,7 @@ def attacked(folder: Path, seed: int) -> Iterator[Attack]:
         attack.sandbox.kill()
 
 
-def plan(rounds: int, rng: random.Random, kinds: tuple[str, ...]) -> list[str]:
+def plan(rounds: int, rng: random.Random) -> list[str]:
     """Return the kinds of the rounds: five and five alike.
 
     A fault befalls the placing of an order, sandbox and daemon are killed one after the other, and
@@ -152,19 +152,19 @@ def plan(rounds: int, rng: random.Random, kinds: tuple[str, ...]) -> list[str]:
     """
     made: list[str] = []
     while len(made) < rounds:
-        first, second, third = rng.sample(kinds, 3)
+        first, second, third = rng.sample(KINDS, 3)
         sandbox, daemon = (rng.choice(("", PLACED)) for _ in range(2))
         made += [first + PLACED, "kill sandbox" + sandbox, "kill daemon" + daemon, second, third]
     return made[:rounds]
 
 
-def fight(folder: Path, rounds: int, seed: int, kinds: tuple[str, ...]) -> tuple[str, list[str]]:
+def fight(folder: Path, rounds: int, seed: int) -> tuple[str, list[str]]:
     """Attack, come to rest, and return the figures and everything that is wrong."""
     folder.mkdir()
     began = time.monotonic()
     with attacked(folder, seed) as attack:
         daemon, sandbox = attack.daemon, attack.sandbox
-        for kind in plan(rounds, attack.rng, kinds):
+        for kind in plan(rounds, attack.rng):
             attack.round(kind)
         fought = time.monotonic()
         come_to_rest(daemon, sandbox)
@@ -178,21 +178,17 @@ def fight(folder: Path, rounds: int, seed: int, kinds: tuple[str, ...]) -> tuple
         return f"{took}; {attack.report()}", wrong(daemon, sandbox)
 
 
-def run_attacks(
-    folder: Path, worlds: int, rounds: int, seed: int, kinds: tuple[str, ...] = (*BRIEF, *LONG)
-) -> None:
+def run_attacks(folder: Path, worlds: int, rounds: int, seed: int) -> None:
     """Attack several worlds at a time, of which each mostly waits; nothing may be wrong in any."""
     with ThreadPoolExecutor(worlds) as pool:
-        fights = [
-            pool.submit(fight, folder / str(n), rounds, seed + n, kinds) for n in range(worlds)
-        ]
+        fights = [pool.submit(fight, folder / str(n), rounds, seed + n) for n in range(worlds)]
         for each in fights:
             figures, found = each.result()
             sys.stdout.write(figures)
             assert found == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=150)
 def test_forty_rounds(tmp_path: Path) -> None:
     """Four worlds with ten rounds each."""
     run_attacks(tmp_path, 4, 10, 10)

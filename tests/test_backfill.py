@@ -549,7 +549,7 @@ def test_a_backfill_that_is_killed_or_interrupted_goes_on(
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_running_daemon_trains_deeper_on_what_a_backfill_writes(
     tmp_path: Path, server: PublicServer
 ) -> None:

@@ -367,7 +367,7 @@ def test_candles_come_back_from_the_project_to_the_last_bit(tmp_path: Path, shim
     made.store.close()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 def test_a_fresh_machine_trains_on_the_candles_of_the_project(tmp_path: Path, shim: Shim) -> None:
     """A disk without candles, a market that tells few: the rest comes from there, and is kept."""
     with serving() as server:

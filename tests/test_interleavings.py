@@ -258,9 +258,9 @@ def test_any_interleaving_with_a_minimum_that_rests_fall_below(
     _check_rest(exchange)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
 @given(steps)
-@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_interleaving_at_length(plan: list[tuple[int, int, int]]) -> None:
     """The same with many more examples."""
     for least in (D(1), D(5)):

@@ -162,7 +162,7 @@ def run_kill_test(tmp_path: Path, kills: int, seed: int) -> None:
         check_difference(*texts)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=95)
 def test_killed_daemon_loses_and_doubles_nothing(tmp_path: Path) -> None:
     """Twenty kills, ten in each of two replays."""
     for seed in range(2):

@@ -110,7 +110,7 @@ def verified(daemon: Daemon) -> None:
 # ---- trading --------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=115)
 def test_cycles_complete_and_a_kill_and_flows_lose_nothing(own: tuple[Daemon, Sandbox]) -> None:
     """Killed amid cycles, with a deposit and a withdrawal before it is back."""
     daemon, sandbox = own
@@ -139,7 +139,7 @@ def test_cycles_complete_and_a_kill_and_flows_lose_nothing(own: tuple[Daemon, Sa
     assert wrong(daemon, sandbox) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=45)
 def test_bad_answers_while_it_runs_lose_nothing(own: tuple[Daemon, Sandbox]) -> None:
     """Health shows the errors, the log what they were; then it goes on, its books are whole."""
     daemon, sandbox = own
@@ -281,7 +281,7 @@ def test_orders_of_another_database_are_refused(daemon: Daemon, shared: Sandbox)
     assert "1 open orders of this bot were placed from another database" in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 def test_the_key_of_another_account_is_refused(own: tuple[Daemon, Sandbox]) -> None:
     """An account that has never heard of the database's orders: nothing is sent, nothing waits."""
     daemon, sandbox = own

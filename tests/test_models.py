@@ -134,8 +134,9 @@ def test_a_run_trains_reads_and_tags(tmp_path: Path, file: Path) -> None:
         assert regimes.heard_at is not None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("latency", ["30", "60"])  # 60: the models are asked on full hours
+@pytest.mark.slow(seconds=35)
+# 60: the models are asked on full hours
+@pytest.mark.parametrize("latency", [pytest.param("30", marks=pytest.mark.long), "60"])
 def test_a_run_that_crashes_goes_on_to_the_same_end(
     tmp_path: Path, file: Path, latency: str
 ) -> None:

@@ -45,7 +45,7 @@ def test_page_uses_text_only_and_nothing_from_elsewhere() -> None:
     assert source.count('nonce="{{nonce}}"') == 3
     links = re.findall(r"https?://[^\"' ]+", source)
     assert set(links) <= {"http://www.w3.org/2000/svg", "https://www.tradingview.com/"}
-    assert len(source) < 130_000
+    assert len(source) < 132_000
 
 
 @needs_browser
@@ -311,6 +311,8 @@ def test_login_and_read_only(browser: Any) -> None:
     assert not visit.page.is_visible("#login")
     assert not visit.page.is_visible("#controls")
     assert visit.page.query_selector("#settings button") is None
+    visit.page.click("#logout")
+    visit.page.wait_for_selector("#login[open]")
     visit.close()
     daemon.app.stop()
 

@@ -44,7 +44,7 @@ def until(visit: Visit, condition: str, seconds: float = 20.0) -> None:
     """Wait until an expression of the page is true; its policy lets nobody else evaluate text."""
     deadline = time.monotonic() + seconds
     while not visit.page.evaluate(f"Boolean({condition})"):
-        assert time.monotonic() < deadline, condition
+        assert time.monotonic() < deadline, (condition, visit.page.text_content("#ask-said"))
         visit.page.wait_for_timeout(100)
 
 
@@ -174,7 +174,8 @@ def test_an_override_is_applied_and_reverted(browser: Any, tmp_path: Path) -> No
     model = Model()
     model.manner = chat(advice())
     with LlmServer(model) as server:
-        bot = Running(env_of(tmp_path, server) | {"AI_REGIME_INTERVAL_SEC": "1800"})
+        slowly = {"AI_REGIME_INTERVAL_SEC": "1800", "REPLAY_SPEED": "10"}  # 3 min for half an hour
+        bot = Running(env_of(tmp_path, server) | slowly)
         bot.wait("/readyz")
         visit = Visit(browser, bot.url).ready()
         visit.page.wait_for_selector("[data-state=disagrees] [data-do=ai_regime_override]:enabled")

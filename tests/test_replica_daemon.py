@@ -156,6 +156,7 @@ class Hour:
             time.sleep(0.1)
 
 
+@pytest.mark.slow(seconds=60)
 def test_an_hour_of_outages_and_kills_loses_and_doubles_nothing(
     tmp_path: Path, postgres: Postgres, shim: Shim
 ) -> None:

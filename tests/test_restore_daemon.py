@@ -59,6 +59,7 @@ def lose_disk(daemon: Daemon) -> Path:
     return lost
 
 
+@pytest.mark.slow(seconds=120)
 def test_a_lost_disk_at_the_exchange_loses_nothing(
     live: tuple[Daemon, Sandbox], shim: Shim
 ) -> None:
@@ -119,6 +120,7 @@ def until_copied(daemon: Running, disk: Path, table: str, count: int) -> None:
     raise AssertionError(f"{count} {table} did not come")
 
 
+@pytest.mark.slow(seconds=35)
 def test_a_lost_disk_on_paper_goes_on_with_what_was_copied(tmp_path: Path, shim: Shim) -> None:
     """Cycles, mode and balances are those of the copy; its orders are laid anew; books hold."""
     disk = tmp_path / "disk"
@@ -178,6 +180,7 @@ def test_an_empty_disk_waits_for_a_copy_that_does_not_answer(tmp_path: Path, shi
     assert choice.stop() == 0
 
 
+@pytest.mark.slow(seconds=35)
 @pytest.mark.parametrize("choice", ["local", "remote"])
 def test_an_older_database_asks_whose_word_counts(tmp_path: Path, shim: Shim, choice: str) -> None:
     """Refused with both ways named; each of them leads to a run whose books hold."""

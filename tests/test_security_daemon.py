@@ -252,6 +252,17 @@ def said(result: "subprocess.CompletedProcess[str]") -> bytes:
     return f"{result.stdout}{result.stderr}".encode()
 
 
+def resting(made: Guarded) -> str:
+    """Return the id of an order that rests; there may be none for a moment."""
+    deadline = time.monotonic() + 30
+    while True:
+        legs = json.loads(made.ask("GET", "/api/status", **BEARER)[2])["slots"][0]["legs"]
+        if found := [str(leg["order"]["id"]) for leg in legs if leg["order"]]:
+            return found[0]
+        assert time.monotonic() < deadline, legs
+        time.sleep(0.1)
+
+
 @pytest.fixture(name="remains", scope="module")
 def run_and_read(tmp_path_factory: pytest.TempPathFactory) -> Remains:
     """Run a daemon through commands, wrong logins and a failing handler; read what it left."""
@@ -274,8 +285,7 @@ def run_and_read(tmp_path_factory: pytest.TempPathFactory) -> Remains:
         made.write("ALTER TABLE away RENAME TO operator_log")
         assert made.ask("GET", "/api/commands/x", **BEARER)[0] == 404
         assert made.ask("GET", f"/api/commands/x?token={TOKEN}", **BEARER)[0] == 400
-        legs = json.loads(made.ask("GET", "/api/status", **BEARER)[2])["slots"][0]["legs"]
-        order_id = next(leg["order"]["id"] for leg in legs if leg["order"])
+        order_id = resting(made)
         made.write("UPDATE orders SET chain = 'broken' || chain")
         status, _, body = made.ask("GET", f"/api/orders/{order_id}", **BEARER)
         made.write("UPDATE orders SET chain = substr(chain, 7)")

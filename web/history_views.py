@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -17,6 +18,9 @@ from web.message import Refusal, instant, number
 MINUTE = 60.0
 INTERVALS = (1, 5, 15, 60, 240, 1440)  # minutes
 CANDLES_MAX, EXECUTIONS_MAX, POINTS_MAX, CYCLES_MAX = 1500, 5000, 10_000, 1000
+PRICE_PLACES = 10  # decimals of an average price in a table; an average may have 28
+_PRICE_STEP = Decimal(1).scaleb(-PRICE_PLACES)
+_PRICES = ("entry_price", "exit_price")
 CYCLE_ID_MAX = 999_999_999  # a time that is taken for an id is refused
 PART_BYTES = 64 * 1024
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -163,7 +167,10 @@ ONE_OF = ("/api/orders", "/api/commands")
 
 
 def cycles_csv(history: History, query: str) -> Iterator[bytes]:
-    """Return all cycles that ended from `since` on and before `until`, as CSV in parts."""
+    """Return all cycles that ended from `since` on and before `until`, as CSV in parts.
+
+    Average prices are rounded to PRICE_PLACES decimals; volumes, fees and profits are exact.
+    """
     since, until = _span(query)
     base, quote = _units(history)
     header = [
@@ -175,7 +182,7 @@ def cycles_csv(history: History, query: str) -> Iterator[bytes]:
     rows = (
         [
             x["id"], x["slot_id"], _text(x["trade_id"]), x["cycle"], _ENTRY_SIDES[x["trade_id"]],
-            _time(x["entry_time"]), _time(x["exit_time"]), x["entry_price"], x["exit_price"],
+            _time(x["entry_time"]), _time(x["exit_time"]), *(_price(x[k]) for k in _PRICES),
             x["volume"], x["gross_profit"], x["entry_fee"], x["exit_fee"], x["fees"],
             x["net_profit"], "yes" if x["from_recovery"] else "no",
             _label(x["regime_at_entry"]) or "", _text(x["resolution"]),
@@ -240,6 +247,11 @@ def _parts(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
 def _text(value: str) -> str:
     """Return a text that no spreadsheet runs as a formula; none of ours is changed by it."""
     return f"'{value}" if value.startswith(_FORMULA) else value
+
+
+def _price(value: str) -> str:
+    exact = Decimal(value)
+    return f"{round(exact, PRICE_PLACES) if exact % _PRICE_STEP else exact:f}"
 
 
 def _time(value: float) -> str:
