@@ -17,12 +17,12 @@ from core.record import replace
 from core.state import BotState, LockName, Market
 from grid import advice, kelly, regimes, restoring, watch
 from grid.endings import ask_about, close_order, reject_order
-from grid.entries import entry_pass
+from grid.entries import entry_pass, refill_tokens
 from grid.ghosts import cancel_ghosts, ghost_closed, ghost_filled, ghost_found, ghost_refused
 from grid.invariants import check_invariants
 from grid.operations import carry_out, new_slot
 from grid.pairing import pair_when_ready
-from grid.quiet import is_quiet, quiet_aside, quiet_bounds
+from grid.quiet import are_quiet, is_quiet, quiet_aside, quiet_bounds
 from grid.reduction import Reduction
 from grid.upkeep import retry_owed, upkeep
 from grid_strategy import mid
@@ -47,6 +47,8 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     """
     if type(event) is e.PriceTick and is_quiet(state, event, params):
         return take_note(state, event), ()
+    if type(event) is e.PricesSkipped and are_quiet(state, event, params):
+        return skip_prices(state, event, params), ()
     cursor = max(state.exchange_cursor, event.message)
     r = Reduction(replace(state, now=max(state.now, event.time), exchange_cursor=cursor), params)
     if _is_news(r, event):
@@ -54,6 +56,8 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
         if quiet is not None and isinstance(event, e.TimerTick):
             advice.tend(r)
             regimes.tend(r)
+            if watch.is_read_due(r):
+                idle(r)
         else:
             _apply(r, event)
         if r.state.regimes is not state.regimes:
@@ -80,7 +84,7 @@ def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
         return False
     match event:
         case e.TimerTick():
-            return quiet.next_due <= event.time < quiet.rules_due
+            return quiet.next_due <= event.time < quiet.duty_due
         case e.OpinionGiven() | e.CouncilHeld():
             return True
         case e.RegimeEstimated() | e.ModelTrained() | e.TrainingFailed():
@@ -134,9 +138,32 @@ def take_note(state: BotState, event: e.Event) -> BotState:
     )
 
 
+def skip_prices(state: BotState, event: e.PricesSkipped, params: Params) -> BotState:
+    """Return what many quiet ticks leave behind, and the idle timers between them."""
+    old = state.market
+    if old is None:
+        raise AssertionError("nothing is quiet without a market")
+    low, high = min(event.low, old.bid_low), max(event.high, old.bid_high)
+    if (reads := event.reads) is not None:
+        seen = replace(
+            old, bid_low=min(reads.low, old.bid_low), bid_high=max(reads.high, old.bid_high)
+        )
+        r = Reduction(replace(state, now=reads.asked_at, market=seen), params)
+        idle(r)
+        if r.state.quiet is not None:
+            r.update(quiet=quiet_aside(r.state, r.state.quiet, params))
+        balances = replace(r.state.balances, reported_at=reads.reported_at)
+        state, low, high = replace(r.state, balances=balances), event.low, event.high
+    market = Market(
+        bid=event.bid, ask=event.ask, last=event.last, time=event.time, bid_low=low, bid_high=high
+    )
+    cursor = event.message or state.exchange_cursor
+    return replace(state, now=event.time, exchange_cursor=cursor, market=market)
+
+
 def _apply(r: Reduction, event: e.Event) -> None:
     match event:
-        case e.PriceTick():
+        case e.PriceTick() | e.PricesSkipped():
             _price(r, event)
         case e.TimerTick():
             _timer(r)
@@ -313,7 +340,7 @@ def _unsettled(slot_id: int, r: Reduction) -> list[str]:
     ]
 
 
-def _price(r: Reduction, event: e.PriceTick) -> None:
+def _price(r: Reduction, event: e.PriceTick | e.PricesSkipped) -> None:
     prices = (event.bid, event.ask, event.last)
     is_sane = all(p.is_finite() and PRICE_MIN <= p <= PRICE_MAX for p in prices)
     if not is_sane or event.bid >= event.ask:
@@ -357,6 +384,14 @@ def _timer(r: Reduction) -> None:
     cancel_ghosts(r)
     upkeep(r)
     entry_pass(r)
+    watch.ask_reconcile(r)
+    r.update(timer_at=r.now)
+
+
+def idle(r: Reduction) -> None:
+    """Do what a TimerTick does that is sent only to read balances: nothing else is due."""
+    watch.fold_peak(r)
+    refill_tokens(r)
     watch.ask_reconcile(r)
     r.update(timer_at=r.now)
 

@@ -41,6 +41,33 @@ class PriceTick(_Event, frozen=True, kw_only=True, tag="price", gc=False):
     last: Decimal
 
 
+class Reads(Record, frozen=True, kw_only=True, gc=False):
+    """Regular reads of balances inside a skip, all in agreement: what is left of them."""
+
+    count: int
+    asked_at: float  # the last of them
+    reported_at: float
+    low: Decimal  # of the bids before the last one was asked for
+    high: Decimal
+
+
+class PricesSkipped(_Event, frozen=True, kw_only=True, tag="prices_skipped", gc=False):
+    """Many quiet quotes at once (backtest), with the idle timers between them.
+
+    Its reduction is the fold of the single events; `time` and `message` are those of the last.
+    `low` and `high` are the lowest and highest bid since the last read of the balances, if there
+    was one, otherwise of all.
+    """
+
+    count: int
+    bid: Decimal
+    ask: Decimal
+    last: Decimal
+    low: Decimal
+    high: Decimal
+    reads: Reads | None = None
+
+
 class TimerTick(_Event, frozen=True, kw_only=True, tag="timer", gc=False):
     """Time has passed and something may be due; ends an iteration of the loop."""
 
@@ -251,6 +278,7 @@ class CommandReceived(_Event, frozen=True, kw_only=True, tag="command"):
 Event = (
     Started
     | PriceTick
+    | PricesSkipped
     | TimerTick
     | MarketEnded
     | OrderAccepted

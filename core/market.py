@@ -6,11 +6,15 @@ is its open, it may be used only from `time + interval` on.
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from core.domain import Side
 from core.events import HealthChanged, InstrumentUpdated
 from core.record import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # A status of our connection, not of the exchange: it answers nothing.
 UNREACHABLE = "unreachable"
@@ -85,6 +89,26 @@ class MarketSource(Market, Protocol):
 
     def total(self) -> int | None:
         """Return how many items there are in all, None if endless or unknown."""
+        ...
+
+
+class Columns(NamedTuple):
+    """All bars of a recorded market, those made up for short gaps among them; shape (T,)."""
+
+    closes_at: "npt.NDArray[np.float64]"  # seconds, UTC: from then on a bar is known
+    low: "npt.NDArray[np.float64]"
+    high: "npt.NDArray[np.float64]"
+    close: "npt.NDArray[np.float64]"
+    is_empty: "npt.NDArray[np.bool_]"  # bars without volume, on which nothing fills
+
+
+class ColumnMarket(MarketSource, Protocol):
+    """A market whose bars are known as columns too; `columns` None: they are not."""
+
+    columns: Columns | None
+
+    def exact_close(self, n: int) -> Decimal:
+        """Return the close of bar `n`."""
         ...
 
 

@@ -187,13 +187,15 @@ class Quiet(Record, frozen=True, kw_only=True, gc=False):
     """Bounds of bid and mid inside which a price tick changes nothing but price and time.
 
     `next_due` is when a TimerTick is next worth sending; `rules_due` the same without what the
-    regime models ask for while nothing of theirs acts.
+    regime models ask for while nothing of theirs acts; `duty_due` without the regular read of
+    balances too: until then a TimerTick only asks.
     """
 
     price_low: Decimal
     price_high: Decimal
     next_due: float
     rules_due: float = 0.0  # without it no tick is quiet
+    duty_due: float = 0.0
     mid_low: Decimal = ZERO  # without these no tick is quiet
     mid_high: Decimal = ZERO
 

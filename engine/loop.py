@@ -19,7 +19,7 @@ from typing import Literal
 from core import actions as a
 from core import events as e
 from core.commands import Command
-from core.ports import Models, SimulatedExchange
+from core.ports import Message, Models, SimulatedExchange
 from core.record import Record, replace
 from core.state import BotState
 from engine.clock import Pacer, monotonic
@@ -130,6 +130,8 @@ class Loop:
         self.iterations = 0
         self.times = StepTimes()
         self.on_iteration: Callable[[bool], None] | None = None
+        # Goes over quotes that change nothing before an instant, where an exchange can do that.
+        self.skip: Callable[[BotState, float], Message | None] | None = None
         self.pacer = pacer
         self._prepare = prepare
 
@@ -144,6 +146,8 @@ class Loop:
         while not self.stopping.is_set():
             had_command = self._commands()
             horizon = self.exchange.horizon()  # asked first: what is due by then is then known
+            if self._has_skipped():
+                continue
             at, turn = self._next(has_end=horizon is None)
             if at is None and horizon is None:
                 return "ended"
@@ -172,6 +176,25 @@ class Loop:
                 self.on_iteration(had_command)
         return "stopped"
 
+    def _has_skipped(self) -> bool:
+        """Go over quotes that change nothing, if there are some and the exchange knows how."""
+        state = self.runtime.state
+        if self.skip is None or state.quiet is None:
+            return False
+        message = self.skip(state, min(self._answers_due(), default=math.inf))
+        if message is None:
+            return False
+        self._deliver(message.seq, message.event)
+        self.iterations += 1
+        if self.on_iteration is not None:
+            self.on_iteration(False)
+        return True
+
+    def _answers_due(self) -> list[float]:
+        """Return when models and advisor have something to tell."""
+        asked = (self.models, self.runtime.advisor)
+        return [t for x in asked if x is not None and (t := x.next_time()) is not None]
+
     def _take_up(self) -> None:
         """Go on where the last run left off: what was not heard of, then compare balances."""
         for message in self.exchange.pending(self.runtime.state.exchange_cursor):
@@ -191,8 +214,7 @@ class Loop:
         if at is None and has_end:
             return None, turn
         state = self.runtime.state
-        asked = (self.models, self.runtime.advisor)
-        answers = [t for x in asked if x is not None and (t := x.next_time()) is not None]
+        answers = self._answers_due()
         answers_at = max(state.now, min(answers)) if answers else None
         timer_at = timer_due(state)
         if timer_at is not None:

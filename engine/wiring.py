@@ -207,6 +207,11 @@ def matching_config(settings: config.Settings) -> MatchingConfig:
     return preset(settings.paper_preset, own)
 
 
+def epoch_of(settings: config.Settings) -> int:
+    """Return a simulation's epoch: its order ids follow from its seed, equal runs are equal."""
+    return int.from_bytes(hashlib.sha256(f"epoch {settings.seed}".encode()).digest()[:3])
+
+
 def open_store(
     settings: config.Settings, *, must_exist: bool = False, is_run: bool = False
 ) -> SqliteStore:
@@ -215,11 +220,9 @@ def open_store(
     Raises StoreError, StoreInUse.
     """
     since = datetime.fromtimestamp(wall_now(), UTC).isoformat(timespec="seconds")
-    # A simulation's order ids follow from its seed, so that equal runs are equal to the byte.
-    epoch = int.from_bytes(hashlib.sha256(f"epoch {settings.seed}".encode()).digest()[:3])
     return SqliteStore(
         settings.state_db,
-        epoch=epoch,
+        epoch=epoch_of(settings),
         owner=f"process {os.getpid()}, started {since}",
         retention_days=settings.journal_retention_days,
         history_days=settings.history_retention_days,

@@ -243,7 +243,7 @@ class MatchingEngine:
         return self._state.quote - quote >= need
 
     def _meets_own(self, side: Side, price: Decimal) -> bool:
-        high_buy, low_sell = self._bounds
+        high_buy, low_sell = self.bounds
         if side is Side.BUY:
             return low_sell is not None and price >= low_sell
         return high_buy is not None and price <= high_buy
@@ -273,7 +273,7 @@ class MatchingEngine:
         raise TypeError(f"{type(evidence).__name__} is no market evidence")
 
     def _is_reached(self, low: Decimal, high: Decimal) -> bool:
-        high_buy, low_sell = self._bounds
+        high_buy, low_sell = self.bounds
         return (high_buy is not None and low <= high_buy) or (
             low_sell is not None and high >= low_sell
         )
@@ -282,7 +282,7 @@ class MatchingEngine:
         fills: list[VenueExecution] = []
         if self._is_reached(candle.low, candle.high) and not candle.is_filled and candle.volume > 0:
             fills = self._fill_by_candle(candle)
-        self._show(candle.close)
+        self.show(candle.close)
         return fills
 
     def _fill_by_candle(self, candle: Candle) -> list[VenueExecution]:
@@ -339,7 +339,7 @@ class MatchingEngine:
                     used += fill.volume
                     fills.append(fill)
         if self._book is None:
-            self._show(trade.price)
+            self.show(trade.price)
         elif self._quote is not None:
             self._quote = Quote(bid=self._quote.bid, ask=self._quote.ask, last=trade.price)
         return fills
@@ -566,7 +566,8 @@ class MatchingEngine:
             fees=state.fees + fee,
         )
 
-    def _show(self, price: Decimal) -> None:
+    def show(self, price: Decimal) -> None:
+        """Show the quote around a price that was traded last."""
         shown = self._quote
         if shown is not None and shown.last == price:
             return
@@ -596,4 +597,4 @@ class MatchingEngine:
     def _find_bounds(self) -> None:
         buys = [o.price for o in self._orders.values() if o.side is Side.BUY]
         sells = [o.price for o in self._orders.values() if o.side is Side.SELL]
-        self._bounds = (max(buys, default=None), min(sells, default=None))
+        self.bounds = (max(buys, default=None), min(sells, default=None))

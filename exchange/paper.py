@@ -58,6 +58,7 @@ class PaperExchange:
     """
 
     reads_first = False
+    _file_type: type[PaperFile] = PaperFile
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class PaperExchange:
         self.source = source
         self.instrument = instrument
         self.config = config
-        self._file = PaperFile(
+        self._file = self._file_type(
             path,
             market=source.name,
             content=source.fingerprint,

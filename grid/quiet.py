@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from accounting import equity
 from core.domain import HUNDRED, ONE, ZERO
-from core.events import PriceTick
+from core.events import PricesSkipped, PriceTick
 from core.params import Params
 from core.record import replace
 from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
@@ -54,12 +54,13 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         return None
     r = Reduction(state, params)
     bid = market.bid
-    rules_due = due_of_rules(state, params)
+    duty_due = _duty_due(state, params)
+    rules_due = _with_read(duty_due, state, params)
     due = _with_models(rules_due, state, params)
     if _wants_newer_quote(state):
         return Quiet(
             price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due,
-            rules_due=rules_due,
+            rules_due=rules_due, duty_due=duty_due,
         )  # fmt: skip
     # Two ticks in the band are at most twice its share apart, and that is no jump.
     share = min(BAND, _risk_room(state, params), params.price_jump_max_pct / HUNDRED / 2)
@@ -79,12 +80,20 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         mid_high=high,
         next_due=due,
         rules_due=rules_due,
+        duty_due=duty_due,
     )
 
 
 def quiet_aside(state: BotState, quiet: Quiet, params: Params) -> Quiet:
     """Return the bounds after an event that does not act: only when to ask has changed."""
-    return replace(quiet, next_due=_with_models(quiet.rules_due, state, params))
+    rules_due = _with_read(quiet.duty_due, state, params)
+    due = _with_models(rules_due, state, params)
+    return replace(quiet, rules_due=rules_due, next_due=due)
+
+
+def idle_until(state: BotState, params: Params) -> float:
+    """Return when something is due but to read balances; now without bounds."""
+    return state.now if state.quiet is None else _with_models(state.quiet.duty_due, state, params)
 
 
 def _wants_newer_quote(state: BotState) -> bool:
@@ -123,7 +132,7 @@ def _risk_room(state: BotState, params: Params) -> Decimal:
 
 def next_due(state: BotState, params: Params) -> float:
     """Return the earliest time at which a TimerTick may do something; never in the past."""
-    return _with_models(due_of_rules(state, params), state, params)
+    return _with_models(_with_read(_duty_due(state, params), state, params), state, params)
 
 
 def _with_models(rules_due: float, state: BotState, params: Params) -> float:
@@ -132,13 +141,18 @@ def _with_models(rules_due: float, state: BotState, params: Params) -> float:
     return max(state.now, min(times + [at for at in asked if at is not None]))
 
 
-def due_of_rules(state: BotState, params: Params) -> float:
-    """Return the same without what models ask for that do not act."""
+def _with_read(duty_due: float, state: BotState, params: Params) -> float:
+    asked = state.balances.requested_at
+    return max(
+        state.now, state.now if asked is None else min(duty_due, asked + params.recon_interval_sec)
+    )
+
+
+def _duty_due(state: BotState, params: Params) -> float:
+    """Return when rules may next act, without what models ask for that do not act."""
     now, seen = state.now, state.timer_at
     times = [(now // HOUR_SEC + 1) * HOUR_SEC]
-    asked = state.balances.requested_at
-    times.append(now if asked is None else asked + params.recon_interval_sec)
-    filled = state.balances.last_execution_at
+    asked, filled = state.balances.requested_at, state.balances.last_execution_at
     if filled is not None and (asked is None or filled >= asked):
         times.append(filled + 1.0)
     limit = params.imbalance_alert_min * 60
@@ -192,4 +206,27 @@ def is_quiet(state: BotState, tick: PriceTick, params: Params) -> bool:
         and (ask - bid) * HUNDRED <= params.max_spread_pct * bid
         and (market.ask - market.bid) * HUNDRED <= params.max_spread_pct * market.bid
         and time - market.time <= params.stale_price_max_age_sec
+    )
+
+
+def are_quiet(state: BotState, skipped: PricesSkipped, params: Params) -> bool:
+    """Tell whether all ticks of a skip change nothing but price and time.
+
+    Who skips has seen to it that none of them came too late, was too wide, or had its mid outside.
+    """
+    quiet, market = state.quiet, state.market
+    bids = [skipped.low, skipped.bid, skipped.high]
+    if skipped.reads is not None:
+        bids += [skipped.reads.low, skipped.reads.high]
+    prices = (*bids, skipped.ask, skipped.last)
+    return (
+        quiet is not None
+        and market is not None
+        and skipped.time < quiet.duty_due
+        and all(x.is_finite() and x > ZERO for x in prices)
+        and skipped.bid < skipped.ask
+        and quiet.price_low < min(bids)
+        and max(bids) < quiet.price_high
+        and quiet.mid_low < (skipped.bid + skipped.ask) / 2 < quiet.mid_high
+        and (skipped.ask - skipped.bid) * HUNDRED <= params.max_spread_pct * skipped.bid
     )

@@ -463,11 +463,16 @@ def settle_reserved(r: Reduction) -> None:
         )
 
 
+def is_read_due(r: Reduction) -> bool:
+    """Tell whether it is time for the regular read of balances."""
+    asked = r.state.balances.requested_at
+    return asked is None or r.now - asked >= r.params.recon_interval_sec
+
+
 def ask_reconcile(r: Reduction) -> None:
     """Ask for balances when they are due, or at once after a fill."""
     own = r.state.balances
-    asked = own.requested_at
-    is_due = asked is None or r.now - asked >= r.params.recon_interval_sec
+    asked, is_due = own.requested_at, is_read_due(r)
     has_filled = own.last_execution_at is not None and (
         asked is None or own.last_execution_at >= asked
     )

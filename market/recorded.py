@@ -58,9 +58,9 @@ def told(rows: Rows, interval: float) -> Iterator[Candle]:
 class Recorded:
     """All candles of one recording, in its own interval and, once asked for, in longer ones."""
 
-    def __init__(self, rows: Iterable[CandleRow], interval: float) -> None:
+    def __init__(self, rows: Iterable[CandleRow] | Rows, interval: float) -> None:
         self._interval = interval
-        self._rows = {interval: _packed(rows)}
+        self._rows = {interval: rows if isinstance(rows, Rows) else _packed(rows)}
 
     def candles(self, interval: float, since: float, until: float) -> Iterator[Candle]:
         """Yield the candles of `interval` that opened from `since` on and closed by `until`.

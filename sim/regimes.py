@@ -5,7 +5,7 @@ candles, with a store in memory and an exchange that has neither prices nor orde
 here is what the daemon would say and hold; nothing of its rules stands here a second time.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from core import actions as a
 from core import events as e
 from core.commands import Pause
 from core.domain import ZERO, FeeRates, Instrument
-from core.market import CandleRow, CandleSource, LabelRow
+from core.market import CandleSource
 from core.ports import Commit, ConfigError, Loaded, Message, Venue
 from core.record import replace
 from core.regime import Evidence, ModelRef
@@ -32,7 +32,7 @@ from hmm_regime_detector import Model, transmat_by_label
 from regime_policy import hold
 from settings.table import BY_NAME, VARIABLES
 from settings.variable import value_of
-from store.candles import LABEL_DAYS, SqliteCandles
+from sim.unkept import UnkeptCandles
 from store.memory import MemoryStore
 
 SECTIONS = ("Regime models", "Regime tiers")
@@ -108,7 +108,7 @@ def study(
     models = open_models(
         settings, source, market="study", is_real_time=False, feed_sec=FEED_SEC,
         holding_times=store.holding_times, trainer=trainer,
-        store=_Unkept(":memory:", pair="study"),
+        store=UnkeptCandles(":memory:", pair="study"),
     )  # fmt: skip
     try:
         runtime = Runtime(store, exchange, None)
@@ -132,19 +132,6 @@ class _Forgetful(MemoryStore):
 
     def snapshot(self, loaded: Loaded) -> None:
         """Forget it."""
-
-
-class _Unkept(SqliteCandles):
-    """Candles and labels that are known in memory by those who wrote them."""
-
-    def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
-        """Forget them."""
-
-    def append_labels(self, interval: float, labels: Iterable[LabelRow]) -> None:
-        """Forget them."""
-
-    def prune_labels(self, now: float, days: int = LABEL_DAYS) -> None:
-        """Delete nothing."""
 
 
 class _Watch:

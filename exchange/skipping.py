@@ -1,0 +1,228 @@
+"""A paper exchange for backtests: in memory, and able to skip bars on which nothing happens.
+
+What is skipped is what would have been quiet: no bar reaches one of our orders, no quote leaves the
+bounds inside which the reducer only takes note, and nothing is due before the last of them. The
+numbers that are searched are doubles; a bar that is near a bound is left to the exact arithmetic.
+"""
+
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core import events as e
+from core.domain import HUNDRED, Instrument
+from core.market import ColumnMarket, Columns
+from core.ports import Message
+from core.state import Market, Quiet
+from exchange.matching import BPS, DAY_SEC, MatchingConfig
+from exchange.paper import TICK_SEC, PaperExchange
+from exchange.paper_file import Cursor, PaperFile
+from exchange.rates import READ_BALANCES_COST, latency
+
+LEAST = 2  # a single bar is not worth it
+FIRST_LOOK, LOOK_MAX = 64, 4096  # bars searched at a time
+LATENCY_SIGMAS = 9.42  # no draw of 64 bits is farther out
+
+
+class _InMemory(PaperFile):
+    """The tables of orders and executions alone: a backtest is never taken up again."""
+
+    def commit(self, cursor: Cursor, **_parts: Any) -> None:  # noqa: ARG002 - the port
+        """Write what was added; where it stands is nowhere but in memory."""
+        self.flush()
+
+    def add_message(self, message: Message) -> None:
+        """Forget it."""
+
+
+class Terms(NamedTuple):
+    """What a skip must keep to, besides the quiet bounds."""
+
+    before: float  # something is due then, but to read balances
+    asked_at: float | None  # when balances were read last
+    read_sec: float  # how often they are
+    stale_sec: float  # the age that makes a quote stale
+    spread_pct: Decimal  # the widest spread
+
+
+class _Limits(NamedTuple):
+    """Inside these, exclusively, a bar changes nothing; prices as doubles."""
+
+    low_close: float
+    high_close: float
+    buy: float  # of our orders: a bar at or below it reaches one
+    sell: float
+    before: float  # the bar is known before this time
+
+
+class SkippingExchange(PaperExchange):
+    """A paper exchange in memory over recorded bars."""
+
+    _file_type = _InMemory
+
+    def __init__(
+        self,
+        source: ColumnMarket,
+        instrument: Instrument,
+        config: MatchingConfig,
+        *,
+        start_base: Decimal,
+        start_quote: Decimal,
+    ) -> None:
+        self._bars = source
+        super().__init__(
+            ":memory:", source, instrument, config, start_base=start_base, start_quote=start_quote
+        )
+
+    def skip(self, quiet: Quiet, market: Market, terms: Terms) -> Message | None:
+        """Go over bars that change nothing, as far as they go; return the message that tells so.
+
+        None: the next bar has to be looked at.
+        """
+        columns = self._columns()
+        if columns is None or self._requests or self._messages or self._ticks:
+            return None
+        limits = self._limits(quiet, market, terms)
+        if limits is None:
+            return None
+        first = self._read_count
+        end = _quiet_until(columns, first, limits)
+        end = _fresh_until(columns, first, end, market.time, terms.stale_sec - self._slowest())
+        while end - first >= LEAST:
+            reads = self._reads(terms, self._told_at(columns, end - 1))
+            if reads is not None:
+                return self._pass(columns, first, end, market, reads)
+            end -= 1  # a read would be under way
+        return None
+
+    def _told_at(self, columns: Columns, n: int) -> float:
+        """Return when the bot hears of bar `n`."""
+        key = f"feed/{n + 1}"
+        wait = latency(self.config.feed_sec, self.config.jitter, self.config.seed, key)
+        return float(columns.closes_at[n]) + wait
+
+    def _reads(self, terms: Terms, until: float) -> list[float] | None:
+        """Return when balances are read before `until`; None where one would be under way then."""
+        times: list[float] = []
+        if terms.asked_at is not None:
+            at = terms.asked_at + terms.read_sec
+            while at <= until:
+                times.append(at)
+                at += terms.read_sec
+        if times and not self._reported_at(times[-1])[1] < until:
+            return None
+        return times
+
+    def _reported_at(self, asked_at: float) -> tuple[float, float]:
+        """Return when a read of balances arrives, and when its answer is here."""
+        config = self.config
+        key = f"read/{asked_at!r}/"
+        at = asked_at + latency(config.entry_sec, config.jitter, config.seed, key)
+        key = f"reply/{at!r}/"
+        return at, at + latency(config.response_sec, config.jitter, config.seed, key)
+
+    def _columns(self) -> Columns | None:
+        columns = self._bars.columns
+        if columns is None or self._next is None:
+            return None
+        # Ticks must not meet: each has to be told before the next bar closes.
+        return columns if self._bars.price_interval > self._slowest() + TICK_SEC else None
+
+    def _slowest(self) -> float:
+        """Return the longest that a quote can travel, seconds."""
+        return float(self.config.feed_sec * np.exp(self.config.jitter * LATENCY_SIGMAS))
+
+    def _limits(self, quiet: Quiet, market: Market, terms: Terms) -> _Limits | None:
+        half = float(self.config.spread_bps / BPS / 2)
+        step = 2.1 * float(self.instrument.tick_size)  # bid and ask are rounded by one at most
+        low = max((float(quiet.price_low) + step) / (1 - half), float(quiet.mid_low) + step)
+        high = min((float(quiet.price_high) - step) / (1 - half), float(quiet.mid_high) - step)
+        widest = (2 * half * low + step) / (low * (1 - half) - step) if low > 2 * step else np.inf
+        most = terms.spread_pct
+        is_wide = (market.ask - market.bid) * HUNDRED > most * market.bid
+        if is_wide or widest * 100 > float(most) * (1 - 1e-9) or self._fees_day < 0:
+            return None
+        buy, sell = self.engine.bounds
+        midnight = (self._fees_day + 1) * DAY_SEC  # the fee tier is looked at then
+        return _Limits(
+            low_close=low,
+            high_close=high,
+            buy=-np.inf if buy is None else float(buy) + step,
+            sell=np.inf if sell is None else float(sell) - step,
+            before=min(terms.before - self._slowest(), midnight),
+        )
+
+    def _pass(
+        self, columns: Columns, first: int, end: int, market: Market, times: list[float]
+    ) -> Message | None:
+        reads = None
+        after, seen = first, [market.bid]
+        if times:
+            asked_at = times[-1]
+            at, reported_at = self._reported_at(asked_at)
+            if self.engine.read_wait(READ_BALANCES_COST, at):
+                return None
+            after = first + int(np.searchsorted(columns.closes_at[first:end], asked_at))
+            if after > first and self._told_at(columns, after - 1) > asked_at:
+                after -= 1
+            if after > first:
+                seen = [*self._range(columns, first, after), self._shown(after - 1)[0]]
+            reads = e.Reads(
+                count=len(times), asked_at=asked_at, reported_at=reported_at,
+                low=min(seen), high=max(seen),
+            )  # fmt: skip
+        bids = [*self._range(columns, after, end), seen[-1]]
+        last = self._shown(end - 1)
+        self._read_count = end
+        self._market = self._bars.read(end)
+        self._next_evidence()
+        self._now = self._last_tick = self._told_at(columns, end - 1)
+        self._delivered += end - first + len(times)
+        self._numbered += 2 * len(times)
+        skipped = e.PricesSkipped(
+            time=self._now, count=end - first, bid=last[0], ask=last[1], last=last[2],
+            low=min(bids), high=max(bids), reads=reads,
+        )  # fmt: skip
+        return Message(seq=self._delivered, event=skipped)
+
+    def _range(self, columns: Columns, first: int, end: int) -> tuple[Decimal, Decimal]:
+        """Return the lowest and the highest bid of bars; there are some."""
+        close = columns.close[first:end]
+        at = (first + int(close.argmin()), first + int(close.argmax()))
+        return self._shown(at[0])[0], self._shown(at[1])[0]
+
+    def _shown(self, n: int) -> tuple[Decimal, Decimal, Decimal]:
+        """Return bid, ask and last after bar `n`; they are what is shown now."""
+        self.engine.show(self._bars.exact_close(n))
+        quote = self.engine.quote()
+        if quote is None:
+            raise AssertionError("a quote has just been shown")
+        return quote.bid, quote.ask, quote.last
+
+
+def _quiet_until(columns: Columns, first: int, limits: _Limits) -> int:
+    """Return the first bar from `first` on that may change something, or the end."""
+    known = columns.closes_at
+    end = int(np.searchsorted(known, limits.before))
+    at, look = first, FIRST_LOOK
+    while at < end:
+        part = slice(at, min(at + look, end))
+        close = columns.close[part]
+        is_loud = (close <= limits.low_close) | (close >= limits.high_close)
+        is_reached = (columns.low[part] <= limits.buy) | (columns.high[part] >= limits.sell)
+        is_loud |= is_reached & ~columns.is_empty[part]
+        if is_loud.any():
+            return at + int(is_loud.argmax())
+        at, look = part.stop, min(2 * look, LOOK_MAX)
+    return max(at, first)
+
+
+def _fresh_until(columns: Columns, first: int, end: int, seen_at: float, most: float) -> int:
+    """Return `end`, or the first bar that comes more than `most` seconds after the one before."""
+    if end <= first:
+        return end
+    known = columns.closes_at[first:end]
+    waits = np.diff(known, prepend=seen_at)
+    is_late = waits > most
+    return first + int(is_late.argmax()) if is_late.any() else end

@@ -1,0 +1,124 @@
+"""A market lived through in memory: the daemon's Runtime, Loop, models and sizer, without a daemon.
+
+What differs from a replay of the daemon are the ports: a store and an exchange in memory, training
+in this process, and, unless told otherwise, bars that change nothing are skipped.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+import config
+from core.domain import ZERO, Instrument
+from core.order_id import bot_tag
+from core.params import Params
+from core.ports import Message
+from core.record import replace
+from core.state import BotState
+from engine.candle_history import FEED_SEC
+from engine.clock import Pacer, cpu_seconds
+from engine.kelly import KellyDesk
+from engine.loop import TIMER_SEC, Loop
+from engine.models import RegimeModels, open_models
+from engine.runtime import Runtime
+from engine.trainer import InlineTrainer
+from engine.wiring import begin_models, epoch_of, matching_config
+from exchange.matching import MatchingConfig
+from exchange.skipping import SkippingExchange, Terms
+from grid.quiet import idle_until
+from market.columns import ColumnSource
+from sim.unkept import UnkeptCandles
+from store.backtest import BacktestStore
+
+
+class Outcome(NamedTuple):
+    """What is left of a run; `store` is open."""
+
+    state: BotState
+    params: Params
+    store: BacktestStore
+    start_base: Decimal
+    start_quote: Decimal
+    cpu_sec: float
+
+
+def live_through(
+    settings: config.Settings,
+    source: ColumnSource,
+    *,
+    folder: Path,
+    matching: MatchingConfig | None = None,
+    is_skipping: bool = True,
+    watch: Callable[[Runtime, RegimeModels | None], None] | None = None,
+    on_progress: Callable[[BotState], None] | None = None,
+) -> Outcome:
+    """Run from the market's first bar to its last; `folder` is for the files of models.
+
+    `matching` stands in for the exchange that the settings describe; `watch` is given the run
+    before it begins. Raises MarketError, StoreError.
+    """
+    began = cpu_seconds()
+    instrument, price = Instrument(), source.first_price()
+    base = instrument.volume_down(settings.paper_start_base_usd / price) if price else ZERO
+    quote = settings.paper_start_quote
+    store = BacktestStore(epoch=epoch_of(settings))
+    exchange = SkippingExchange(
+        source, instrument, matching or matching_config(settings),
+        start_base=base, start_quote=quote,
+    )  # fmt: skip
+    params = replace(
+        settings.params, stale_price_max_age_sec=settings.stale_after(source.price_interval)
+    )
+    runtime = Runtime(store, exchange, None)
+    models = _models(settings, source, store, folder)
+    try:
+        if watch is not None:
+            watch(runtime, models)
+        tag = bot_tag(settings.bot_name, instrument.pair)
+        runtime.start(exchange.describe(), params, now=exchange.now(), bot_tag=tag)
+        if models is not None:
+            begin_models(runtime, models, now=exchange.now())
+        if params.kelly_enabled:
+            runtime.sizer = KellyDesk(store.recent_cycles)
+        loop = Loop(runtime, exchange, pacer=Pacer(None), models=models)
+        if is_skipping:
+            loop.skip = lambda state, due: _skip(exchange, state, runtime.params, due)
+        if on_progress is not None:
+            loop.on_iteration = lambda _: on_progress(runtime.state)
+        loop.run()
+    finally:
+        exchange.close()
+        if models is not None:
+            models.close()
+    return Outcome(runtime.state, params, store, base, quote, cpu_seconds() - began)
+
+
+def _models(
+    settings: config.Settings, source: ColumnSource, store: BacktestStore, folder: Path
+) -> RegimeModels | None:
+    if not settings.params.hmm_enabled:
+        return None
+    return open_models(
+        replace(settings, state_db=folder / "backtest.db"), source, market="backtest",
+        is_real_time=False, feed_sec=FEED_SEC, holding_times=store.holding_times,
+        trainer=InlineTrainer(), store=UnkeptCandles(":memory:", pair="backtest"),
+    )  # fmt: skip
+
+
+def _skip(
+    exchange: SkippingExchange, state: BotState, params: Params, due: float
+) -> Message | None:
+    """Have the exchange skip what the reducer would only take note of."""
+    quiet, market, asked_at = state.quiet, state.market, state.balances.requested_at
+    if quiet is None or market is None:
+        return None
+    before = min(due, idle_until(state, params))
+    next_read = 0.0 if asked_at is None else asked_at + params.recon_interval_sec
+    if next_read <= state.now or next_read < state.timer_at + TIMER_SEC:
+        before = min(before, quiet.next_due)  # its time is not that of the rhythm
+    terms = Terms(
+        before=before, asked_at=asked_at, read_sec=params.recon_interval_sec,
+        stale_sec=params.stale_price_max_age_sec, spread_pct=params.max_spread_pct,
+    )  # fmt: skip
+    return exchange.skip(quiet, market, terms)
