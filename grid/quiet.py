@@ -11,7 +11,7 @@ from core.domain import HUNDRED, ONE, ZERO
 from core.events import PricesSkipped, PriceTick
 from core.params import Params
 from core.record import replace
-from core.state import BotState, Idle, LockName, Mode, Quiet, RiskLevel
+from core.state import BotState, Idle, LockName, Mode, Quiet
 from grid import advice
 from grid.ghosts import ghost_times
 from grid.kelly import ask_due as kelly_due
@@ -23,20 +23,20 @@ from grid.watch import HOUR_SEC, imbalance
 from grid_strategy import mid
 from risk import (
     EMERGENCY_RESET_SEC,
-    HYSTERESIS,
     LEVEL_DWELL_SEC,
-    LEVEL_RANK,
-    LEVELS,
-    daily_loss,
     daily_loss_limit,
     drawdown,
     level_after_recovery,
+    level_for,
     parked,
+    risk_index,
+    risk_value,
 )
 
-BAND = Decimal("0.02")  # bounds hold for at most this move from the price they were made at
+BAND = Decimal("0.08")  # bounds hold for at most this move from the price they were made at
 VETOED_BAND = Decimal("0.001")
 NARROWEST = Decimal("0.0001")
+SHARES = tuple(BAND / 2**n for n in range(8))
 
 
 def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
@@ -107,27 +107,35 @@ def _wants_newer_quote(state: BotState) -> bool:
 
 
 def _risk_room(state: BotState, params: Params) -> Decimal:
-    """Return a relative price move within which no level or loss limit can be crossed."""
-    fall = drawdown(state, params)
-    room = BAND
-    for level, threshold in LEVELS:
-        if LEVEL_RANK[level] > LEVEL_RANK[state.risk.level]:
-            # The index moves by at most the relative move of the price, the peak likewise.
-            room = min(room, (threshold - fall) / 3)
-    if state.risk.level is not RiskLevel.LOW:
-        threshold = next(x for level, x in LEVELS if level == state.risk.level)
-        room = min(room, VETOED_BAND * 5, abs(fall - threshold + HYSTERESIS) / 3)
+    """Return a relative price move within which no level, loss limit or stop can be crossed."""
+    return next((share for share in SHARES if _is_safe(state, params, share)), NARROWEST)
+
+
+def _is_safe(state: BotState, params: Params, share: Decimal) -> bool:
+    """Tell whether locks and level stay as they are, wherever the bid goes within that move."""
+    market, risk = state.market, state.risk
+    if market is None:
+        return False
+    ends = (market.bid * (ONE - share), market.bid * (ONE + share))
+    # With constant holdings each of these is monotone in the price: its extremes are at the ends.
+    low, high = sorted(risk_index(state, params, x) for x in ends)
+    top = max(risk.peak, high)
+    falls = (max(ZERO, ONE - high / risk.peak), ONE - low / top) if risk.peak > 0 else (ZERO, ZERO)
+    if level_for(falls[0]) is not level_for(falls[1]):
+        return False
+    if len({level_after_recovery(risk.level, x) for x in falls}) > 1:
+        return False
     limit = daily_loss_limit(state, params)
-    is_locked = any(lock.name is LockName.DAILY_LOSS for lock in state.risk.locks)
-    if limit is not None and not is_locked and state.market is not None:
-        exposure = (state.balances.base + state.balances.start_base) * state.market.bid
-        if exposure > 0:
-            room = min(room, (limit - daily_loss(state, params)) / exposure)
-    value = equity(state)
-    if params.equity_stop_usd and value is not None and state.market is not None:
-        held = state.balances.base * state.market.bid
-        room = min(room, abs(value - params.equity_stop_usd) / held) if held > 0 else room
-    return max(room, NARROWEST)
+    is_locked = any(lock.name is LockName.DAILY_LOSS for lock in risk.locks)
+    if limit is not None and not is_locked and risk.day >= 0:
+        worst = min(risk_value(state, params, x) for x in ends)
+        if risk.day_start - worst > limit:
+            return False
+    value, stop = equity(state), params.equity_stop_usd
+    if not stop or value is None:
+        return True
+    moved = state.balances.base * market.bid * share
+    return value - moved >= stop or value + moved < stop
 
 
 def next_due(state: BotState, params: Params) -> float:
