@@ -35,7 +35,7 @@ class KellyDesk:
         cycles = self._recent_cycles(cfg.lookback_cycles)
         sizer = KellySizer(cfg)
         results = sizer.update(
-            cycles, active_label(state), book=book_of(state, params, _horizon(cycles))
+            cycles, active_label(state), book=book_of(state, params, horizon_sec(cycles))
         )
         if cfg.log_kelly_updates:
             self._tell(results)
@@ -55,10 +55,16 @@ class KellyDesk:
                 log.info("kelly bucket=%s n=%d reason=%s", name, found.n_total, said)
 
 
-def _horizon(cycles: Cycles) -> float:
+def horizon_sec(cycles: Cycles) -> float:
     """Return for how long a cycle is open in the median, 4 h until there are enough."""
     spans = [x["exit_time"] - x["entry_time"] for x in cycles]
     return median(spans) if len(spans) >= CYCLES_MIN else HORIZON_SEC
+
+
+def structural_loss(params: Params) -> float:
+    """Return what a loss would cost, as a fraction, where none was seen."""
+    adverse = params.orphan_min_adverse_pct or params.profit_pct  # where an exit is given up
+    return float(max(adverse, params.profit_pct) / HUNDRED)
 
 
 def book_of(state: BotState, params: Params, horizon_sec: float) -> Book | None:
@@ -66,7 +72,6 @@ def book_of(state: BotState, params: Params, horizon_sec: float) -> Book | None:
     worth = equity(state)
     if worth is None:
         return None
-    adverse = params.orphan_min_adverse_pct or params.profit_pct  # where an exit is given up
     return Book(
         now=state.now,
         bank=Bank(
@@ -75,7 +80,7 @@ def book_of(state: BotState, params: Params, horizon_sec: float) -> Book | None:
             slots=len(state.slots),
         ),
         horizon_sec=horizon_sec,
-        structural_loss=float(max(adverse, params.profit_pct) / HUNDRED),
+        structural_loss=structural_loss(params),
         base_usd=float(params.order_size_usd),
         positions=tuple(
             OpenPosition(
