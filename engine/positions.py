@@ -12,6 +12,7 @@ from grid_strategy import marked_profit
 class Marked(Record, frozen=True, kw_only=True):
     """One open position; `tied` is a buy's cost with its fee, or the value of what was sold."""
 
+    slot_id: int
     position: Position
     trade_id: TradeId
     tied: Decimal
@@ -23,11 +24,12 @@ def marked_positions(state: BotState) -> Iterator[Marked]:
     if state.market is None:
         return
     mark = state.market.bid
-    for trade_id, position in _open(state):
+    for slot_id, trade_id, position in _open(state):
         share = position.open_volume / position.volume
         fees = position.fees * share
         closing = state.fees.maker * position.open_volume * mark
         yield Marked(
+            slot_id=slot_id,
             position=position,
             trade_id=trade_id,
             tied=position.open_cost + (fees if trade_id is TradeId.B else ZERO),
@@ -35,10 +37,10 @@ def marked_positions(state: BotState) -> Iterator[Marked]:
         )
 
 
-def _open(state: BotState) -> Iterator[tuple[TradeId, Position]]:
+def _open(state: BotState) -> Iterator[tuple[int, TradeId, Position]]:
     for slot in state.slots:
         for leg in slot.legs:
             if isinstance(leg.state, Exiting):
-                yield leg.trade_id, leg.state.position
+                yield slot.slot_id, leg.trade_id, leg.state.position
         for recovery in slot.recovery_orders:
-            yield recovery.trade_id, recovery.position
+            yield slot.slot_id, recovery.trade_id, recovery.position

@@ -1,5 +1,8 @@
 """A store for backtests: the history tables in memory, without what only a restart needs."""
 
+import numpy as np
+import numpy.typing as npt
+
 from core.ports import Commit, Loaded
 from store import rows
 from store.memory import MemoryStore
@@ -20,3 +23,10 @@ class BacktestStore(MemoryStore):
 
     def snapshot(self, loaded: Loaded) -> None:
         """Forget it."""
+
+    def equity_points(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the equity once an hour, and what doing nothing would be worth: by column."""
+        names = ("time", "equity", "hold", "usd", "doge", "half", "mark")
+        rows_ = self._rows(f"SELECT {', '.join(names)} FROM equity ORDER BY seq")
+        points = np.array([[float(x) for x in row] for row in rows_]).reshape(-1, len(names))
+        return dict(zip(names, points.T, strict=True))

@@ -1,0 +1,184 @@
+"""A finished run in numbers: marks, cycles, open positions, and how its orders fared.
+
+Floats: what comes after is statistics; the books were exact. Look next at `sim/arms.py`.
+"""
+
+from collections import Counter
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.events import RegimeEstimated
+from engine.positions import Marked, marked_positions
+from engine.runtime import Runtime
+from market.columns import ColumnSource
+from sim.arms import Cycle, Fills, Held
+from sim.metrics import Floats
+from sim.run import Outcome
+
+SPACING_WARN, SPACING_LEAST = 3.0, 1.5  # of an entry to its exit, in deviations of one bar
+WAYS = ("hold", "usd", "doge", "half")  # of doing nothing
+
+
+class Spacing(NamedTuple):
+    """How far orders are apart, against what one bar moves."""
+
+    bar_sec: float
+    deviation_pct: float  # of one bar's log return
+    to_exit: float  # distance from an entry to its exit, in these
+    to_entry: float  # from the market to an entry
+
+    @property
+    def word(self) -> str:
+        """Return "" where the bars are fine enough, "warning", or "needs finer data"."""
+        if self.to_exit < SPACING_LEAST:
+            return "needs finer data"
+        return "warning" if self.to_exit < SPACING_WARN else ""
+
+
+class Diagnostics(NamedTuple):
+    """How orders fared; times in seconds, shares 0 to 1, None where there was nothing."""
+
+    placed: int
+    filled: int
+    partly: int  # orders with more than one execution
+    rejected: int
+    crossing: int  # of them for want of post-only
+    executions: int
+    maker_share: float | None
+    limited_share: float | None  # executions that left a rest: the volume did not suffice
+    wait_p50_sec: float | None  # from an order's placement to its end by execution
+    wait_p95_sec: float | None
+
+
+class Observed(NamedTuple):
+    """What a report needs of a run."""
+
+    fills: Fills
+    days: dict[str, Floats]  # at `fills.mark_times`: equity and the ways of doing nothing
+    hours: dict[str, Floats]  # time, equity, bid and so on, once an hour
+    drawdown_max: float  # of the hourly equity
+    diagnostics: Diagnostics
+    counters: dict[str, int]
+    transitions: list[dict[str, Any]]
+
+
+class RegimeWatch:
+    """Notes what the models said at each evaluation."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.labels: list[int | None] = []
+        self.tiers: list[int] = []
+
+    def begin(self, runtime: Runtime) -> None:
+        """Watch the steps of a run."""
+
+        def note(event: object, _actions: object) -> None:
+            if isinstance(event, RegimeEstimated):
+                regimes = runtime.state.regimes
+                self.times.append(event.time)
+                self.labels.append(regimes.policy.label if regimes.policy.tag is not None else None)
+                self.tiers.append(regimes.tiers.tier)
+
+        runtime.on_step = note
+
+
+def observed(outcome: Outcome) -> Observed:
+    """Return the run in numbers."""
+    history = outcome.store.export()
+    hours = outcome.store.equity_points()
+    times, bids = hours["time"], hours["mark"]
+    # The start, the end of each UTC day, and the last hour that there was.
+    is_mark = np.zeros(times.size, dtype=bool)
+    if times.size:
+        is_mark[[0, -1]] = True
+        is_mark[1:] |= np.diff(times // 86_400.0) > 0
+    fills = Fills(
+        cycles=[_cycle(x) for x in history["cycles"]],
+        held=[_held(x) for x in marked_positions(outcome.state)],
+        mark_times=times[is_mark],
+        bids=bids[is_mark],
+        base=float(outcome.start_base),
+        quote=float(outcome.start_quote),
+        taker=float(outcome.state.fees.taker),
+        slots=max(1, len(outcome.state.slots)),
+        least_usd=float(outcome.state.instrument.cost_min),
+    )
+    days = {name: hours[name][is_mark] for name in ("equity", *WAYS)}
+    peak = np.maximum.accumulate(hours["equity"]) if times.size else np.zeros(0)
+    fall = float(np.max(1.0 - hours["equity"] / peak)) if times.size else 0.0
+    return Observed(
+        fills=fills,
+        days=days,
+        hours=hours,
+        drawdown_max=fall,
+        diagnostics=_diagnostics(history["orders"], history["executions"]),
+        counters=dict(outcome.state.counters),
+        transitions=history["transitions"],
+    )
+
+
+def spacing(source: ColumnSource, outcome: Outcome) -> Spacing | None:
+    """Return how far apart orders are in bars' deviations; None of trades, or without a move."""
+    if source.columns is None:
+        return None
+    moves = np.diff(np.log(source.columns.close))
+    deviation = float(np.std(moves)) * 100.0 if moves.size > 1 else 0.0
+    if deviation <= 0.0:
+        return None
+    params = outcome.params
+    return Spacing(
+        bar_sec=source.interval,
+        deviation_pct=deviation,
+        to_exit=float(params.profit_pct) / deviation,
+        to_entry=float(params.entry_pct) / deviation,
+    )
+
+
+def _cycle(x: dict[str, Any]) -> Cycle:
+    return Cycle(
+        slot_id=x["slot_id"], leg=x["trade_id"], entry_time=x["entry_time"],
+        exit_time=x["exit_time"], entry_price=float(x["entry_price"]),
+        exit_price=float(x["exit_price"]), volume=float(x["volume"]),
+        entry_fee=float(x["entry_fee"]), exit_fee=float(x["exit_fee"]),
+        net_profit=float(x["net_profit"]), regime_at_entry=x["regime_at_entry"],
+    )  # fmt: skip
+
+
+def _held(x: Marked) -> Held:
+    position = x.position
+    share = float(position.open_volume / position.volume)
+    return Held(
+        slot_id=x.slot_id, leg=x.trade_id.value, entry_time=position.filled_at,
+        entry_price=float(position.open_cost / position.open_volume),
+        volume=float(position.open_volume), entry_fee=float(position.fees) * share,
+        regime_at_entry=position.regime_at_entry,
+    )  # fmt: skip
+
+
+def _diagnostics(orders: list[dict[str, Any]], executions: list[dict[str, Any]]) -> Diagnostics:
+    parts = Counter(x["client_order_id"] for x in executions)
+    volumes: dict[str, Decimal] = {}
+    limited = 0
+    wanted = {x["client_order_id"]: Decimal(x["volume"]) for x in orders}
+    for x in executions:
+        name = x["client_order_id"]
+        volumes[name] = volumes.get(name, Decimal(0)) + Decimal(x["volume"])
+        limited += volumes[name] < wanted.get(name, volumes[name])
+    waits = [x["closed_at"] - x["placed_at"] for x in orders if x["status"] == "filled"]
+    rejected = [x for x in orders if x["status"] == "rejected"]
+    count = len(executions)
+    return Diagnostics(
+        placed=len(orders),
+        filled=len(waits),
+        partly=sum(n > 1 for n in parts.values()),
+        rejected=len(rejected),
+        crossing=sum("post_only" in (x["detail"] or "") for x in rejected),
+        executions=count,
+        maker_share=sum(x["is_maker"] for x in executions) / count if count else None,
+        limited_share=limited / count if count else None,
+        wait_p50_sec=float(np.percentile(waits, 50)) if waits else None,
+        wait_p95_sec=float(np.percentile(waits, 95)) if waits else None,
+    )
