@@ -3,10 +3,6 @@
 What is computed stands in `sim/regime_stats.py`; text and page are made in `tools/`.
 """
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple
-
 import numpy as np
 
 from core.params import Params
@@ -14,20 +10,10 @@ from core.regime import BEARISH, BULLISH, LABELS, RANGING, Evidence
 from regime_policy import evidence_word
 from sim import regime_stats as stats
 from sim.regimes import Study
+from sim.tables import NONE, Table, day, span
 
-NONE = "–"
 EVIDENCE_ROWS = 12
 TIERS = ((0, "0 symmetric"), (1, "1 biased"), (2, "2 directional"))
-
-
-class Table(NamedTuple):
-    """One table; `note` says what its numbers are."""
-
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    is_told_empty: bool = False  # its note says something where there are no rows
 
 
 def tables(seen: Study, own: stats.Series, params: Params) -> list[Table]:
@@ -35,18 +21,6 @@ def tables(seen: Study, own: stats.Series, params: Params) -> list[Table]:
     made = [_shares(own), _dwells(own), *_transitions(seen), _stability(seen)]
     made += [_evidence(seen, params), _forward(own), _tiers(own), _holds(seen, own), _fits(seen)]
     return [x for x in made if x.rows or x.is_told_empty]
-
-
-def span(seconds: float) -> str:
-    """Return a duration in words."""
-    if seconds < 5_400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3_600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
-
-
-def day(time: float) -> str:
-    """Return a time as date and minute, UTC."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def frame(interval_sec: float) -> str:

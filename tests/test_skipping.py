@@ -65,7 +65,7 @@ def check_equal(folder: Path, path: Path, **more: str) -> int:
     return skipped
 
 
-LIVELY = {"ENTRY_PCT": "0.5", "PROFIT_PCT": "1.2", "PAPER_MAKER_FEE_PCT": "0.1",
+LIVELY = {"PAIR_ENTRY_PCT": "0.5", "PAIR_PROFIT_PCT": "1.2", "PAPER_MAKER_FEE_PCT": "0.1",
           "PAPER_TAKER_FEE_PCT": "0.2"}  # fmt: skip
 KINDS: dict[str, dict[str, str]] = {
     "plain": {},

@@ -5,11 +5,9 @@ timeframes and the evidence gate; nothing trades. The page needs no network and 
 """
 
 import argparse
-import html
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from core.ports import ConfigError, MarketError
@@ -21,24 +19,14 @@ from settings.table import BY_NAME
 from settings.variable import value_of
 from sim.arguments import assignment, number
 from sim.regime_stats import series
-from sim.regime_tables import Table, day, frame, tables
+from sim.regime_tables import frame, tables
 from sim.regimes import Study, settings_of, study
+from sim.tables import Picture, day, page, text
 from tools import regime_plot
 
 DAY_SEC = 86_400.0
 DAYS_LEAST = 0.5
 OUT = Path("regime_report.html")
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem;
-  color: #222; background: #fff; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #ddd; }
-th { vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; white-space: nowrap; }
-.wide { overflow-x: auto; } .note { color: #555; margin: 0 0 .5rem; }
-h1 { overflow-wrap: anywhere; } svg { width: 100%; min-width: 44rem; height: auto; }
-"""
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -96,9 +84,13 @@ def made(args: argparse.Namespace) -> str:
     found = tables(seen, own, settings.params)
     head = _head(args, source, seen, (start, end), monotonic() - began)
     if not args.no_page:
-        args.out.write_text(_page(head, found, regime_plot.svg(own, seen, settings.params)))
+        plot = regime_plot.svg(own, seen, settings.params)
+        title = "Price, regimes, tiers and evidence"
+        args.out.write_text(
+            page(f"Regimes: {head['market']}", head, [Picture(title, plot), *found])
+        )
         head["page"] = str(args.out)
-    return _text(head, found)
+    return text(head, found)
 
 
 def _head(
@@ -121,59 +113,6 @@ def _head(
         "settings changed": ", ".join(f"{n}={v}" for n, v in args.set) or "none",
         "took": f"{seconds:.0f} s, {seconds / days:.2f} s a day",
     }
-
-
-# ---- text and page ------------------------------------------------------------------------------
-
-
-def _text(head: Mapping[str, str], found: list[Table]) -> str:
-    width = max(map(len, head))
-    lines = [f"{name:<{width}}  {text}" for name, text in head.items()]
-    for table in found:
-        lines += ["", table.title, f"  ({table.note})", *_rows(table)]
-    return "\n".join(lines)
-
-
-def _rows(table: Table) -> list[str]:
-    """Return a table's lines: the first column to the left, the others to the right."""
-    whole = [table.columns, *table.rows]
-    widths = [max(len(row[n]) for row in whole) for n in range(len(table.columns))]
-    return [
-        "  " + "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in whole
-    ]  # fmt: skip
-
-
-def _page(head: Mapping[str, str], found: list[Table], plot: str) -> str:
-    """Return the page: one file, nothing to load."""
-    facts = "".join(
-        f"<tr><td>{html.escape(name)}</td><td style='text-align:left'>{html.escape(text)}</td></tr>"
-        for name, text in head.items()
-    )
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>Regimes</title>',
-        f"<style>{STYLE}</style></head><body>",
-        f"<h1>Regimes: {html.escape(head['market'])}</h1>",
-        f"<div class='wide'><table>{facts}</table></div>",
-        "<h2>Price, regimes, tiers and evidence</h2>",
-        f"<div class='wide'>{plot}</div>",
-    ]
-    for table in found:
-        cells = "".join(f"<th>{html.escape(x)}</th>" for x in table.columns)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row) + "</tr>"
-            for row in table.rows
-        )
-        parts.append(
-            f"<h2>{html.escape(table.title)}</h2><p class='note'>{html.escape(table.note)}</p>"
-            f"<div class='wide'><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
-            "</div>"
-        )
-    return "\n".join([*parts, "</body></html>", ""])
 
 
 def main(argv: list[str]) -> int:

@@ -1,0 +1,212 @@
+"""What the daemon would have made of recorded data: `python -m sim.backtest DATA...`.
+
+The daemon's own Runtime trades a paper exchange over the data, with your settings, under the
+exchange's presets default and pessimistic; sizings are compared on its fills. It writes an offline
+page, JSON and CSV for each file.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import config
+from core.ports import ConfigError, MarketError, StoreError
+from core.state import BotState
+from engine.clock import cpu_seconds, monotonic
+from engine.progress import ProgressLine
+from engine.version import VERSION, code_version
+from market.columns import ColumnSource
+from settings.table import BY_NAME
+from settings.variable import value_of
+from sim.arguments import assignment, whole
+
+if TYPE_CHECKING:
+    from sim.observed import Spacing
+
+ROOT = Path(__file__).parent.parent
+OUT = Path("backtest")
+NEEDED = ("arch", "scipy", "statsmodels", "matplotlib")
+MISSING = (
+    "the comparison and its pictures need packages of research: make backtest DATA=FILE installs "
+    "them, or: python -m pip install -r requirements-research.txt"
+)
+SHUFFLES = 200  # placebos, at least
+USAGE, FAILED, INTERRUPTED = 2, 4, 130
+# A backtest trades on paper, on its file, as fast as it can, and asks nobody.
+FIXED = {
+    "MODE": "paper", "MARKET_DATA": "replay", "REPLAY_SPEED": "max",
+    "AI_REGIME_ADVISOR_ENABLED": "false", "DASHBOARD_HOST": "127.0.0.1",
+}  # fmt: skip
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """Return the command line; exits with 2 for one that cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.backtest",
+        description="What the daemon would have made of recorded candles or trades, with the "
+        "settings of .env and the environment, and the changes of --set.",
+    )
+    add = parser.add_argument
+    add("files", type=Path, nargs="+", metavar="DATA", help=".csv, .csv.gz or .parquet")
+    add("--out", type=Path, default=OUT, help=f"folder for the reports (default {OUT})")
+    add("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE",
+        help="a setting, such as SLOT_COUNT=3; may be repeated")  # fmt: skip
+    add("--env", type=Path, default=ROOT / ".env", metavar="FILE",
+        help="settings to begin with (default .env of the project)")  # fmt: skip
+    add("--defaults", action="store_true", help="begin with the defaults: no file, no environment")
+    add("--from", dest="start", metavar="DATE", type=_date,
+        help="begin there (UTC); what is before is the candles' history")  # fmt: skip
+    add("--symbol", help="of a file with several")
+    add("--shuffles", type=whole(SHUFFLES, 10_000), default=SHUFFLES,
+        help=f"placebos of each sizing (default {SHUFFLES})")  # fmt: skip
+    add("--no-stress", action="store_true", help="leave the stress table out")
+    add("--no-skip", action="store_true", help="look at every bar; the result is the same")
+    return parser.parse_args(argv)
+
+
+def _date(text: str) -> float:
+    try:
+        return float(value_of(BY_NAME["REPLAY_FROM"], text, Path()))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def settings_of(args: argparse.Namespace, file: Path) -> config.Settings:
+    """Return the daemon's settings for a backtest of `file`. Raises ConfigError."""
+    own = {} if args.defaults else dict(os.environ)
+    given = dict(args.set)
+    wrong = [f"{x}: a backtest has its own; it cannot be set" for x in given if x in FIXED]
+    wrong += [f"{x}: there is no such setting; see docs/CONFIGURATION.md"
+              for x in given if x not in BY_NAME]  # fmt: skip
+    if wrong:
+        raise ConfigError(wrong)
+    for name in ("REPLAY_FROM", "REPLAY_SYMBOL"):
+        own.pop(name, None)
+    env = {**own, **given, **FIXED, "REPLAY_FILE": str(file), "STATE_DB": str(file) + ".none"}
+    return config.load(env, ROOT / ".none" if args.defaults else args.env)
+
+
+def backtest(args: argparse.Namespace, file: Path) -> str:
+    """Run everything on one file and write its report; return what the terminal is told.
+
+    Raises ConfigError, MarketError, StoreError, OSError.
+    """
+    from sim import report  # noqa: PLC0415 - heavy, and not needed to refuse
+    from sim.cases import PRESETS, own_matching, run_case, stressed  # noqa: PLC0415
+
+    settings = settings_of(args, file)
+    source = ColumnSource(file, symbol=args.symbol, start=args.start)
+    runs = [(name, own_matching(settings, name)) for name in PRESETS]
+    worse = [] if args.no_stress else list(stressed(runs[0][1]))
+    bar = _Bar(source, len(runs) + len(worse))
+    began, cpu = monotonic(), cpu_seconds()
+    made = []
+    for name, matching in (*runs, *worse):
+        made.append(
+            run_case(
+                name,
+                settings,
+                source,
+                matching,
+                shuffles=args.shuffles,
+                is_skipping=not args.no_skip,
+                progress=bar.show,
+            )
+        )
+        bar.next()
+    bar.end()
+    cases, hard = made[: len(runs)], made[len(runs) :]
+    folder = args.out / _stem(file)
+    head = _head(settings, source, cases[0].spacing)
+    head["took"] = f"{monotonic() - began:.1f} s, {cpu_seconds() - cpu:.1f} s of processor"
+    report.write(folder, head, cases, hard, None)
+    return report.short(head | {"report": str(folder / report.PAGE)}, cases, hard)
+
+
+def _head(
+    settings: config.Settings, source: ColumnSource, apart: "Spacing | None"
+) -> dict[str, str]:
+    """Return what the report is about."""
+    from sim.report_tables import spacing_words  # noqa: PLC0415
+
+    start, end = source.start_time(), source.end_time()
+    own = {*FIXED, "REPLAY_FILE", "STATE_DB"}
+    changed = [
+        f"{x.name}={x.value}"
+        for x in settings.effective
+        if x.source != "default" and x.name not in own
+    ]
+    return {
+        "data": source.name,
+        "from, to (UTC)": f"{_day(start)}, {_day(end)}: {(end - start) / 86_400:.1f} days",
+        "bars": f"{source.describe()}; content {source.fingerprint}",
+        "spacing": spacing_words(apart),
+        "settings that are not defaults": ", ".join(changed) or "none",
+        "seed": str(settings.seed),
+        "program": f"{VERSION}, code {code_version()}",
+        "what it is not": "a promise: past fills on one market, by rules for fills that are "
+        "careful but not the market's own; see docs/BACKTESTING.md",
+    }
+
+
+def _day(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+class _Bar:
+    """One progress line over several runs."""
+
+    def __init__(self, source: ColumnSource, runs: int) -> None:
+        self._begin, self._span = source.start_time(), source.end_time() - source.start_time()
+        self._runs, self._done = runs, 0
+        self._line = ProgressLine(sys.stderr, start=0.0, end=float(runs), enabled=True)
+
+    def show(self, name: str, state: BotState) -> None:
+        """Show how far the run `name` has come."""
+        share = (state.now - self._begin) / self._span
+        text = f"{name}, {state.counters.get('cycles', 0)} cycles"
+        self._line.show(self._done + min(1.0, max(0.0, share)), text)
+
+    def next(self) -> None:
+        """One run is done."""
+        self._done += 1
+
+    def end(self) -> None:
+        """Leave the line behind."""
+        self._line.end()
+
+
+def main(argv: list[str]) -> int:
+    """Backtest each file; return the exit code."""
+    args = arguments(argv)
+    logging.basicConfig(level=logging.CRITICAL)  # what the bot would tell stands in the report
+    if any(find_spec(x) is None for x in NEEDED):
+        print(f"backtest: {MISSING}", file=sys.stderr)
+        return USAGE
+    try:
+        for file in args.files:
+            print(backtest(args, file), end="\n\n")
+    except (ConfigError, MarketError) as error:
+        print(f"backtest: {error}", file=sys.stderr)
+        return USAGE
+    except (StoreError, OSError) as error:
+        print(f"backtest: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nbacktest: interrupted; reports of files before this one are written",
+              file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""The runs that a backtest is made of: presets side by side, and what stress does to a verdict."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+from config import Settings
+from core.params import Params
+from core.record import replace
+from core.state import BotState
+from engine.books import canonical_text, digest
+from engine.wiring import matching_config
+from exchange.matching import MatchingConfig, preset
+from market.columns import ColumnSource
+from sim.arms import SHUFFLES, Comparison, compare
+from sim.observed import Observed, RegimeWatch, Spacing, observed, spacing
+from sim.run import live_through
+from sim.verdict import Verdict, judge
+
+PRESETS = ("default", "pessimistic")
+Progress = Callable[[str, BotState], None]  # told the name of the run and where it is
+
+
+class Case(NamedTuple):
+    """One run, the sizings on its fills, and what is to be thought of them."""
+
+    name: str
+    matching: MatchingConfig
+    params: Params
+    observed: Observed
+    spacing: Spacing | None
+    regimes: RegimeWatch
+    comparison: Comparison
+    verdicts: tuple[Verdict, ...]  # of the tested sizings; none where data are too coarse
+    cpu_sec: float
+    digest: str  # SHA-256 of the canonical export
+
+
+def own_matching(settings: Settings, name: str) -> MatchingConfig:
+    """Return the paper exchange of the settings under a preset."""
+    return preset(name, matching_config(replace(settings, paper_preset="default")))
+
+
+def stressed(base: MatchingConfig) -> Iterator[tuple[str, MatchingConfig]]:
+    """Yield what the default exchange becomes under stress, by name."""
+    yield "fees + 25 %", replace(base, fee_factor=base.fee_factor * Decimal("1.25"))
+    yield (
+        "latency × 3",
+        replace(
+            base, feed_sec=3 * base.feed_sec, entry_sec=3 * base.entry_sec,
+            cancel_sec=3 * base.cancel_sec, response_sec=3 * base.response_sec,
+        ),
+    )  # fmt: skip
+    yield "half the volume", replace(base, participation=base.participation / 2)
+    yield "no fill at a touch, two ticks through", replace(base, touch_prob=0.0, through_ticks=2)
+
+
+def run_case(
+    name: str,
+    settings: Settings,
+    source: ColumnSource,
+    matching: MatchingConfig,
+    *,
+    shuffles: int = SHUFFLES,
+    is_skipping: bool = True,
+    progress: Progress | None = None,
+) -> Case:
+    """Run once and compare sizings on the fills. Raises MarketError, StoreError."""
+    watch = RegimeWatch()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = live_through(
+            settings, source, folder=Path(folder), matching=matching, is_skipping=is_skipping,
+            watch=lambda runtime, _: watch.begin(runtime),
+            on_progress=None if progress is None else lambda state: progress(name, state),
+        )  # fmt: skip
+    try:
+        seen, apart = observed(outcome), spacing(source, outcome)
+        exported = digest(canonical_text(outcome.store, outcome.state))
+    finally:
+        outcome.store.close()
+    comparison = compare(seen.fills, outcome.params, shuffles=shuffles, seed=settings.seed)
+    is_coarse = apart is not None and apart.word == "needs finer data"
+    return Case(
+        name=name,
+        matching=matching,
+        params=outcome.params,
+        observed=seen,
+        spacing=apart,
+        regimes=watch,
+        comparison=comparison,
+        verdicts=() if is_coarse else tuple(_verdicts(comparison, settings.seed)),
+        cpu_sec=outcome.cpu_sec,
+        digest=exported,
+    )
+
+
+def _verdicts(comparison: Comparison, seed: int) -> Iterator[Verdict]:
+    for x in comparison.tested:
+        yield judge(
+            x.arm.name, tested=x.arm.equity, matched=x.matched.equity, placebo=x.placebo,
+            multipliers=x.arm.multipliers, seed=seed,
+        )  # fmt: skip

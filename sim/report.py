@@ -1,0 +1,129 @@
+"""The report of a backtest: text for the terminal, one offline page, JSON and CSV."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim import report_plot, report_tables
+from sim.cases import Case
+from sim.metrics import Trials, curve
+from sim.tables import Picture, Table, page, text
+
+PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv"
+
+
+def tables(cases: Sequence[Case], stressed: Sequence[Case], trials: Trials | None) -> list[Table]:
+    """Return all tables: the verdicts first, then presets side by side."""
+    made = [report_tables.verdicts(x) for x in cases]
+    made += [report_tables.performance(x, trials) for x in cases]
+    made += [report_tables.sizes(x) for x in cases]
+    if stressed:
+        made.append(report_tables.stress([cases[0], *stressed]))
+    made += [report_tables.worst_cells(x) for x in cases]
+    made += [report_tables.entries_by_regime(x) for x in cases]
+    made += [report_tables.losers(x) for x in cases]
+    made.append(report_tables.diagnostics(cases))
+    return [x for x in made if x.rows or x.is_told_empty]
+
+
+def short(head: Mapping[str, str], cases: Sequence[Case], stressed: Sequence[Case]) -> str:
+    """Return what a terminal is told; the rest stands on the page."""
+    made = [report_tables.verdicts(x) for x in cases]
+    made += [report_tables.performance(x, None) for x in cases]
+    if stressed:
+        made.append(report_tables.stress([cases[0], *stressed]))
+    return text(head, made)
+
+
+def write(
+    folder: Path,
+    head: Mapping[str, str],
+    cases: Sequence[Case],
+    stressed: Sequence[Case],
+    trials: Trials | None,
+) -> None:
+    """Write page, JSON and CSV into `folder`, which is made. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = tables(cases, stressed, trials)
+    parts: list[Table | Picture] = [*found[: len(cases)]]
+    for case in cases:
+        parts += report_plot.pictures(case)
+    parts += found[len(cases) :]
+    (folder / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts))
+    data = {"head": dict(head), "cases": [_case(x, trials) for x in (*cases, *stressed)]}
+    (folder / DATA).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    _write_days(folder / DAYS, cases)
+    _write_cycles(folder / CYCLES, cases)
+
+
+def _case(case: Case, trials: Trials | None) -> dict[str, Any]:
+    """Return a case as JSON values."""
+    return {
+        "name": case.name,
+        "matching": case.matching.to_dict(),
+        "canonical_sha256": case.digest,
+        "spacing": None if case.spacing is None else case.spacing._asdict(),
+        "arms": [
+            {
+                "name": arm.name,
+                "figures": curve(arm.equity, trials).to_dict(),
+                "cycles": arm.cycles.to_dict(),
+                **{
+                    name: getattr(arm, name)
+                    for name in ("mean_notional", "exposure", "long_mean", "long_max", "turnover",
+                                 "fees", "at_bounds", "cut")
+                },
+            }
+            for arm in report_tables.arms(case)
+        ],
+        "verdicts": [x.to_dict() for x in case.verdicts],
+        "diagnostics": case.observed.diagnostics._asdict(),
+        "drawdown_max_hourly": case.observed.drawdown_max,
+        "counters": case.observed.counters,
+        "cpu_sec": round(case.cpu_sec, 3),
+    }  # fmt: skip
+
+
+def _write_days(file: Path, cases: Sequence[Case]) -> None:
+    """Write the daily equity of every arm, at liquidation."""
+    with file.open("w", newline="") as out:
+        rows = csv.writer(out)
+        rows.writerow(("case", "arm", "time_utc", "equity_usd", "bid"))
+        for case in cases:
+            fills = case.observed.fills
+            hold = fills.quote + fills.base * fills.bids * (1.0 - fills.taker)
+            curves = [(x.name, x.equity) for x in report_tables.arms(case)]
+            for name, equity in [*curves, ("holding the start", hold)]:
+                for at, value, bid in zip(fills.mark_times, equity, fills.bids, strict=True):
+                    rows.writerow((case.name, name, _time(at), f"{value:.8f}", f"{bid:.8f}"))
+
+
+def _write_cycles(file: Path, cases: Sequence[Case]) -> None:
+    """Write every cycle with the multipliers that each sizing would have given it."""
+    with file.open("w", newline="") as out:
+        rows = csv.writer(out)
+        tested = [x.arm.name for x in cases[0].comparison.tested]
+        rows.writerow((
+            "case", "slot", "leg", "entry_time_utc", "exit_time_utc", "entry_price", "exit_price",
+            "volume", "entry_fee", "exit_fee", "net_profit", "regime_at_entry",
+            *(f"multiplier: {x}" for x in tested),
+        ))  # fmt: skip
+        for case in cases:
+            given = np.array([x.arm.multipliers for x in case.comparison.tested])
+            for n, x in enumerate(case.observed.fills.cycles):
+                rows.writerow((
+                    case.name, x.slot_id, x.leg, _time(x.entry_time), _time(x.exit_time),
+                    x.entry_price, x.exit_price, x.volume, x.entry_fee, x.exit_fee, x.net_profit,
+                    "" if x.regime_at_entry is None else x.regime_at_entry,
+                    *(f"{m:.6f}" for m in given[:, n]),
+                ))  # fmt: skip
+
+
+def _time(value: float) -> str:
+    at = datetime.fromtimestamp(value, UTC)
+    return at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

@@ -1,0 +1,273 @@
+"""The tables of a backtest report: presets side by side, every number with its unit.
+
+What is computed stands in `sim/metrics.py`, `sim/arms.py` and `sim/verdict.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from core.regime import LABELS
+from sim.arms import Arm
+from sim.cases import Case
+from sim.metrics import Curve, Floats, Trials, curve, cycle_figures, wilson
+from sim.observed import Diagnostics, Spacing
+from sim.tables import NONE, Table, span
+
+COARSE = "needs finer data"
+ORDERS = (
+    "orders placed", "filled", "in several executions", "refused", "of them: would have crossed",
+    "executions", "as maker, %", "limited by the market's volume, %", "from order to fill, median",
+    "95 % within",
+)  # fmt: skip
+TERCILES = ("calm third of days", "middle third", "wild third")
+
+
+def number(value: float | None, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> str:
+    """Return a number as a cell; None is a dash."""
+    if value is None:
+        return NONE
+    return f"{value * scale:{'+' if sign else ''},.{digits}f}"
+
+
+def arms(case: Case) -> list[Arm]:
+    """Return all sizings of a case in the order of the report."""
+    found = case.comparison
+    tested = [arm for x in found.tested for arm in (x.arm, x.matched)]
+    return [found.fixed, found.equity_part, *tested]
+
+
+def verdicts(case: Case) -> Table:
+    """Return what is to be thought of each Kelly sizing."""
+    rows = []
+    for x in case.verdicts:
+        found = x.interval
+        rows.append((
+            x.sentence.split(":")[1].split(" grew")[0].strip(), x.word,
+            number(None if found is None else found.mean, 4, scale=100, sign=True),
+            NONE if found is None else f"{100 * found.low:+.4f} to {100 * found.high:+.4f}",
+            number(x.detectable, 4, scale=100), number(x.p_better, 3), str(x.days),
+            x.reason or "",
+        ))  # fmt: skip
+    return Table(
+        f"Verdict, {case.name}",
+        "Log growth in % a day above fixed sizes of the same mean notional, on the same fills; "
+        "BETTER needs an interval above 0 and fewer than 5 % of shuffled sizes doing as well. It "
+        "is no promise."
+        if case.verdicts
+        else "None is given: the bars are too coarse for these distances.",
+        ("sizing", "verdict", "difference", "95 % interval", "seen from", "shuffles as well",
+         "days", "what was not met"),
+        rows,
+        is_told_empty=True,
+    )  # fmt: skip
+
+
+def performance(case: Case, trials: Trials | None) -> Table:
+    """Return all sizings and ways of doing nothing side by side."""
+    mark = case.observed.fills
+    rows = [_row(x.name, curve(x.equity, trials)) for x in arms(case)]
+    taxed = mark.bids * (1.0 - mark.taker)
+    rows.append(_row("holding the start", curve(mark.quote + mark.base * taxed)))
+    for name, title in (("usd", "all in USD"), ("doge", "all in coin"), ("half", "half and half")):
+        rows.append(_row(title, curve(case.observed.days[name])))
+    return Table(
+        f"Equity, {case.name}",
+        "Daily marks at liquidation: bid less taker fee (coin and half: at the bid). Return and "
+        "drawdown in %; ratios a year of 365 days; PSR: probability that the true Sharpe ratio is "
+        "above 0; deflated: above what the best of all tried settings would have by luck.",
+        ("arm", "return %", "% a day", "CAGR %", "volatility %", "Sharpe", "Sortino",
+         "drawdown %", "days down", "ulcer %", "CVaR 95 %", "Calmar", "PSR", "deflated"),
+        rows,
+    )  # fmt: skip
+
+
+def _row(name: str, x: Curve) -> tuple[str, ...]:
+    return (
+        name, number(x.total_return, 2, scale=100, sign=True),
+        number(x.growth_per_day, 4, scale=100, sign=True), number(x.cagr, 1, scale=100, sign=True),
+        number(x.volatility, 1, scale=100), number(x.sharpe), number(x.sortino),
+        number(x.drawdown_max, 2, scale=100),
+        NONE if x.drawdown_days is None else str(x.drawdown_days), number(x.ulcer, 2, scale=100),
+        number(x.cvar_95, 2, scale=100, sign=True), number(x.calmar), number(x.psr, 3),
+        number(x.deflated_sharpe, 3),
+    )  # fmt: skip
+
+
+def sizes(case: Case) -> Table:
+    """Return what the sizings asked of the account."""
+    rows = []
+    for x in arms(case):
+        done = x.cycles
+        rows.append((
+            x.name, number(x.mean_notional), number(x.exposure, 1, scale=100),
+            number(x.long_mean, 1, scale=100), number(x.long_max, 1, scale=100),
+            number(x.turnover, 3), number(x.fees), str(done.count),
+            NONE if done.win_rate is None or done.win_rate_low is None
+            or done.win_rate_high is None
+            else f"{100 * done.win_rate:.1f} ({100 * done.win_rate_low:.1f} to "
+            f"{100 * done.win_rate_high:.1f})",
+            number(done.profit_factor), number(done.expectancy, 4, sign=True),
+            number(x.at_bounds, 0, scale=100), str(x.cut),
+        ))  # fmt: skip
+    return Table(
+        f"Sizes and cycles, {case.name}",
+        "Mean order in USD; open notional and value of the coin in % of equity; turnover a day in "
+        "equities; fees in USD; wins in % with Wilson's 95 % interval; profit a cycle in USD; "
+        "sizes that floor, ceiling or a cap decided, in %; entries that cash did not suffice for.",
+        ("arm", "order", "open %", "coin %", "most %", "turnover", "fees", "cycles", "wins %",
+         "won ÷ lost", "a cycle", "at bounds %", "cut"),
+        rows,
+    )  # fmt: skip
+
+
+def losers(case: Case) -> Table:
+    """Return what was still open at the end, which no figure of closed cycles shows."""
+    fills = case.observed.fills
+    bid = float(fills.bids[-1]) if len(fills.bids) else float("nan")
+    rows = []
+    for x in sorted(fills.held, key=lambda x: x.entry_time):
+        sign = 1.0 if x.leg == "B" else -1.0
+        marked = sign * (bid - x.entry_price) * x.volume - x.entry_fee
+        rows.append((
+            f"slot {x.slot_id} {x.leg}", _day(x.entry_time), number(x.entry_price, 6),
+            number(x.volume, 1), number(marked, 2, sign=True),
+            span(float(fills.mark_times[-1]) - x.entry_time),
+        ))  # fmt: skip
+    return Table(
+        f"Open at the end, {case.name}",
+        f"Marked at the bid of {bid:.7f}, in USD, less the entry's fee; closed cycles are nearly "
+        "always wins, because what loses stays open.",
+        ("position", "entered (UTC)", "at", "volume", "marked", "open for"),
+        rows,
+    )  # fmt: skip
+
+
+def entries_by_regime(case: Case) -> Table:
+    """Return outcomes by the regime at entry."""
+    rows = []
+    for tag, label in ((None, "unknown"), *enumerate(LABELS)):
+        own = [x for x in case.observed.fills.cycles if x.regime_at_entry == tag]
+        held = sum(x.regime_at_entry == tag for x in case.observed.fills.held)
+        if not own and not held:
+            continue
+        found = cycle_figures(
+            np.array([x.net_profit for x in own]),
+            np.array([x.exit_time - x.entry_time for x in own]),
+        )
+        low, high = wilson(found.wins, found.count)
+        rows.append((
+            label, str(found.count), number(found.win_rate, 1, scale=100),
+            NONE if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}",
+            number(found.expectancy, 4, sign=True),
+            NONE if found.holding_p50_sec is None else span(found.holding_p50_sec),
+            NONE if found.holding_p95_sec is None else span(found.holding_p95_sec), str(held),
+        ))  # fmt: skip
+    return Table(
+        f"Cycles by regime at entry, {case.name}",
+        "Wins in % of cycles that won or lost, with Wilson's 95 % interval; profit a cycle in USD.",
+        ("regime", "cycles", "wins %", "interval", "a cycle", "held p50", "held p95", "open"),
+        rows,
+    )
+
+
+def worst_cells(case: Case) -> Table:
+    """Return the growth by month and by third of volatility: where it fails, it is seen."""
+    marks, equity = case.observed.fills, case.comparison.fixed.equity
+    held = marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
+    rows = [
+        (name, str(int(chosen.sum())), *_cell(equity, chosen), *_cell(held, chosen)[:1])
+        for name, chosen in _cells(marks.mark_times, marks.bids)
+    ]
+    return Table(
+        f"By month and volatility, {case.name}",
+        "Fixed sizes: log growth in % in all, the worst day, and that of holding the start.",
+        ("part", "days", "growth %", "worst day %", "holding %"),
+        rows,
+    )
+
+
+def _cells(times: Floats, bids: Floats) -> Iterator[tuple[str, np.ndarray]]:
+    if len(times) < 2:
+        return
+    months = np.array([datetime.fromtimestamp(x - 1, UTC).strftime("%Y-%m") for x in times[1:]])
+    for month in sorted(set(months)):
+        yield month, months == month
+    move = np.abs(np.diff(np.log(bids)))
+    low, high = np.quantile(move, [1 / 3, 2 / 3])
+    cells = (move <= low, (move > low) & (move <= high), move > high)
+    yield from zip(TERCILES, cells, strict=True)
+
+
+def _cell(equity: Floats, chosen: np.ndarray) -> tuple[str, str]:
+    growth = np.diff(np.log(equity))[chosen]
+    if growth.size == 0:
+        return NONE, NONE
+    return number(float(growth.sum()), 2, scale=100, sign=True), number(
+        float(growth.min()), 2, scale=100, sign=True
+    )
+
+
+def diagnostics(cases: Sequence[Case]) -> Table:
+    """Return how orders fared, a column for each case."""
+    columns = [_orders(x.observed.diagnostics) for x in cases]
+    return Table(
+        "How orders fared",
+        "Where executions are limited by the market's volume, larger sizes would not fill as "
+        "these did.",
+        ("", *(x.name for x in cases)),
+        list(zip(ORDERS, *columns, strict=True)),
+    )
+
+
+def _orders(x: Diagnostics) -> tuple[str, ...]:
+    """Return the cells that go with ORDERS."""
+    return (
+        f"{x.placed:,}", f"{x.filled:,}", f"{x.partly:,}", f"{x.rejected:,}", f"{x.crossing:,}",
+        f"{x.executions:,}", number(x.maker_share, 1, scale=100),
+        number(x.limited_share, 1, scale=100), _span(x.wait_p50_sec), _span(x.wait_p95_sec),
+    )  # fmt: skip
+
+
+def stress(cases: Sequence[Case]) -> Table:
+    """Return what worse conditions do to fixed sizes and to the verdicts."""
+    rows = []
+    first = [x.word for x in cases[0].verdicts]
+    for case in cases:
+        found = curve(case.comparison.fixed.equity)
+        words = [x.word for x in case.verdicts]
+        rows.append((
+            case.name, number(found.total_return, 2, scale=100, sign=True),
+            number(found.drawdown_max, 2, scale=100), str(case.comparison.fixed.cycles.count),
+            number(case.comparison.fixed.fees),
+            ", ".join(words) or COARSE, "fragile" if words != first else "",
+        ))  # fmt: skip
+    return Table(
+        "Under stress",
+        "Fixed sizes in % and USD, and the verdicts on the Kelly sizings in the order above; one "
+        "that changes is fragile.",
+        ("conditions", "return %", "drawdown %", "cycles", "fees", "verdicts", ""),
+        rows,
+    )
+
+
+def spacing_words(found: Spacing | None) -> str:
+    """Return how the distances stand against the bars."""
+    if found is None:
+        return "not known: no bars"
+    text = (
+        f"exit {found.to_exit:.1f}, entry {found.to_entry:.1f} deviations of a bar "
+        f"({found.deviation_pct:.3f} % in {found.bar_sec / 60:g} min)"
+    )
+    if found.word == COARSE:
+        return f"{text}: {COARSE}; below 1.5 a bar hides what happened, no verdict is given"
+    return f"{text}: warning, below 3 some cycles may not be as they were" if found.word else text
+
+
+def _span(seconds: float | None) -> str:
+    return NONE if seconds is None else span(seconds)
+
+
+def _day(time: float) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M")

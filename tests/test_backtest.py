@@ -1,0 +1,170 @@
+"""The backtest as its user runs it: a report, honest words, the daemon's own result."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.backtest import main
+from sim.metrics import curve
+from tests.helpers import write_candles
+from tests.test_daemon import ROOT, Running, environment, run_bot
+from tests.test_skipping import LIVELY, calm
+
+BUSY = [x for name, value in LIVELY.items() for x in ("--set", f"{name}={value}")]
+
+
+@pytest.fixture(name="made", scope="module")
+def backtested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Backtest a small lively market once; return the report's folder."""
+    folder = tmp_path_factory.mktemp("backtest")
+    file = folder / "market.csv"
+    write_candles(file, bars=3_000, seed=11)
+    assert main([str(file), "--defaults", *BUSY, "--out", str(folder / "out")]) == 0
+    return folder / "out" / "market"
+
+
+def run(file: Path, *args: str) -> dict[str, Any]:
+    """Backtest `file`, in this process, with the defaults and `args`; return the JSON report."""
+    out = file.parent / "out"
+    assert main([str(file), "--defaults", "--no-stress", *args, "--out", str(out)]) == 0
+    found: dict[str, Any] = json.loads((out / file.stem / "report.json").read_text())
+    return found
+
+
+def test_the_report_is_one_page_that_loads_nothing(made: Path) -> None:
+    """Both presets, pictures, tables; no address in it."""
+    text = (made / "report.html").read_text()
+    assert "http" not in text
+    assert "<script" not in text
+    assert text.count("<svg") == 10
+    for words in ("Verdict, default", "Verdict, pessimistic", "Under stress", "How orders fared",
+                  "Open at the end, default", "By month and volatility, pessimistic",
+                  "holding the start"):  # fmt: skip
+        assert words in text, words
+
+
+def test_the_figures_follow_from_the_days_that_are_written(made: Path) -> None:
+    """JSON and CSV say the same; the balances make up the equity."""
+    data = json.loads((made / "report.json").read_text())
+    assert [x["name"] for x in data["cases"]][:2] == ["default", "pessimistic"]
+    rows = list(csv.DictReader((made / "days.csv").open()))
+    for case in data["cases"][:2]:
+        for arm in case["arms"]:
+            own = [float(x["equity_usd"]) for x in rows
+                   if (x["case"], x["arm"]) == (case["name"], arm["name"])]  # fmt: skip
+            found = curve(np.array(own)).to_dict()
+            assert found["days"] == arm["figures"]["days"] == len(own) - 1
+            assert found["total_return"] == pytest.approx(arm["figures"]["total_return"], abs=1e-9)
+    cycles = list(csv.DictReader((made / "cycles.csv").open()))
+    default = [x for x in cycles if x["case"] == "default"]
+    assert len(default) == data["cases"][0]["arms"][0]["cycles"]["count"] > 5
+    assert len(default) == data["cases"][0]["counters"]["cycles"]
+    first, second = (x["arms"][0]["cycles"]["count"] for x in data["cases"][:2])
+    assert second <= first
+
+
+def test_a_verdict_is_given_for_each_sizing(made: Path) -> None:
+    """Two days cannot tell, and the report says so."""
+    data = json.loads((made / "report.json").read_text())
+    words = {x["word"] for case in data["cases"] for x in case["verdicts"]}
+    assert words == {"NOT DISTINGUISHABLE"}
+    assert len(data["cases"][0]["verdicts"]) == 3
+    assert "a promise" in (made / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_bars_too_coarse_for_the_distances_get_no_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exit within one and a half deviations of a bar: figures yes, verdict no."""
+    file = tmp_path / "market.csv"
+    write_candles(file, bars=600, seed=3)
+    near = [x for text in ("PAIR_PROFIT_PCT=0.4", "PAIR_ENTRY_PCT=0.3", "PAPER_MAKER_FEE_PCT=0.1",
+                           "PAPER_TAKER_FEE_PCT=0.2") for x in ("--set", text)]  # fmt: skip
+    case = run(file, *near)["cases"][0]
+    said = capsys.readouterr().out
+    assert case["spacing"]["to_exit"] < 1.5
+    assert case["verdicts"] == []
+    assert case["arms"]
+    assert "needs finer data" in said
+    assert "NOT DISTINGUISHABLE" not in said
+
+
+@pytest.mark.slow
+def test_equal_runs_are_equal(tmp_path: Path) -> None:
+    """Twice, and once looking at every bar: the same digest."""
+    file = tmp_path / "market.csv"
+    calm(file, bars=900, seed=5)
+    more: tuple[tuple[str, ...], ...] = ((), (), ("--no-skip",))
+    assert len({run(file, *BUSY, *x)["cases"][0]["canonical_sha256"] for x in more}) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["/nowhere.csv"], "/nowhere.csv"),
+        (["FILE", "--set", "SLOT_COUNT=0"], "SLOT_COUNT='0'"),
+        (["FILE", "--set", "MODE=live"], "MODE: a backtest has its own"),
+        (["FILE", "--set", "NO_SUCH=1"], "NO_SUCH: there is no such setting"),
+        (["FILE", "--shuffles", "3"], "must be a whole number, 200 to 10000"),
+        (["FILE", "--from", "2031-01-01"], "has no start"),
+        ([], "required: DATA"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], words: str
+) -> None:
+    """Exit code 2, what is wrong, nothing written."""
+    file, out = tmp_path / "market.csv", tmp_path / "out"
+    calm(file, bars=60, seed=1)
+    given = [str(file) if x == "FILE" else x for x in args]
+    try:
+        code: object = main([*given, "--defaults", "--out", str(out)])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert words in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_it_runs_as_a_program(tmp_path: Path) -> None:
+    """As a shell starts it, in a folder of one's own: a verdict is printed, a page written."""
+    file = tmp_path / "market.csv"
+    calm(file, bars=300, seed=2)
+    command = [sys.executable, "-m", "sim.backtest", str(file), "--defaults",
+               "--out", str(tmp_path / "out")]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "NOT DISTINGUISHABLE" in done.stdout
+    assert (tmp_path / "out/market/report.html").exists()
+
+
+@pytest.mark.slow(seconds=40)
+@pytest.mark.parametrize("more", [{}, {"HMM_ENABLED": "true", "KELLY_ENABLED": "true",
+                                       "HMM_TRAINING_CANDLES": "720"}])  # fmt: skip
+def test_a_daemon_on_the_same_data_gives_the_same_books(
+    tmp_path: Path, more: dict[str, str]
+) -> None:
+    """Its replay, exported, is what the backtest has: live parity to the byte."""
+    file = tmp_path / "market.csv"
+    calm(file, bars=2_400, seed=8)
+    own = {**LIVELY, "SLOT_COUNT": "2", **more}
+    env = environment(tmp_path, MARKET_DATA="replay", REPLAY_FILE=str(file), REPLAY_SPEED="max",
+                      OMP_NUM_THREADS="1", LOG_LEVEL="WARNING", **own)  # fmt: skip
+    bot = Running(env)
+    assert bot.process.wait(300) == 0
+    exported = run_bot(env, "export", "--canonical")
+    assert exported.returncode == 0, exported.stderr
+    sets = [x for name, value in own.items() for x in ("--set", f"{name}={value}")]
+    case = run(file, *sets)["cases"][0]
+    assert case["counters"]["fills"] > 4
+    assert case["canonical_sha256"] in exported.stderr
