@@ -14,7 +14,7 @@ MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
 
-.PHONY: run sandbox test test-all test-long check bench clean
+.PHONY: run sandbox backtest test test-all test-long check bench clean
 
 run: $(VENV)/.run
 	@$(BIN)/python bot.py
@@ -22,6 +22,10 @@ run: $(VENV)/.run
 sandbox: $(VENV)/.run
 	@$(BIN)/python -m sim.sandbox --market "$(MARKET)" --speed $(SPEED) --port $(SANDBOX_PORT) \
 	  $(if $(DB),--db "$(DB)") $(if $(FAULTS),--faults)
+
+# DATA: recorded candles or trades. ARGS: see `python -m sim.backtest --help`.
+backtest: $(VENV)/.research
+	@$(BIN)/python -m sim.backtest $(DATA) $(ARGS)
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(PARALLEL) -m "not slow and not long"
@@ -55,7 +59,12 @@ $(VENV)/.run: requirements.txt | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements.txt requirements-dev.txt | $(BIN)/python
+$(VENV)/.research: requirements.txt requirements-research.txt | $(BIN)/python
+	@echo "installing the packages of requirements-research.txt (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-research.txt
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.dev: requirements.txt requirements-research.txt requirements-dev.txt | $(BIN)/python
 	@echo "installing the packages of requirements-dev.txt (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.research

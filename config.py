@@ -172,6 +172,11 @@ def paper_db(state_db: Path) -> Path:
     return state_db.with_name(state_db.name.removesuffix(".db") + ".paper.db")
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of this process."""
+    return dict(os.environ)
+
+
 def load(
     env: Mapping[str, str], dotenv_path: Path, further_checks: Iterable[Check] = ()
 ) -> Settings:

@@ -7,7 +7,6 @@ page, JSON and CSV for each file.
 
 import argparse
 import logging
-import os
 import sys
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 OUT = Path("backtest")
-NEEDED = ("arch", "scipy", "statsmodels", "matplotlib")
+NEEDED = ("arch", "scipy", "matplotlib")
 MISSING = (
     "the comparison and its pictures need packages of research: make backtest DATA=FILE installs "
     "them, or: python -m pip install -r requirements-research.txt"
@@ -78,7 +77,7 @@ def _date(text: str) -> float:
 
 def settings_of(args: argparse.Namespace, file: Path) -> config.Settings:
     """Return the daemon's settings for a backtest of `file`. Raises ConfigError."""
-    own = {} if args.defaults else dict(os.environ)
+    own = {} if args.defaults else config.environment()
     given = dict(args.set)
     wrong = [f"{x}: a backtest has its own; it cannot be set" for x in given if x in FIXED]
     wrong += [f"{x}: there is no such setting; see docs/CONFIGURATION.md"

@@ -409,7 +409,7 @@ def test_the_report_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert regime_report.main([str(candles)]) == 2
     said = capsys.readouterr().err
-    assert "pip install -r requirements-dev.txt" in said
+    assert "pip install -r requirements-research.txt" in said
     assert "--no-page" in said
 
 

@@ -183,10 +183,12 @@ def test_broad_exception_handlers_stand_at_boundaries_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_package_that_is_imported_is_pinned(name: str) -> None:
-    """What runs needs `requirements.txt` alone; only tests, tools and benchmarks need more."""
+    """What runs needs `requirements.txt` alone; research, tests, tools and benchmarks need more."""
     allowed = pinned("requirements.txt")
+    if name.startswith("sim/"):
+        allowed |= pinned("requirements-research.txt")
     if name.startswith(("tests/", "tools/", "benchmarks/")):
-        allowed |= pinned("requirements-dev.txt")
+        allowed |= pinned("requirements-dev.txt") | pinned("requirements-research.txt")
     if name == "regime/fast.py":
         allowed |= pinned("requirements-fast.txt")
     assert packages(name) <= allowed
@@ -196,7 +198,7 @@ def test_every_package_that_is_pinned_is_explained() -> None:
     """Each has its line in the document."""
     text = (ROOT / "docs" / "DEPENDENCIES.md").read_text()
     told = {x for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for x in row.split(", ")}
-    lists = ("requirements.txt", "requirements-dev.txt", "requirements-fast.txt")
+    lists = (f"requirements{x}.txt" for x in ("", "-research", "-dev", "-fast"))
     assert set().union(*map(pinned, lists)) <= told
 
 

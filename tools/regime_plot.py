@@ -18,8 +18,8 @@ from sim.regime_stats import SOURCES, Floats, Ints, Series
 from sim.regimes import Study
 
 MISSING = (
-    "the page's plot needs matplotlib: python -m pip install -r requirements-dev.txt (or give "
-    "--no-page for the tables alone)"
+    "the page's plot needs matplotlib: python -m pip install -r requirements-research.txt (or "
+    "give --no-page for the tables alone)"
 )
 # Okabe and Ito's colours, which can be told apart without red and green.
 COLOURS = {"bearish": "#d55e00", "ranging": "#c8c8c8", "bullish": "#0072b2", "unknown": "#ffffff"}
