@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 
 from core.kelly import BANKROLL, TILT
 from core.params import Params
@@ -20,7 +21,7 @@ from sim.metrics import CycleFigures, Floats, cycle_figures
 DAY_SEC = 86_400.0
 EQUITY_PART = 0.1  # of equity, in each order of arm B
 SHUFFLES = 200
-MATCHES_MAX = 8  # attempts to give fixed sizes the same mean notional where cash cuts them
+LEVEL_MAX = 2.0
 ROUNDING = 1e-9  # of a multiplier, relative
 
 
@@ -83,7 +84,7 @@ class Arm(NamedTuple):
     cut: int  # sizes that cash did not suffice for
 
 
-class Tested(NamedTuple):
+class Measured(NamedTuple):
     """A Kelly sizing, fixed sizes of its mean notional, and its shuffles' log growth a day."""
 
     arm: Arm
@@ -96,7 +97,7 @@ class Comparison(NamedTuple):
 
     fixed: Arm
     equity_part: Arm
-    tested: tuple[Tested, ...]
+    tested: tuple[Measured, ...]
 
 
 SIZINGS = (  # name, mode, by regime
@@ -185,27 +186,38 @@ class Replay:
 
     def tested(
         self, name: str, params: Params, *, mode: str, by_regime: bool, shuffles: int, seed: int
-    ) -> Tested:
+    ) -> Measured:
         """Return a Kelly sizing with what it is measured against."""
         params = replace(params, kelly=replace(params.kelly, mode=mode))
         walk = KellyWalk(self._noted(), params, slots=self.fills.slots, by_regime=by_regime,
                          least_usd=self.fills.least_usd)  # fmt: skip
         made, cut = self._play(walk, 1)
         arm = self._arm(name, made[:, 0], cut=cut, at_bounds=walk.at_bounds())
-        return Tested(arm, self.matched(arm), self.placebo(walk.said, shuffles, seed))
+        return Measured(arm, self.matched(arm), self.placebo(walk.said, shuffles, seed))
+
+    def given(self, name: str, multipliers: Floats) -> Arm:
+        """Return the arm with these multipliers, as far as cash allows."""
+        made, cut = self._play(_Given(multipliers[:, None]), 1)
+        return self._arm(name, made[:, 0], cut=cut)
 
     def matched(self, arm: Arm) -> Arm:
-        """Return fixed sizes with the mean notional of `arm`, as far as cash allows."""
+        """Return fixed sizes with the mean notional of `arm`.
+
+        Where cash cuts them they are raised until as much is traded, if less than LEVEL_MAX times
+        as large ones reach it.
+        """
         target = float(arm.multipliers @ self.notional)
         level = target / float(self.notional.sum()) if self.count else 1.0
-        made, cut = self._play(_Given(np.full((self.count, 1), level)), 1)
-        for _ in range(MATCHES_MAX):
-            reached = float(made[:, 0] @ self.notional)
-            if not 0.0 < reached < target * (1.0 - ROUNDING):
-                break
-            level *= target / reached
-            made, cut = self._play(_Given(np.full((self.count, 1), level)), 1)
-        return self._arm(f"fixed, as large as {arm.name}", made[:, 0], cut=cut)
+
+        def fixed(level: float) -> Arm:
+            return self.given(f"fixed, as large as {arm.name}", np.full(self.count, level))
+
+        def missing(level: float) -> float:
+            return target - float(fixed(level).multipliers @ self.notional)
+
+        if missing(level) > target * ROUNDING and missing(LEVEL_MAX * level) < 0.0:
+            level = float(brentq(missing, level, LEVEL_MAX * level, rtol=ROUNDING))
+        return fixed(level)
 
     def placebo(self, multipliers: Floats, shuffles: int, seed: int) -> Floats:
         """Return the log growth a day of each shuffle of `multipliers`; −inf where all is lost."""

@@ -58,7 +58,7 @@ def stream(
     )  # fmt: skip
 
 
-def market(seed: int, *, cycles: int = 200, held: int = 4, days: int = 60) -> Fills:
+def market(seed: int, *, cycles: int = 120, held: int = 4, days: int = 40) -> Fills:
     """Return cycles and open positions at wandering prices, with fees."""
     rng = np.random.default_rng(seed)
     marks = START + DAY_SEC * np.arange(days + 1.0)
@@ -73,9 +73,10 @@ def market(seed: int, *, cycles: int = 200, held: int = 4, days: int = 60) -> Fi
         if n >= cycles:
             kept.append(Held(n % 4, leg, entry, price, volume, fee, tag))
             continue
-        exit_price = price * float(np.exp(rng.normal(0.0, 0.02)))
+        sign = 1.0 if leg == "B" else -1.0
+        exit_price = price * float(np.exp(sign * rng.normal(0.015, 0.02)))
         exit_fee = 0.0025 * exit_price * volume
-        gain = (exit_price - price) * volume * (1.0 if leg == "B" else -1.0)
+        gain = (exit_price - price) * volume * sign
         done.append(
             Cycle(
                 slot_id=n % 4, leg=leg, entry_time=entry,
