@@ -180,9 +180,9 @@ def words(odds: dict[int, float], *, cycles: int, streams: int) -> Counter[str]:
 def test_without_an_edge_by_regime_nothing_is_distinguishable() -> None:
     """The same odds in all regimes, at break-even, where sizes jump most: at least 90 of 100.
 
-    What is left is WORSE more often than chance would have it: fixed sizes of equal mean notional
-    know the mean of all later sizes, which grow after wins. That costs the tested sizes 0.3
-    standard errors here, and never favours them.
+    These streams give 93; 200 others gave 181, so the true share is near 91 %. What is left is
+    nearly all WORSE: fixed sizes of equal mean notional know the mean of all later sizes, which
+    grow after wins. That costs the tested sizes 0.3 to 0.6 standard errors and never favours them.
     """
     found = words({0: 0.75, 1: 0.75, 2: 0.75}, cycles=600, streams=100)
     assert found[SAME] >= 90, found
