@@ -56,16 +56,17 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
         if quiet is not None and isinstance(event, e.TimerTick):
             advice.tend(r)
             regimes.tend(r)
+            kelly.tend(r)
             if watch.is_read_due(r):
                 idle(r)
         else:
             _apply(r, event)
         if r.state.regimes is not state.regimes:
             advice.notice(r, state.regimes)
-        watch.settle_reserved(r)
         watch.track_stints(r)
-        _check(r)
         if quiet is None:
+            watch.settle_reserved(r)
+            _check(r)
             r.update(quiet=None)
             r.update(quiet=quiet_bounds(r.state, r.params))
         else:
@@ -74,7 +75,7 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
 
 
 def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
-    """Tell whether the event is one of the advisor's, or of regime models that do not act.
+    """Tell whether the event is one of the advisor's, or of models and sizer that do not act.
 
     Then it leaves everything as it would be without it: the bounds of quiet ticks, and when the
     rules are next looked at.
@@ -89,6 +90,8 @@ def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
             return True
         case e.RegimeEstimated() | e.ModelTrained() | e.TrainingFailed():
             return not params.regime_directional_enabled
+        case e.KellyUpdated():
+            return event.results == state.kelly.results
         case _:
             return False
 

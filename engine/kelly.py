@@ -8,8 +8,9 @@ from typing import Any
 from accounting import equity
 from core.domain import HUNDRED
 from core.events import KellyUpdated
-from core.kelly import NO_DATA, Bank, Book, OpenPosition
+from core.kelly import NO_DATA, TILT, Bank, Book, OpenPosition
 from core.params import Params
+from core.record import replace
 from core.state import BotState
 from engine.positions import marked_positions
 from grid.kelly import active_label
@@ -28,10 +29,14 @@ class KellyDesk:
     def __init__(self, recent_cycles: Callable[[int], Cycles]) -> None:
         self._recent_cycles = recent_cycles
         self._said: dict[str, str] = {}
+        self._known: tuple[object, KellyUpdated] | None = None  # after so many cycles
 
     def update(self, state: BotState, params: Params) -> KellyUpdated:
-        """Return the statistics of all cycles completed so far."""
+        """Return the statistics of all cycles completed so far; in mode tilt they are all of it."""
         cfg = params.kelly
+        basis = (state.counters.get("cycles", 0), cfg)
+        if cfg.mode == TILT and self._known is not None and self._known[0] == basis:
+            return replace(self._known[1], time=state.now)
         cycles = self._recent_cycles(cfg.lookback_cycles)
         sizer = KellySizer(cfg)
         results = sizer.update(
@@ -39,12 +44,14 @@ class KellyDesk:
         )
         if cfg.log_kelly_updates:
             self._tell(results)
-        return KellyUpdated(
+        updated = KellyUpdated(
             time=state.now,
             results=results,
             cycles=sizer.last_update_n,
             unknown=sizer.unknown_count,
         )
+        self._known = (basis, updated)
+        return updated
 
     def _tell(self, results: Mapping[str, Any]) -> None:
         """Log what has changed since the last time, once for each bucket."""

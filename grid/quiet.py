@@ -145,7 +145,7 @@ def next_due(state: BotState, params: Params) -> float:
 
 def _with_models(rules_due: float, state: BotState, params: Params) -> float:
     times = [rules_due, *(at for at in regime_times(state, params) if at > state.now)]
-    asked = (ask_due(state, params), advice.due(state, params))
+    asked = (ask_due(state, params), advice.due(state, params), kelly_due(state, params))
     return max(state.now, min(times + [at for at in asked if at is not None]))
 
 
@@ -179,7 +179,7 @@ def _duty_due(state: BotState, params: Params) -> float:
     due = min(at for at in times if at > seen or at > now)
     asking = ask_due(state, params) if params.regime_directional_enabled else None
     ending = advice.acting_due(state)
-    for wanted in (state.pass_due, asking, kelly_due(state, params), ending):
+    for wanted in (state.pass_due, asking, ending):
         due = due if wanted is None else min(due, wanted)
     return max(now, due)
 
