@@ -2,6 +2,8 @@
 # `make sandbox` starts an exchange with play money that speaks as Kraken does. It takes SPEED=60 (times
 # as lively), MARKET=synthetic, SANDBOX_PORT=8090, DB=FILE (keeps the account), FAULTS=1 (opens a door
 # for faults, deposits and the market's status: docs/OPERATION.md).
+# `make backtest DATA=FILE` and `make sweep DATA=FILE` trade on recorded data (docs/BACKTESTING.md); what
+# else they should be told goes into ARGS, as ARGS="--trials 200".
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 # Compiled once, not at each start of a program or test process.
@@ -14,7 +16,7 @@ MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
 
-.PHONY: run sandbox backtest test test-all test-long check bench clean
+.PHONY: run sandbox backtest sweep test test-all test-long check bench clean
 
 run: $(VENV)/.run
 	@$(BIN)/python bot.py
@@ -23,9 +25,9 @@ sandbox: $(VENV)/.run
 	@$(BIN)/python -m sim.sandbox --market "$(MARKET)" --speed $(SPEED) --port $(SANDBOX_PORT) \
 	  $(if $(DB),--db "$(DB)") $(if $(FAULTS),--faults)
 
-# DATA: recorded candles or trades. ARGS: see `python -m sim.backtest --help`.
-backtest: $(VENV)/.research
-	@$(BIN)/python -m sim.backtest $(DATA) $(ARGS)
+backtest sweep: $(VENV)/.research
+	@$(if $(DATA),,echo "DATA=FILE is missing: recorded candles, .csv, .csv.gz or .parquet"; exit 2;) \
+	  $(BIN)/python -m sim.$@ "$(DATA)" $(ARGS)
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(PARALLEL) -m "not slow and not long"

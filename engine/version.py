@@ -8,6 +8,10 @@ VERSION = "0.1.0"
 _ROOT = Path(__file__).parent.parent
 RULES = ("state_machine.py", "leg.py", "grid_strategy.py", "regime_policy.py", "kelly_sizer.py",
           "risk.py", "accounting.py", "core/*.py", "grid/*.py")  # fmt: skip
+# What else decides how a backtest ends.
+SIMULATION = ("hmm_regime_detector.py", "kelly_*.py", "config.py", "regime/*.py", "settings/*.py",
+              "engine/*.py", "exchange/*.py", "market/*.py", "store/*.py", "sim/run.py",
+              "sim/score.py", "sim/unkept.py")  # fmt: skip
 
 
 @functools.cache
@@ -16,7 +20,17 @@ def code_version() -> str:
 
     Two programs of one code version fold a journal to the same state; it stands in `Started`.
     """
+    return f"{VERSION}+{_digest(RULES)}"
+
+
+@functools.cache
+def simulation_version() -> str:
+    """Return the same of all code that a backtest runs through: equal ones end alike."""
+    return f"{VERSION}+{_digest((*RULES, *SIMULATION))}"
+
+
+def _digest(patterns: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in RULES for path in _ROOT.glob(pattern)):
+    for path in sorted({path for pattern in patterns for path in _ROOT.glob(pattern)}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return f"{VERSION}+{digest.hexdigest()[:8]}"
+    return digest.hexdigest()[:8]

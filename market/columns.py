@@ -113,9 +113,9 @@ class ColumnSource(ReplaySource):
         return Rows(time, open_, high, low, close, volume, trades)
 
     def _take(self, rows: Rows) -> bool:
-        """Keep the rows as columns, from the start on, short gaps filled; False: too few."""
-        begin = int(np.searchsorted(rows.time, self._from))
-        time = rows.time[begin:]
+        """Keep the rows as columns, from start to end, short gaps filled; False: too few."""
+        begin, end = (int(np.searchsorted(rows.time, x)) for x in (self._from, self._until))
+        time = rows.time[begin:end]
         if time.size < 2:
             return False
         interval = self.interval
@@ -129,7 +129,7 @@ class ColumnSource(ReplaySource):
         is_made = ahead > 0
         opens = time[at] + ahead * interval
         low, high, close, volume = (
-            x[begin:][at] for x in (rows.low, rows.high, rows.close, rows.volume)
+            x[begin:end][at] for x in (rows.low, rows.high, rows.close, rows.volume)
         )
         self._raw, self._row, self._opens, self._is_made = rows, at + begin, opens, is_made
         self.columns = Columns(

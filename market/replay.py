@@ -66,19 +66,26 @@ _TIME = _Limits(
 class ReplaySource:
     """A recorded file as a MarketSource; gaps are filled up to 15 minutes and counted beyond.
 
-    The market begins with the first row at or after `start` (seconds, UTC; None: with the file).
-    What is before it is history: the whole file is checked, and tells its candles.
+    The market begins with the first row at or after `start` (seconds, UTC; None: with the file) and
+    ends with the last before `until` (None: with the file). What is before it is history: the whole
+    file is checked, and tells its candles.
     """
 
     candle_errors = 0
     candle_trouble: str | None = None
 
     def __init__(
-        self, path: Path, *, symbol: str | None = None, start: float | None = None
+        self,
+        path: Path,
+        *,
+        symbol: str | None = None,
+        start: float | None = None,
+        until: float | None = None,
     ) -> None:
         self.path = path
         self.symbol = symbol
         self._from = -math.inf if start is None else start
+        self._until = math.inf if until is None else until
         self._header = self._read_header()
         self.fingerprint = self._digest()
         self.is_candles = set(CANDLE_COLUMNS) <= set(self._header)
@@ -375,7 +382,7 @@ class ReplaySource:
             raise self._wrong(line, f"no {what} for {days:.0f} days; allowed: up to 31 days")
 
     def _evidence(self) -> Iterator[Evidence]:
-        begun = (item for item in self._checked() if item.time >= self._from)
+        begun = (item for item in self._checked() if self._from <= item.time < self._until)
         if not self.is_candles:
             yield from begun
             return

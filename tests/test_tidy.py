@@ -48,7 +48,7 @@ SOCKETS = {
 }  # fmt: skip
 CALLED = {
     "dotenv": "python-dotenv", "kraken": "python-kraken-sdk",
-    "prometheus_client": "prometheus-client",
+    "prometheus_client": "prometheus-client", "sqlalchemy": "SQLAlchemy",
 }  # fmt: skip
 BOUNDARIES = {
     "bot.py", "web/connection.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
@@ -56,6 +56,9 @@ BOUNDARIES = {
     "engine/advisor.py", "exchange/kraken_exchange.py", "regime/worker.py", "store/replica.py",
     "store/candle_replica.py", "web/stream.py",
 }  # fmt: skip
+
+
+RESEARCH = {"sim/space.py", "sim/sweep.py", "sim/sweep_report.py", "sim/trials.py"}
 
 
 def tracked() -> list[str]:
@@ -91,7 +94,9 @@ def packages(name: str) -> set[str]:
 
 def pinned(name: str) -> set[str]:
     """Return the packages that a list of requirements pins."""
-    return set(re.findall(r"^([\w-]+)==[\w.]+$", (ROOT / name).read_text(), re.MULTILINE))
+    return set(
+        re.findall(r"^([\w-]+)(?:\[\w+\])?==[\w.]+$", (ROOT / name).read_text(), re.MULTILINE)
+    )
 
 
 def calls(name: str) -> Iterator[str]:
