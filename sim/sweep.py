@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+import msgspec
+
 from core.ports import ConfigError, MarketError, StoreError, StoreInUse
 from core.record import Record
 from engine.clock import monotonic
@@ -149,7 +151,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         identity=Identity(
             data=f"{digest} {args.symbol}" if args.symbol else digest, window=window,
             code=simulation_version(), settings=settings, seed=args.seed,
-            space={name: x.to_dict() for name, x in space.items()},
+            space=msgspec.json.decode(msgspec.json.encode(space)),  # as it will be read
         ),
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ from sim.trials import GRACE_SEC, parsed
 from tests.helpers import write_candles
 from tests.postgrest_shim import Postgres
 
+QUICK = ("--holdout", "0", "--set", "RECON_INTERVAL_SEC=86400")
 ROOT = Path(__file__).parent.parent
 SMALL = """
 [PAIR_ENTRY_PCT]
@@ -47,7 +48,7 @@ def refusals(tmp_path: Path, text: str) -> str:
     return str(caught.value)
 
 
-def market(folder: Path, *, bars: int = 480, interval: int = 900) -> Path:
+def market(folder: Path, *, bars: int = 640, interval: int = 900) -> Path:
     """Write a lively market of a few days, and a small space beside it."""
     (folder / "space.toml").write_text(SMALL)
     path = folder / "market.csv"
@@ -55,9 +56,9 @@ def market(folder: Path, *, bars: int = 480, interval: int = 900) -> Path:
     return path
 
 
-def swept(folder: Path, study: str, *more: str, path: Path | None = None) -> int:
+def swept(folder: Path, study: str, *more: str) -> int:
     """Run a sweep in this process; return its exit code."""
-    data = str(path or folder / "market.csv")
+    data = str(folder / "market.csv")
     return main([data, "--space", str(folder / "space.toml"), "--study", study, *more])
 
 
@@ -182,26 +183,26 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 def test_a_sweep_is_the_same_again_and_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three trials at once, or two and one more: the same; the ledger has every one."""
-    path = market(tmp_path)
-    studies = [str(tmp_path / "one.db"), str(tmp_path / "two.db")]
-    assert swept(tmp_path, studies[0], "--trials", "3") == 0
-    assert swept(tmp_path, studies[1], "--trials", "2", "--holdout", "0.25") == 0
-    ledger = tmp_path / "ledger.csv"
-    assert swept(tmp_path, studies[1], "--trials", "3", "--ledger", str(ledger)) == 0
-    assert done(studies[0]) == done(studies[1])
-    assert len({str(x) for x, _ in done(studies[0])}) == 3
+    """Three trials at once begin as one and one more do; the ledger has every one."""
+    market(tmp_path, bars=400)
+    one, two, ledger = (str(tmp_path / x) for x in ("one.db", "two.db", "ledger.csv"))
+    assert swept(tmp_path, one, *QUICK, "--trials", "3", "--ledger", ledger) == 0
     told = capsys.readouterr().out
     assert "A winner of 3 different trials" in told
     assert "Deflated Sharpe ratio" in told
-    assert "the search never saw" in told
-    with ledger.open() as handle:
+    assert "Nothing was held out" in told
+    for count in (1, 2):
+        assert swept(tmp_path, two, *QUICK, "--trials", str(count)) == 0
+        assert done(two) == done(one)[:count]
+    assert len({str(x) for x, _ in done(one)}) == 3
+    with Path(ledger).open() as handle:
         rows = list(csv.DictReader(handle))
-    assert [x["trial"] for x in rows if x["part"] == "searched"][:3] == ["0", "1", "2"]
-    assert {x["part"] for x in rows} == {"searched", "held out"}
-    assert all("SLOT_COUNT=" in x["parameters"] for x in rows if x["trial"] != "defaults")
-    assert swept(tmp_path, studies[1], "--trials", "3", "--set", "SEED=2", path=path) == 4
-    assert "settings there {}, here {'SEED': '2'}" in capsys.readouterr().err
+    assert [x["trial"] for x in rows] == ["0", "1", "2", "defaults"]
+    assert [x["excess"] for x in rows[:3]] == [str(value) for _, value in done(one)]
+    assert all("SLOT_COUNT=" in x["parameters"] for x in rows[:3])
+    capsys.readouterr()
+    assert swept(tmp_path, two, *QUICK, "--seed", "2") == 4
+    assert "take another --name: seed there 1, here 2" in capsys.readouterr().err
 
 
 def test_settings_that_the_daemon_refuses_are_noted(
@@ -268,14 +269,15 @@ def test_two_processes_make_exactly_the_trials_of_one_study(
     """Started at the same instant on an empty database: none twice, none too many."""
     market(tmp_path)
     study = address(postgres)
-    processes = [started(tmp_path, study, 20) for _ in range(2)]
+    processes = [started(tmp_path, study, 12) for _ in range(2)]
     texts = [ended(x) for x in processes]
     assert [x.returncode for x in processes] == [0, 0], texts
     made = [int(found) for x in texts for found in re.findall(r"(\d+) of them here", x)]
-    assert sum(made) == 20
+    assert sum(made) == 12
     assert min(made) > 0
-    assert len(trials_of(study)) == 20
-    assert len({str(x) for x, _ in done(study)}) == 20
+    assert len(trials_of(study)) == 12
+    assert len({str(x) for x, _ in done(study)}) == 12
+    assert all("that the search never saw" in x for x in texts)
 
 
 @pytest.mark.slow(seconds=60)
