@@ -1,14 +1,16 @@
 """How a backtest went against holding: the numbers that a sweep compares.
 
 Equity is marked at liquidation: the bid less the taker fee on all base, for the grid and for the
-starting balances held alike. A day is a whole UTC day, from the first mark after one midnight to
-that after the next; what is before the first midnight or after the last is lived through and not
-counted.
+starting balances held alike. The fee is that of the start, whatever the volume since: else holding
+would not be the same for all, and trading much would look like a gain. A day is a whole UTC day,
+from the first mark after one midnight to that after the next; what is before the first midnight or
+after the last is lived through and not counted.
 """
 
 import math
 import tempfile
 from collections.abc import Mapping
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
@@ -51,6 +53,7 @@ class _Mark(NamedTuple):
     equity: float
     hold: float
     is_daily: bool
+    taker: Decimal  # the fee rate it is marked with
 
 
 def settings_for(source: ColumnSource, changes: Mapping[str, str], folder: Path) -> config.Settings:
@@ -85,13 +88,15 @@ def backtest(source: ColumnSource, changes: Mapping[str, str]) -> Score:
 def _note(marks: list[_Mark], state: BotState, actions: tuple[a.Action, ...]) -> None:
     for action in actions:
         if isinstance(action, a.RecordEquity):
-            own, bid = state.balances, action.mark * (ONE - state.fees.taker)
+            taker = marks[0].taker if marks else state.fees.taker
+            own, bid = state.balances, action.mark * (ONE - taker)
             marks.append(
                 _Mark(
                     time=state.now,
                     equity=float(own.quote + own.base * bid),
                     hold=float(own.start_quote + own.start_base * bid),
                     is_daily=action.is_daily,
+                    taker=taker,
                 )
             )
 

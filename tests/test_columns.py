@@ -80,6 +80,16 @@ def test_every_kind_of_file_is_read(tmp_path: Path, ending: str) -> None:
     assert like_the_replay(path).columns is not None
 
 
+def test_a_market_may_end_before_its_file(tmp_path: Path) -> None:
+    """Two parts are the whole, but for what would be filled between them."""
+    path = tmp_path / "candles.csv"
+    write_candles(path, bars=300, seed=4)
+    cut = ColumnSource(path).start_time() + 6_000
+    first, second = like_the_replay(path, until=cut), like_the_replay(path, start=cut)
+    assert (first.end_time(), second.start_time()) == (cut, cut)
+    assert [*first.read(0), *second.read(0)] == list(ColumnSource(path).read(0))
+
+
 def test_a_start_a_symbol_and_milliseconds(tmp_path: Path) -> None:
     """What is before the start is history; rows of another symbol are not there."""
     path, both = tmp_path / "candles.csv", tmp_path / "both.csv"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import optuna
 import pytest
 
 from core.ports import ConfigError
+from market.columns import ColumnSource
 from sim import space as space_
 from sim.deflated import luckiest_sharpe, probabilistic_sharpe
-from sim.score import DAY_SEC, _Mark, score
+from sim.score import DAY_SEC, _Mark, backtest, score
 from sim.space import DEFAULT, check_set, read_space
 from sim.sweep import main
 from sim.trials import GRACE_SEC, parsed
@@ -117,12 +119,23 @@ def test_sharpe_ratios_that_cannot_be_are_refused() -> None:
 def test_a_score_is_of_whole_days_against_holding() -> None:
     """What is before the first midnight does not count, but for the drawdown."""
     values = [(0.5, 200.0, 100.0), (1, 100.0, 100.0), (2, 110.0, 100.0), (3, 121.0, 110.0)]
-    marks = [_Mark(DAY_SEC * at, equity, hold, True) for at, equity, hold in values]
+    marks = [_Mark(DAY_SEC * at, equity, hold, True, Decimal(0)) for at, equity, hold in values]
     found = score(marks, cycles=3, fees=1.5)
     assert (found.days, found.cycles, found.fees, found.drawdown) == (2, 3, 1.5, 0.5)
     assert found.growth == pytest.approx(0.0953102)
     assert found.excess == pytest.approx(found.growth - 0.0953102 / 2)
     assert found.sharpe == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.slow
+def test_holding_is_the_same_whatever_is_traded(tmp_path: Path) -> None:
+    """A fee that falls with the volume makes holding no better."""
+    source = ColumnSource(market(tmp_path, bars=110, interval=3600))
+    rich = {"PAPER_START_QUOTE": "50000", "PAPER_START_BASE_USD": "50000",
+            "MAX_ORDER_USD": "5000", "RECON_INTERVAL_SEC": "86400"}  # fmt: skip
+    much, little = (backtest(source, {**rich, "ORDER_SIZE_USD": x}) for x in ("5000", "5"))
+    assert much.fees > 3 * little.fees > 0
+    assert much.hold == little.hold
 
 
 # ---- the space ----------------------------------------------------------------------------------
@@ -180,31 +193,30 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 # ---- a study ------------------------------------------------------------------------------------
 
 
-def test_a_sweep_is_the_same_again_and_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Three trials at once begin as one and one more do; the ledger has every one."""
-    market(tmp_path, bars=400)
+def test_a_sweep_is_the_same_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A study of three trials begins as one of two; the ledger has every one."""
+    market(tmp_path, bars=110, interval=3600)
     one, two, ledger = (str(tmp_path / x) for x in ("one.db", "two.db", "ledger.csv"))
     assert swept(tmp_path, one, *QUICK, "--trials", "3", "--ledger", ledger) == 0
     told = capsys.readouterr().out
     assert "A winner of 3 different trials" in told
     assert "Deflated Sharpe ratio" in told
     assert "Nothing was held out" in told
-    for count in (1, 2):
-        assert swept(tmp_path, two, *QUICK, "--trials", str(count)) == 0
-        assert done(two) == done(one)[:count]
-    assert len({str(x) for x, _ in done(one)}) == 3
+    assert swept(tmp_path, two, *QUICK, "--trials", "2") == 0
+    found = done(one)
+    assert done(two) == found[:2]
+    assert len({str(x) for x, _ in found}) == len({value for _, value in found}) == 3
     with Path(ledger).open() as handle:
         rows = list(csv.DictReader(handle))
     assert [x["trial"] for x in rows] == ["0", "1", "2", "defaults"]
-    assert [x["excess"] for x in rows[:3]] == [str(value) for _, value in done(one)]
+    assert [x["excess"] for x in rows[:3]] == [str(value) for _, value in found]
     assert all("SLOT_COUNT=" in x["parameters"] for x in rows[:3])
     capsys.readouterr()
     assert swept(tmp_path, two, *QUICK, "--seed", "2") == 4
     assert "take another --name: seed there 1, here 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_settings_that_the_daemon_refuses_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
