@@ -1,7 +1,7 @@
 """What a sweep found, in plain words with units, and the ledger's columns.
 
 A winner is the best of many, so its score is too good; what of it luck would explain stands beside
-it (the deflated Sharpe ratio, `sim/deflated.py`), and how it did on data the search never saw.
+it (the deflated Sharpe ratio, `sim/metrics.py`), and how it did on data the search never saw.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from statistics import variance
 from optuna.trial import FrozenTrial
 
 from settings.table import BY_NAME
-from sim.deflated import luckiest_sharpe, probabilistic_sharpe
+from sim.metrics import Trials as Tried
+from sim.metrics import expected_best_sharpe, probabilistic_sharpe
 from sim.score import Score
 from sim.trials import Row, Trials, tried
 
@@ -108,11 +109,11 @@ def _luck(winner: Score, rows: list[Row]) -> list[str]:
     }  # fmt: skip
     sharpes, studies = list(sharpe_of.values()), len({x.study for x in rows})
     spread = variance(sharpes) if len(sharpes) > 1 else 0.0
-    luck = luckiest_sharpe(spread, len(sharpes))
+    luck = expected_best_sharpe(Tried(count=len(sharpes), variance=spread)) or 0.0
     chance = probabilistic_sharpe(
-        winner.sharpe, benchmark=luck, periods=winner.days, skewness=winner.skewness,
-        kurtosis=winner.kurtosis,
-    )  # fmt: skip
+        winner.sharpe, days=winner.days, skew=winner.skewness, kurtosis=winner.kurtosis,
+        against=luck,
+    ) or 0.0  # fmt: skip
     verdict = (
         "more than luck explains, as far as these days tell"
         if chance >= CONFIDENT

@@ -1,6 +1,5 @@
 """What is told of a finished run follows from its books."""
 
-
 import numpy as np
 import pytest
 

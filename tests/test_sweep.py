@@ -18,7 +18,6 @@ import pytest
 from core.ports import ConfigError
 from market.columns import ColumnSource
 from sim import space as space_
-from sim.deflated import luckiest_sharpe, probabilistic_sharpe
 from sim.score import DAY_SEC, _Mark, backtest, score
 from sim.space import DEFAULT, check_set, read_space
 from sim.sweep import main
@@ -80,40 +79,6 @@ def done(study: str) -> list[tuple[dict[str, Any], float | None]]:
 
 
 # ---- luck ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("periods", "skewness", "kurtosis", "expected"),
-    [(90, 0, 3, 0.7702), (90, -2, 10, 0.7532), (365, -2, 10, 0.9169)],
-)
-def test_probabilistic_sharpe_is_as_published(
-    periods: int, skewness: float, kurtosis: float, expected: float
-) -> None:
-    """An annual Sharpe ratio of 1.5, by the formula of Bailey and López de Prado."""
-    found = probabilistic_sharpe(
-        0.0785136, benchmark=0, periods=periods, skewness=skewness, kurtosis=kurtosis
-    )
-    assert found == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("trials", "annual", "deflated"), [(10, 1.575, 0.473), (50, 2.276, 0.237), (100, 2.531, 0.171)]
-)
-def test_deflated_sharpe_is_as_published(trials: int, annual: float, deflated: float) -> None:
-    """A Sharpe ratio of 1.5 over a year is a coin flip after ten tries."""
-    luck = luckiest_sharpe(1 / 365, trials)
-    assert luck * 365**0.5 == pytest.approx(annual, abs=1e-3)
-    found = probabilistic_sharpe(0.0785136, benchmark=luck, periods=365, skewness=-2, kurtosis=10)
-    assert found == pytest.approx(deflated, abs=1e-3)
-
-
-def test_sharpe_ratios_that_cannot_be_are_refused() -> None:
-    """One day has no deviation; a single trial needs no luck, and none is no trial."""
-    with pytest.raises(ValueError, match="1 periods"):
-        probabilistic_sharpe(0.1, benchmark=0, periods=1, skewness=0, kurtosis=3)
-    with pytest.raises(ValueError, match="0 trials"):
-        luckiest_sharpe(1.0, 0)
-    assert luckiest_sharpe(1.0, 1) == 0.0
 
 
 def test_a_score_is_of_whole_days_against_holding() -> None:

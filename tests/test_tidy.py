@@ -58,9 +58,6 @@ BOUNDARIES = {
 }  # fmt: skip
 
 
-RESEARCH = {"sim/space.py", "sim/sweep.py", "sim/sweep_report.py", "sim/trials.py"}
-
-
 def tracked() -> list[str]:
     """Return the tracked and new files of the tree."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
