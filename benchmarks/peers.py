@@ -42,7 +42,7 @@ class Measured(NamedTuple):
     bars: int
     fills: int
     cycles: int
-    run_range: tuple[float, float] = (0.0, 0.0)  # least and most of the runs
+    ratios: tuple[float, ...] = ()  # its run over ours, turn by turn, in ascending order
 
 
 Results = dict[str, Measured | str]  # by the engine's name; a text says why it was not measured
@@ -90,16 +90,15 @@ def run_once(engine: Engine, python: Path, data: Path) -> Measured | str:
             return f"failed with code {error.returncode}"
 
 
-def medians(runs: list[Measured]) -> Measured:
-    """Return the medians of some runs; what was traded is the same in each."""
+def medians(runs: list[Measured], ours: list[Measured]) -> Measured:
+    """Return the medians of some runs, and how each compares with ours of the same turn."""
 
     def middle(name: str) -> float:
         return median(getattr(x, name) for x in runs)
 
-    taken = [x.run_sec for x in runs]
     return runs[0]._replace(
         **{x: middle(x) for x in ("load_sec", "run_sec", "rss_mb")},
-        run_range=(min(taken), max(taken)),
+        ratios=tuple(sorted(x.run_sec / y.run_sec for x, y in zip(runs, ours, strict=False))),
     )
 
 
@@ -121,7 +120,8 @@ def measure_all(engines: list[Engine], data: Path, *, environments: Path, repeat
                 runs.setdefault(engine.name, []).append(found)
                 print(f"{engine.name}: load {found.load_sec:.2f} s, run {found.run_sec:.4f} s, "
                       f"{found.fills} fills, {found.cycles} cycles", flush=True)  # fmt: skip
-    return results | {x: medians(y) for x, y in runs.items() if x not in results}
+    ours = runs.get(OURS.name, [])
+    return results | {x: medians(y, ours) for x, y in runs.items() if x not in results}
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -155,11 +155,10 @@ def lengthened(path: Path, bars: int, folder: Path) -> Path:
 
 
 def table(results: Results) -> str:
-    """Return the figures as a table, in the order of the engines; ours is ratio 1."""
-    ours = results.get(OURS.name)
+    """Return the figures as a table, in the order of the engines."""
     lines = [
-        "| engine | version | load, CPU s | run, CPU s | least to most | bars per CPU s "
-        "| run, ratio to ours | peak RSS, MB | fills | cycles |",
+        "| engine | version | load, CPU s | run, CPU s | bars per CPU s | run, ratio to ours "
+        "| least – most | peak RSS, MB | fills | cycles |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for engine in ENGINES:
@@ -167,12 +166,13 @@ def table(results: Results) -> str:
         if isinstance(found, str):
             lines.append(f"| {engine.label} | | not measured: {found} | | | | | | | |")
         elif found is not None:
-            ratio = _plain(found.run_sec / ours.run_sec) if isinstance(ours, Measured) else ""
+            ratios = list(map(_plain, (median(found.ratios), found.ratios[0], found.ratios[-1]))
+                          if found.ratios else ("", "", ""))  # fmt: skip
             lines.append(
                 f"| {engine.label} | {found.version or 'this tree'} | {found.load_sec:.1f} "
-                f"| {_plain(found.run_sec)} | {' – '.join(map(_plain, found.run_range))} "
-                f"| {_round(found.bars / found.run_sec)} | {ratio} "
-                f"| {found.rss_mb:.0f} | {found.fills} | {found.cycles} |"
+                f"| {_plain(found.run_sec)} | {_round(found.bars / found.run_sec)} | {ratios[0]} "
+                f"| {ratios[1]} – {ratios[2]} | {found.rss_mb:.0f} | {found.fills} "
+                f"| {found.cycles} |"
             )
     return "\n".join(lines)
 
@@ -186,19 +186,16 @@ def _round(value: float) -> str:
 
 
 def verdict(results: Results) -> str:
-    """Return in words whom ours is slower than, and whom it is faster than."""
-    ours = results.get(OURS.name)
-    if not isinstance(ours, Measured):
-        return "Ours was not measured."
+    """Return in words whom ours is slower than in every turn, and whom it is faster than."""
     slower, faster, alike = [], [], []
     for engine in ENGINES:
         found = results.get(engine.name)
-        if engine is OURS or not isinstance(found, Measured):
+        if engine is OURS or not isinstance(found, Measured) or not found.ratios:
             continue
-        ratio = found.run_sec / ours.run_sec
-        if found.run_range[1] < ours.run_range[0]:
+        ratio = median(found.ratios)
+        if found.ratios[-1] < 1:
             slower.append(f"{engine.label} ({_times(1 / ratio)})")
-        elif found.run_range[0] > ours.run_range[1]:
+        elif found.ratios[0] > 1:
             faster.append(f"{engine.label} ({_times(ratio)})")
         else:
             alike.append(engine.label)
@@ -206,16 +203,14 @@ def verdict(results: Results) -> str:
         f"**Ours is slower than** {', '.join(slower) or 'none of them'}. "
         f"It is faster than {', '.join(faster) or 'none of them'}."
     )
-    return (
-        f"{told} No clear difference from {', '.join(alike)}: the runs overlap." if alike else told
-    )
+    return f"{told} Now one, now the other: {', '.join(alike)}." if alike else told
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.1f} times" if ratio < 10 else f"{float(f'{ratio:.2g}'):,.0f} times"
 
 
-def document(results: Results, *, data: str, repeats: int, day: str) -> str:
+def document(results: Results, *, data: str, repeats: int, day: str, load: str) -> str:
     """Return the whole page."""
     told = "\n".join(f"| {x.label} | {x.does} | {x.leaves_out} |"
                      for x in ENGINES if x.name in results)  # fmt: skip
@@ -227,9 +222,11 @@ with the versions of `benchmarks/peers_engines.py`.
 Data: {data}.
 Machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}.
 Medians of {repeats} runs, each a process of its own with one thread, in turns, in one session.
+Load average meanwhile: {load}; where it is above the number of cores, CPU seconds are inflated,
+unevenly, and ratios near 1 say little.
 
-*Load* is all CPU time before the run: interpreter, imports, candles, compiling. Peak memory is that
-of the whole process. Ratios travel better than seconds.
+*Load, CPU s* is all CPU time before the run: interpreter, imports, candles, compiling. Peak memory
+is that of the whole process. A ratio is that of two runs of the same turn; the median stands first.
 
 The grid: one order on each side at a time, {GRID.size} DOGE; entries {GRID.entry:.1%} from the
 close, exits {GRID.profit:.1%} from the entry, an entry {GRID.refresh:.1%} away is placed anew;
@@ -285,13 +282,16 @@ def main(given: list[str] | None = None) -> int:
         data = asked.file.resolve()
         if asked.bars:
             data = lengthened(data, asked.bars, Path(folder))
+        loads = [os.getloadavg()[0]]
         results = measure_all(engines, data, environments=asked.envs, repeats=asked.repeats)
+    loads.append(os.getloadavg()[0])
     bars = next((x.bars for x in results.values() if isinstance(x, Measured)), 0)
     told = f"{bars:,} candles of one minute ({bars / DAY_MINUTES:.0f} days) of {asked.file.name}"
     if asked.bars:
         told += ", cut or repeated to that length, every second time backwards"
     day = datetime.now(UTC).date().isoformat()
-    page = document(results, data=told, repeats=asked.repeats, day=day)
+    load = " at the start, ".join(f"{x:.1f}" for x in loads) + " at the end"
+    page = document(results, data=told, repeats=asked.repeats, day=day, load=load)
     out = asked.out or (None if asked.only else DOCUMENT)
     if out is not None:
         out.write_text(page)

@@ -16,7 +16,7 @@ from tests.helpers import write_candles
 VECTORBT = BY_NAME["vectorbt"]
 TAKEN = Measured(
     "1.2", load_sec=14.0, run_sec=0.25, rss_mb=400, bars=1_000, fills=60, cycles=29,
-    run_range=(0.2, 0.3),
+    ratios=(0.4, 0.5, 0.6),
 )  # fmt: skip
 
 
@@ -28,20 +28,22 @@ def bars_of(*rows: tuple[float, float, float]) -> Bars:
 
 def test_the_table_is_written_from_what_was_measured() -> None:
     """Rates and ratios follow from the rows; what was not measured says why."""
-    ours = TAKEN._replace(version="", run_sec=0.5, run_range=(0.4, 0.6))
     results = {
-        "ours": ours, "vectorbt": TAKEN, "backtesting": ours._replace(run_range=(0.6, 0.8)),
-        "hftbacktest": TAKEN._replace(run_sec=5.0, run_range=(4.9, 5.1)),
+        "ours": TAKEN._replace(version="", run_sec=0.5, ratios=(1.0, 1.0)),
+        "vectorbt": TAKEN,
+        "backtesting": TAKEN._replace(ratios=(0.9, 1.1)),
+        "hftbacktest": TAKEN._replace(run_sec=5.0, ratios=(9.0, 11.0)),
         "freqtrade": "failed with code 1",
-    }  # fmt: skip
-    page = document(results, data="1,000 candles", repeats=3, day="2026-01-02")
-    row = "| grid daemon | this tree | 14.0 | 0.50 | 0.40 – 0.60 | 2,000 | 1.00 | 400 | 60 | 29 |"
-    assert row in page
-    assert "| vectorbt | 1.2 | 14.0 | 0.25 | 0.20 – 0.30 | 4,000 | 0.50 | 400 | 60 | 29 |" in page
+    }
+    page = document(results, data="1,000 candles", repeats=3, day="2026-01-02", load="0.1")
+    told = "| grid daemon | this tree | 14.0 | 0.50 | 2,000 | 1.00 | 1.00 – 1.00 | 400 | 60 | 29 |"
+    assert told in page
+    told = "| vectorbt | 1.2 | 14.0 | 0.25 | 4,000 | 0.50 | 0.40 – 0.60 | 400 | 60 | 29 |"
+    assert told in page
     assert "| Freqtrade | | not measured: failed with code 1 |" in page
     assert "**Ours is slower than** vectorbt (2.0 times)." in page
     assert "It is faster than hftbacktest (10 times)." in page
-    assert "No clear difference from backtesting.py: the runs overlap." in page
+    assert "Now one, now the other: backtesting.py." in page
     assert "NautilusTrader" not in page
     assert "Data: 1,000 candles." in page
 
@@ -58,10 +60,12 @@ def test_an_engine_that_fails_is_no_measurement(tmp_path: Path) -> None:
     assert run_once(VECTORBT, Path("/bin/false"), tmp_path) == "failed with code 1"
 
 
-def test_medians_leave_out_a_bad_run() -> None:
-    """Times are the middle ones of the runs, each by itself."""
-    runs = [TAKEN._replace(run_sec=x, load_sec=9 - x) for x in (1.0, 7.0, 2.0)]
-    assert medians(runs) == TAKEN._replace(run_sec=2.0, load_sec=7.0, run_range=(1.0, 7.0))
+def test_medians_leave_out_a_bad_turn() -> None:
+    """Times are the middle ones, each by itself; ratios are of two runs of the same turn."""
+    runs = [TAKEN._replace(run_sec=x, load_sec=9 - x) for x in (1.0, 8.0, 2.0)]
+    ours = [TAKEN._replace(run_sec=x) for x in (2.0, 16.0, 1.0)]
+    made = medians(runs, ours)
+    assert made == TAKEN._replace(run_sec=2.0, load_sec=7.0, ratios=(0.5, 0.5, 2.0))
 
 
 def test_without_candles_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
