@@ -176,7 +176,7 @@ def words(odds: dict[int, float], *, cycles: int, streams: int) -> Counter[str]:
     return found
 
 
-@pytest.mark.slow(seconds=90)
+@pytest.mark.long
 def test_without_an_edge_by_regime_nothing_is_distinguishable() -> None:
     """The same odds in all regimes, at break-even, where sizes jump most: at least 90 of 100.
 
@@ -216,7 +216,7 @@ def power(cycles: int, *, streams: int) -> float:
     return float((t > 1.96).mean())
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.long
 def test_an_edge_by_regime_is_found_with_the_power_that_was_computed() -> None:
     """Odds .88 in one regime, .72 in the other, 1,000 cycles: power .97, and .9 is asked for.
 

@@ -108,19 +108,30 @@ def test_holes_and_bars_without_volume_are_no_obstacle(tmp_path: Path) -> None:
     check_equal(tmp_path, path, **LIVELY)
 
 
-@pytest.mark.slow(seconds=60)
-def test_fifty_random_markets(tmp_path: Path) -> None:
-    """Of every kind, lively or calm."""
+def check_markets(folder: Path, seeds: range) -> None:
+    """Compare runs on random markets of every kind, lively or calm."""
     kinds = list(KINDS.values())
-    for seed in range(50):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        path = folder / "candles.csv"
+    for seed in seeds:
+        own = folder / str(seed)
+        own.mkdir()
+        path = own / "candles.csv"
         (calm if seed % 2 else write_candles)(path, bars=800, seed=100 + seed)
-        check_equal(folder, path, **kinds[seed % len(kinds)])
+        check_equal(own, path, **kinds[seed // 2 % len(kinds)])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=30)
+def test_random_markets(tmp_path: Path) -> None:
+    """Sixteen of them."""
+    check_markets(tmp_path, range(16))
+
+
+@pytest.mark.long
+def test_fifty_random_markets(tmp_path: Path) -> None:
+    """Fifty more."""
+    check_markets(tmp_path, range(16, 66))
+
+
+@pytest.mark.slow(seconds=30)
 def test_models_and_tiers_see_the_same(tmp_path: Path) -> None:
     """Both timeframes, daily training, tiers that act, Kelly sizes."""
     path = tmp_path / "candles.csv"
@@ -133,7 +144,7 @@ def test_models_and_tiers_see_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.market
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_recorded_month_is_the_same(tmp_path: Path) -> None:
     """Three slots over real minutes."""
     path = market_file("kucoin_dogeusdt_1m_20230218_20230321.csv.gz")
