@@ -55,7 +55,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--out", type=Path, default=OUT, help=f"folder for the reports (default {OUT})")
     add("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE",
         help="a setting, such as SLOT_COUNT=3; may be repeated")  # fmt: skip
-    add("--env", type=Path, default=ROOT / ".env", metavar="FILE",
+    add("--env", type=Path, metavar="FILE",
         help="settings to begin with (default .env of the project)")  # fmt: skip
     add("--defaults", action="store_true", help="begin with the defaults: no file, no environment")
     add("--from", dest="start", metavar="DATE", type=_date,
@@ -82,12 +82,14 @@ def settings_of(args: argparse.Namespace, file: Path) -> config.Settings:
     wrong = [f"{x}: a backtest has its own; it cannot be set" for x in given if x in FIXED]
     wrong += [f"{x}: there is no such setting; see docs/CONFIGURATION.md"
               for x in given if x not in BY_NAME]  # fmt: skip
+    if args.env is not None and not args.env.is_file():
+        wrong.append(f"--env {args.env}: there is no such file")
     if wrong:
         raise ConfigError(wrong)
     for name in ("REPLAY_FROM", "REPLAY_SYMBOL"):
         own.pop(name, None)
     env = {**own, **given, **FIXED, "REPLAY_FILE": str(file), "STATE_DB": str(file) + ".none"}
-    return config.load(env, ROOT / ".none" if args.defaults else args.env)
+    return config.load(env, ROOT / ".none" if args.defaults else args.env or ROOT / ".env")
 
 
 def backtest(args: argparse.Namespace, file: Path) -> str:
@@ -190,6 +192,11 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.CRITICAL)  # what the bot would tell stands in the report
     if any(find_spec(x) is None for x in NEEDED):
         print(f"backtest: {MISSING}", file=sys.stderr)
+        return USAGE
+    stems = [_stem(x) for x in args.files]
+    if len(set(stems)) < len(stems):
+        print("backtest: two files of one name would have one report: give them one by one, each "
+              "with its own --out", file=sys.stderr)  # fmt: skip
         return USAGE
     try:
         for file in args.files:

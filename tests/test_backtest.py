@@ -114,6 +114,8 @@ def test_equal_runs_are_equal(tmp_path: Path) -> None:
         (["FILE", "--set", "NO_SUCH=1"], "NO_SUCH: there is no such setting"),
         (["FILE", "--shuffles", "3"], "must be a whole number, 200 to 10000"),
         (["FILE", "--from", "2031-01-01"], "has no start"),
+        (["FILE", "FILE"], "two files of one name"),
+        (["FILE", "--env", "/nowhere.env"], "--env /nowhere.env: there is no such file"),
         ([], "required: DATA"),
     ],
 )
