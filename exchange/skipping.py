@@ -75,13 +75,18 @@ class SkippingExchange(PaperExchange):
             ":memory:", source, instrument, config, start_base=start_base, start_quote=start_quote
         )
 
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether nothing travels: otherwise the next bar has to be looked at."""
+        return not (self._requests or self._messages or self._ticks)
+
     def skip(self, quiet: Quiet, market: Market, terms: Terms) -> Message | None:
         """Go over bars that change nothing, as far as they go; return the message that tells so.
 
         None: the next bar has to be looked at.
         """
         columns = self._columns()
-        if columns is None or self._requests or self._messages or self._ticks:
+        if columns is None or not self.is_idle:
             return None
         limits = self._limits(quiet, market, terms)
         if limits is None:

@@ -111,7 +111,7 @@ def _skip(
 ) -> Message | None:
     """Have the exchange skip what the reducer would only take note of."""
     quiet, market, asked_at = state.quiet, state.market, state.balances.requested_at
-    if quiet is None or market is None:
+    if quiet is None or market is None or not exchange.is_idle:
         return None
     before = min(due, idle_until(state, params))
     next_read = 0.0 if asked_at is None else asked_at + params.recon_interval_sec
