@@ -15,15 +15,17 @@ from typing import Any
 import optuna
 import pytest
 
+from core import events as e
+from core.domain import FeeRates
 from core.ports import ConfigError
-from market.columns import ColumnSource
 from sim import space as space_
-from sim.score import DAY_SEC, _Mark, backtest, score
+from sim.score import DAY_SEC, _Mark, _note, score
 from sim.space import DEFAULT, check_set, read_space
 from sim.sweep import main
 from sim.trials import GRACE_SEC, parsed
 from tests.helpers import write_candles
 from tests.postgrest_shim import Postgres
+from tests.world import World
 
 QUICK = ("--holdout", "0", "--set", "RECON_INTERVAL_SEC=86400")
 ROOT = Path(__file__).parent.parent
@@ -92,15 +94,22 @@ def test_a_score_is_of_whole_days_against_holding() -> None:
     assert found.sharpe == pytest.approx(0.5**0.5)
 
 
-@pytest.mark.slow
-def test_holding_is_the_same_whatever_is_traded(tmp_path: Path) -> None:
-    """A fee that falls with the volume makes holding no better."""
-    source = ColumnSource(market(tmp_path, bars=110, interval=3600))
-    rich = {"PAPER_START_QUOTE": "50000", "PAPER_START_BASE_USD": "50000",
-            "MAX_ORDER_USD": "5000", "RECON_INTERVAL_SEC": "86400"}  # fmt: skip
-    much, little = (backtest(source, {**rich, "ORDER_SIZE_USD": x}) for x in ("5000", "5"))
-    assert much.fees > 3 * little.fees > 0
-    assert much.hold == little.hold
+def test_a_fee_that_falls_with_volume_is_no_gain() -> None:
+    """All marks are made with the fee of the first; the bid alone moves them."""
+    world, marks = World(price=None), list[_Mark]()
+    for mid in ("0.1", "0.1", "0.11"):
+        world.price(mid)
+        _note(marks, world.state, tuple(world.timer()))
+        world.step(_cheaper(world))
+        world.advance(3600)
+    assert [x.equity for x in marks] == [x.hold for x in marks]
+    assert [x.hold == marks[0].hold for x in marks] == [True, True, False]
+    assert marks[0].hold == pytest.approx(1000 + 999.9 * (1 - 0.004))
+
+
+def _cheaper(world: World) -> e.FeesUpdated:
+    half = FeeRates(maker=world.state.fees.maker / 2, taker=world.state.fees.taker / 2)
+    return e.FeesUpdated(time=world.now, fees=half)
 
 
 # ---- the space ----------------------------------------------------------------------------------
@@ -158,6 +167,7 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 # ---- a study ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_is_the_same_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A study of three trials begins as one of two; the ledger has every one."""
     market(tmp_path, bars=110, interval=3600)
