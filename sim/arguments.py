@@ -2,6 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+
+from settings.table import BY_NAME
+from settings.variable import value_of
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
@@ -36,3 +40,11 @@ def assignment(text: str) -> tuple[str, str]:
     if not sign or not name or not value:
         raise argparse.ArgumentTypeError(f"{text!r} must be NAME=VALUE")
     return name, value
+
+
+def date(text: str) -> float:
+    """Return an instant, as REPLAY_FROM takes it, in seconds since the epoch."""
+    try:
+        return float(value_of(BY_NAME["REPLAY_FROM"], text, Path()))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None

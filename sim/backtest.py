@@ -21,8 +21,7 @@ from engine.progress import ProgressLine
 from engine.version import VERSION, code_version
 from market.columns import ColumnSource
 from settings.table import BY_NAME
-from settings.variable import value_of
-from sim.arguments import assignment, whole
+from sim.arguments import assignment, date, whole
 
 if TYPE_CHECKING:
     from sim.observed import Spacing
@@ -58,7 +57,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--env", type=Path, metavar="FILE",
         help="settings to begin with (default .env of the project)")  # fmt: skip
     add("--defaults", action="store_true", help="begin with the defaults: no file, no environment")
-    add("--from", dest="start", metavar="DATE", type=_date,
+    add("--from", dest="start", metavar="DATE", type=date,
         help="begin there (UTC); what is before is the candles' history")  # fmt: skip
     add("--symbol", help="of a file with several")
     add("--shuffles", type=whole(SHUFFLES, 10_000), default=SHUFFLES,
@@ -66,13 +65,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--no-stress", action="store_true", help="leave the stress table out")
     add("--no-skip", action="store_true", help="look at every bar; the result is the same")
     return parser.parse_args(argv)
-
-
-def _date(text: str) -> float:
-    try:
-        return float(value_of(BY_NAME["REPLAY_FROM"], text, Path()))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def settings_of(args: argparse.Namespace, file: Path) -> config.Settings:

@@ -27,9 +27,7 @@ from engine.clock import monotonic
 from engine.progress import ProgressLine
 from engine.version import simulation_version
 from market.columns import ColumnSource
-from settings.table import BY_NAME
-from settings.variable import value_of
-from sim.arguments import assignment, number, whole
+from sim.arguments import assignment, date, number, whole
 from sim.score import DAY_SEC, DAYS_MIN, Score, backtest, settings_for
 from sim.space import Space, check_set, read_space
 
@@ -106,7 +104,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--seed", type=whole(0, SEED_MAX), default=1, help="of the search (default 1)")
     add("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE",
         help="of all trials, such as PAPER_PRESET=pessimistic; may be repeated")  # fmt: skip
-    add("--from", dest="start", type=_date, metavar="DATE", help="begin there (UTC); what is "
+    add("--from", dest="start", type=date, metavar="DATE", help="begin there (UTC); what is "
         "before is history for the models")  # fmt: skip
     add("--symbol", help="of a file with several")
     add("--holdout", type=number(0, 0.9), default=0.25, metavar="SHARE",
@@ -119,14 +117,6 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     ):
         parser.error(f"--ledger {args.ledger}: must be a file in a folder that is there")
     return args
-
-
-def _date(text: str) -> float:
-    variable = BY_NAME["REPLAY_FROM"]
-    try:
-        return float(value_of(variable, text, Path()))
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be {variable.allowed()}") from None
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

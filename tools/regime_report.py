@@ -15,9 +15,7 @@ from engine.clock import monotonic
 from engine.progress import ProgressLine
 from market.pipeline import primary_interval, secondary_interval
 from market.replay import ReplaySource
-from settings.table import BY_NAME
-from settings.variable import value_of
-from sim.arguments import assignment, number
+from sim.arguments import assignment, date, number
 from sim.regime_stats import series
 from sim.regime_tables import frame, tables
 from sim.regimes import Study, settings_of, study
@@ -41,19 +39,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--out", type=Path, default=OUT, help=f"the page (default {OUT})")
     add("--no-page", action="store_true", help="tables only; matplotlib is not needed then")
     add("--days", type=number(DAYS_LEAST, 10_000), help="so many days only")
-    add("--from", dest="start", metavar="DATE", type=_date,
+    add("--from", dest="start", metavar="DATE", type=date,
         help="begin there (UTC); what is before is the candles' history")  # fmt: skip
     add("--symbol", help="of a file with several")
     meaning = "a setting of the regimes, such as HMM_DEEP_DECAY_ENABLED=true; may be repeated"
     add("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE", help=meaning)
     return parser.parse_args(argv)
-
-
-def _date(text: str) -> float:
-    try:
-        return float(value_of(BY_NAME["REPLAY_FROM"], text, Path()))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 class _Refused(Exception):
