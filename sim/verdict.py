@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from arch.bootstrap import StationaryBootstrap, optimal_block_length
 
 from core.record import Record
 
@@ -98,6 +97,11 @@ def bootstrap(series: Floats, *, seed: int = 0, block: int | None = None) -> Int
 
     `block`: mean length of a block in days, by default Politis and White's.
     """
+    from arch.bootstrap import (  # noqa: PLC0415 - it takes two seconds
+        StationaryBootstrap,
+        optimal_block_length,
+    )
+
     if block is None:
         with np.errstate(invalid="ignore", divide="ignore"):
             best = float(optimal_block_length(series)["stationary"].iloc[0])

@@ -24,7 +24,7 @@ def backtested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Backtest a small lively market once; return the report's folder."""
     folder = tmp_path_factory.mktemp("backtest")
     file = folder / "market.csv"
-    write_candles(file, bars=3_000, seed=11)
+    write_candles(file, bars=2_500, seed=11)
     assert main([str(file), "--defaults", *BUSY, "--out", str(folder / "out")]) == 0
     return folder / "out" / "market"
 
@@ -37,6 +37,7 @@ def run(file: Path, *args: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_report_is_one_page_that_loads_nothing(made: Path) -> None:
     """Both presets, pictures, tables; no address in it."""
     text = (made / "report.html").read_text()
@@ -49,6 +50,7 @@ def test_the_report_is_one_page_that_loads_nothing(made: Path) -> None:
         assert words in text, words
 
 
+@pytest.mark.slow
 def test_the_figures_follow_from_the_days_that_are_written(made: Path) -> None:
     """JSON and CSV say the same; the balances make up the equity."""
     data = json.loads((made / "report.json").read_text())
@@ -69,6 +71,7 @@ def test_the_figures_follow_from_the_days_that_are_written(made: Path) -> None:
     assert second <= first
 
 
+@pytest.mark.slow
 def test_a_verdict_is_given_for_each_sizing(made: Path) -> None:
     """Two days cannot tell, and the report says so."""
     data = json.loads((made / "report.json").read_text())

@@ -79,6 +79,9 @@ KINDS: dict[str, dict[str, str]] = {
 }
 
 
+QUICK = ("slots", "lively", "kelly")
+
+
 def calm(path: Path, *, bars: int, seed: int) -> None:
     """Write a market that is often quiet: its bars are a tenth of the usual, with some bursts."""
     rng = random.Random(seed)
@@ -92,7 +95,10 @@ def calm(path: Path, *, bars: int, seed: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in KINDS],
+)
 def test_a_run_that_skips_is_the_run(tmp_path: Path, kind: str) -> None:
     """At every instant that both know the state is the same, and so are the books."""
     path = tmp_path / "candles.csv"
