@@ -127,7 +127,7 @@ def test_a_coin_is_right_half_of_the_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("directional", ["true", "false"])
+@pytest.mark.parametrize("directional", ["true", pytest.param("false", marks=pytest.mark.long)])
 def test_an_advisor_that_nobody_follows_changes_nothing(tmp_path: Path, directional: str) -> None:
     """Orders, executions, cycles and the ledger are those of a run without it, to the byte."""
     file = walk(tmp_path, 1440, 3)

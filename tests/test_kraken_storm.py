@@ -85,7 +85,7 @@ def test_full_protocol_holds_where_every_other_request_is_repeated() -> None:
     assert world.line.seen["echoed"] > 100
 
 
-@pytest.mark.slow(seconds=30)
+@pytest.mark.long
 def test_full_protocol_holds_in_many_storms() -> None:
     """Sixteen half hours more; everything there is has happened in one of them."""
     seen = check_full_protocol(range(100, 116))
