@@ -110,7 +110,7 @@ class Process:
         """Ask it to end; return its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(20)
+        return self._process.wait(60)
 
     def said(self) -> str:
         """Return all it has said."""

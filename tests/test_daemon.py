@@ -70,7 +70,7 @@ class Running:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the process and return its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @pytest.fixture
