@@ -24,6 +24,7 @@ from exchange.rates import (
     with_volume,
 )
 from exchange.venue import (
+    CONSUMED_SEC,
     Accepted,
     Balances,
     EngineState,
@@ -38,6 +39,7 @@ from exchange.venue import (
     gone_beyond,
     preset,
     price_rank,
+    still_consumed,
 )
 
 __all__ = [
@@ -54,9 +56,7 @@ __all__ = [
 ]
 
 DAY_SEC = 86_400.0
-CONSUMED_SEC = 5.0
 DECISION_SEC = 10.0  # how often the probabilistic model decides on an order
-BPS = Decimal(10_000)
 
 
 class MatchingEngine:
@@ -66,7 +66,7 @@ class MatchingEngine:
         self.instrument = instrument
         self.config = config
         self.is_changed = False  # since the owner last stored it, apart from quote and book
-        self._half_spread = config.spread_bps / BPS / 2
+        self._half_spread = config.half_spread
         self._step = instrument.tick_size * config.through_ticks
         self._load(state)
 
@@ -370,7 +370,7 @@ class MatchingEngine:
             last = self._quote.last if self._quote is not None else book.bids[0][0]
             self._quote = Quote(bid=book.bids[0][0], ask=book.asks[0][0], last=last)
         if self._state.consumed:
-            self._set(consumed=self._still_consumed(old, book))
+            self._set(consumed=still_consumed(self._state.consumed, old, book))
         fills: list[VenueExecution] = []
         for order in sorted(self._orders.values(), key=lambda o: (price_rank(o), o.number)):
             self._requeue(order, old, book)
@@ -486,18 +486,6 @@ class MatchingEngine:
     def _consume(self, side: Side, price: Decimal, volume: Decimal, at: float) -> None:
         kept = tuple(x for x in self._state.consumed if at - x[3] < CONSUMED_SEC)
         self._set(consumed=(*kept, (side, price, volume, at)))
-
-    def _still_consumed(
-        self, old: Book | None, new: Book
-    ) -> tuple[tuple[Side, Decimal, Decimal, float], ...]:
-        """Forget what was taken from levels for which fresh data has come."""
-        return tuple(
-            x
-            for x in self._state.consumed
-            if new.time - x[3] < CONSUMED_SEC
-            and old is not None
-            and displayed_size(old, x[0], x[1]) == displayed_size(new, x[0], x[1])
-        )
 
     # ---- account ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from core.domain import HUNDRED, Instrument
 from core.market import ColumnMarket, Columns
 from core.ports import Message
 from core.state import Market, Quiet
-from exchange.matching import BPS, DAY_SEC, MatchingConfig
+from exchange.matching import DAY_SEC, MatchingConfig
 from exchange.paper import TICK_SEC, PaperExchange
 from exchange.paper_file import Cursor, PaperFile
 from exchange.rates import READ_BALANCES_COST, latency
@@ -139,7 +139,7 @@ class SkippingExchange(PaperExchange):
         return float(self.config.feed_sec * np.exp(self.config.jitter * LATENCY_SIGMAS))
 
     def _limits(self, quiet: Quiet, market: Market, terms: Terms) -> _Limits | None:
-        half = float(self.config.spread_bps / BPS / 2)
+        half = float(self.config.half_spread)
         step = 2.1 * float(self.instrument.tick_size)  # bid and ask are rounded by one at most
         low = max((float(quiet.price_low) + step) / (1 - half), float(quiet.mid_low) + step)
         high = min((float(quiet.price_high) - step) / (1 - half), float(quiet.mid_high) - step)

@@ -11,6 +11,9 @@ from core.record import Record, replace
 from exchange.queue import QueueModel
 from exchange.rates import RateCounter
 
+BPS = Decimal(10_000)
+CONSUMED_SEC = 5.0  # so long a level that was taken stays taken without fresh data
+Taken = tuple[Side, Decimal, Decimal, float]  # of a level: side, price, volume, time
 _CENT = Decimal("1e-8")
 
 
@@ -46,6 +49,11 @@ class MatchingConfig(Record, frozen=True, kw_only=True):
     fee_factor: Decimal = ONE
     open_order_limit: int = 225
     tier: str = "pro"
+
+    @property
+    def half_spread(self) -> Decimal:
+        """Return half of the spread around a price, as a fraction of it."""
+        return self.spread_bps / BPS / 2
 
 
 def preset(name: str, base: MatchingConfig) -> MatchingConfig:
@@ -170,7 +178,7 @@ class EngineState(Record, frozen=True, kw_only=True):
     status: str = "online"
     quote_: Quote | None = None
     book: Book | None = None
-    consumed: tuple[tuple[Side, Decimal, Decimal, float], ...] = ()  # side, price, volume, time
+    consumed: tuple[Taken, ...] = ()
 
 
 def gone_beyond(order: VenueOrder, price: Decimal) -> Decimal:
@@ -192,3 +200,14 @@ def displayed_size(book: Book, side: Side, price: Decimal) -> Decimal | None:
     if price < worst if side is Side.BUY else price > worst:
         return None
     return next((size for at, size in levels if at == price), ZERO)
+
+
+def still_consumed(taken: tuple[Taken, ...], old: Book | None, new: Book) -> tuple[Taken, ...]:
+    """Return what was taken from levels for which no fresh data has come."""
+    return tuple(
+        x
+        for x in taken
+        if new.time - x[3] < CONSUMED_SEC
+        and old is not None
+        and displayed_size(old, x[0], x[1]) == displayed_size(new, x[0], x[1])
+    )
