@@ -44,7 +44,6 @@ class PriceTick(_Event, frozen=True, kw_only=True, tag="price", gc=False):
 class Reads(Record, frozen=True, kw_only=True, gc=False):
     """Regular reads of balances inside a skip, all in agreement: what is left of them."""
 
-    count: int
     asked_at: float  # the last of them
     reported_at: float
     low: Decimal  # of the bids before the last one was asked for

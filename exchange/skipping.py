@@ -174,7 +174,7 @@ class SkippingExchange(PaperExchange):
             if after > first:
                 seen = [*self._range(columns, first, after), self._shown(after - 1)[0]]
             reads = e.Reads(
-                count=len(times), asked_at=asked_at, reported_at=reported_at,
+                asked_at=asked_at, reported_at=reported_at,
                 low=min(seen), high=max(seen),
             )  # fmt: skip
         bids = [*self._range(columns, after, end), seen[-1]]

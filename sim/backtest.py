@@ -117,7 +117,7 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     folder = args.out / _stem(file)
     head = _head(settings, source, cases[0].spacing)
     head["took"] = f"{monotonic() - began:.1f} s, {cpu_seconds() - cpu:.1f} s of processor"
-    report.write(folder, head, cases, hard, None)
+    report.write(folder, head, cases, hard)
     return report.short(head | {"report": str(folder / report.PAGE)}, cases, hard)
 
 

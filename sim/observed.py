@@ -57,11 +57,9 @@ class Observed(NamedTuple):
 
     fills: Fills
     days: dict[str, Floats]  # at `fills.mark_times`: equity and the ways of doing nothing
-    hours: dict[str, Floats]  # time, equity, bid and so on, once an hour
     drawdown_max: float  # of the hourly equity
     diagnostics: Diagnostics
     counters: dict[str, int]
-    transitions: list[dict[str, Any]]
 
 
 class RegimeWatch:
@@ -70,7 +68,6 @@ class RegimeWatch:
     def __init__(self) -> None:
         self.times: list[float] = []
         self.labels: list[int | None] = []
-        self.tiers: list[int] = []
 
     def begin(self, runtime: Runtime) -> None:
         """Watch the steps of a run."""
@@ -80,7 +77,6 @@ class RegimeWatch:
                 regimes = runtime.state.regimes
                 self.times.append(event.time)
                 self.labels.append(regimes.policy.label if regimes.policy.tag is not None else None)
-                self.tiers.append(regimes.tiers.tier)
 
         runtime.on_step = note
 
@@ -112,11 +108,9 @@ def observed(outcome: Outcome) -> Observed:
     return Observed(
         fills=fills,
         days=days,
-        hours=hours,
         drawdown_max=fall,
         diagnostics=_diagnostics(history["orders"], history["executions"]),
         counters=dict(outcome.state.counters),
-        transitions=history["transitions"],
     )
 
 

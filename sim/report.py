@@ -11,16 +11,16 @@ import numpy as np
 
 from sim import report_plot, report_tables
 from sim.cases import Case
-from sim.metrics import Trials, curve
+from sim.metrics import curve
 from sim.tables import Picture, Table, page, text
 
 PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv"
 
 
-def tables(cases: Sequence[Case], stressed: Sequence[Case], trials: Trials | None) -> list[Table]:
+def tables(cases: Sequence[Case], stressed: Sequence[Case]) -> list[Table]:
     """Return all tables: the verdicts first, then presets side by side."""
     made = [report_tables.verdicts(x) for x in cases]
-    made += [report_tables.performance(x, trials) for x in cases]
+    made += [report_tables.performance(x) for x in cases]
     made += [report_tables.sizes(x) for x in cases]
     if stressed:
         made.append(report_tables.stress([cases[0], *stressed]))
@@ -34,7 +34,7 @@ def tables(cases: Sequence[Case], stressed: Sequence[Case], trials: Trials | Non
 def short(head: Mapping[str, str], cases: Sequence[Case], stressed: Sequence[Case]) -> str:
     """Return what a terminal is told; the rest stands on the page."""
     made = [report_tables.verdicts(x) for x in cases]
-    made += [report_tables.performance(x, None) for x in cases]
+    made += [report_tables.performance(x) for x in cases]
     if stressed:
         made.append(report_tables.stress([cases[0], *stressed]))
     return text(head, made)
@@ -45,23 +45,22 @@ def write(
     head: Mapping[str, str],
     cases: Sequence[Case],
     stressed: Sequence[Case],
-    trials: Trials | None,
 ) -> None:
     """Write page, JSON and CSV into `folder`, which is made. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = tables(cases, stressed, trials)
+    found = tables(cases, stressed)
     parts: list[Table | Picture] = [*found[: len(cases)]]
     for case in cases:
         parts += report_plot.pictures(case)
     parts += found[len(cases) :]
     (folder / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts))
-    data = {"head": dict(head), "cases": [_case(x, trials) for x in (*cases, *stressed)]}
+    data = {"head": dict(head), "cases": [_case(x) for x in (*cases, *stressed)]}
     (folder / DATA).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
     _write_days(folder / DAYS, cases)
     _write_cycles(folder / CYCLES, cases)
 
 
-def _case(case: Case, trials: Trials | None) -> dict[str, Any]:
+def _case(case: Case) -> dict[str, Any]:
     """Return a case as JSON values."""
     return {
         "name": case.name,
@@ -71,7 +70,7 @@ def _case(case: Case, trials: Trials | None) -> dict[str, Any]:
         "arms": [
             {
                 "name": arm.name,
-                "figures": curve(arm.equity, trials).to_dict(),
+                "figures": curve(arm.equity).to_dict(),
                 "cycles": arm.cycles.to_dict(),
                 **{
                     name: getattr(arm, name)

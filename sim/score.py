@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import fmean, pstdev, stdev
 from typing import NamedTuple
 
+from scipy import stats
+
 import config
 from core import actions as a
 from core.domain import ONE
@@ -136,11 +138,9 @@ def _steps(values: list[float]) -> list[float]:
 
 def _shape(values: list[float]) -> tuple[float, float]:
     """Return skewness and kurtosis, those of a normal distribution where nothing varies."""
-    mean, deviation = fmean(values), pstdev(values)
-    if deviation == 0:
+    if pstdev(values) == 0:
         return 0.0, 3.0
-    standard = [(x - mean) / deviation for x in values]
-    return fmean(x**3 for x in standard), fmean(x**4 for x in standard)
+    return float(stats.skew(values)), float(stats.kurtosis(values, fisher=False))
 
 
 def _drawdown(values: list[float]) -> float:
