@@ -148,9 +148,9 @@ class Sandbox(Process):
         """Tell the door something, or ask what is on; None where nobody answers."""
         try:
             if told:
-                answer = requests.post(self.url + "/sandbox/faults", json=told, timeout=5)
+                answer = requests.post(self.url + "/sandbox/faults", json=told, timeout=30)
             else:
-                answer = requests.get(self.url + "/sandbox/faults", timeout=5)
+                answer = requests.get(self.url + "/sandbox/faults", timeout=30)
         except requests.RequestException:
             return None
         assert answer.status_code == 200, answer.text
@@ -201,7 +201,7 @@ class Daemon(Process):
     def status(self) -> dict[str, Any] | None:
         """Return the status; None while there is none."""
         try:
-            answer = requests.get(self.url + "/api/status", timeout=5)
+            answer = requests.get(self.url + "/api/status", timeout=30)
         except requests.RequestException:
             return None
         found: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
@@ -211,7 +211,7 @@ class Daemon(Process):
         """Give a command."""
         origin = {"Origin": self.url}
         body = {"action": action, **more}
-        return requests.post(self.url + "/api/action", json=body, headers=origin, timeout=10)
+        return requests.post(self.url + "/api/action", json=body, headers=origin, timeout=30)
 
     def wait_ready(self, seconds: float = 60) -> bool:
         """Wait until it has read what the exchange holds, and has a price."""
@@ -238,7 +238,7 @@ class Daemon(Process):
         """Return rows of its database, also while it runs."""
         if not self.file.exists():
             return []
-        db = sqlite3.connect(f"{self.file.as_uri()}?mode=ro", uri=True, timeout=5.0)
+        db = sqlite3.connect(f"{self.file.as_uri()}?mode=ro", uri=True, timeout=30)
         try:
             return db.execute(query).fetchall()
         except sqlite3.OperationalError:  # so young that it has no tables yet

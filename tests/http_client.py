@@ -27,7 +27,7 @@ class Client:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         connection = http.client.HTTPConnection(
-            HERE, self.port, timeout=10, source_address=(source, 0)
+            HERE, self.port, timeout=30, source_address=(source, 0)
         )
         clean = {name: value for name, value in sent.items() if value is not None}
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)

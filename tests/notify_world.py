@@ -84,7 +84,7 @@ class World:
             bodies = [x for path, x in self.heard if "getUpdates" not in path and "text" in x]
         return [x["text"] for x in bodies if kind in (None, x.get("kind"))]
 
-    def wait(self, what: Any, seconds: float = 10.0) -> Any:
+    def wait(self, what: Any, seconds: float = 60) -> Any:
         """Wait until `what()` is true; return it."""
         until = time.monotonic() + seconds
         with self.changed:
@@ -93,7 +93,7 @@ class World:
                 self.changed.wait(0.05)
         return found
 
-    def wait_text(self, part: str, seconds: float = 10.0) -> str:
+    def wait_text(self, part: str, seconds: float = 60) -> str:
         """Wait for a text that contains `part`; return it."""
         found: str = self.wait(lambda: next((x for x in self.texts() if part in x), None), seconds)
         return found

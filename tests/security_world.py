@@ -25,7 +25,7 @@ class Guarded(Client):
         self.env = environment(folder, **{**base, **changes})
         self.running = Running(self.env, log=self.log)
         super().__init__(int(self.running.url.rsplit(":", 1)[1]))
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while self.running.get("/readyz").json()["reason"] not in (None, "halted"):
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -37,7 +37,7 @@ class Guarded(Client):
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Read the database beside the daemon."""
-        db = sqlite3.connect(f"file:{self.folder / 'bot.db'}?mode=ro", uri=True, timeout=5)
+        db = sqlite3.connect(f"file:{self.folder / 'bot.db'}?mode=ro", uri=True, timeout=30)
         try:
             return db.execute(query).fetchall()
         finally:
@@ -45,7 +45,7 @@ class Guarded(Client):
 
     def write(self, statement: str) -> None:
         """Change the database under the daemon."""
-        db = sqlite3.connect(self.folder / "bot.db", timeout=5, isolation_level=None)
+        db = sqlite3.connect(self.folder / "bot.db", timeout=30, isolation_level=None)
         db.execute(statement)
         db.close()
 

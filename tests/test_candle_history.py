@@ -259,7 +259,7 @@ def test_a_project_that_hangs_holds_up_nothing(desk: Desk) -> None:
     assert desk.replica.arrived(60.0) == []
     assert desk.store.read(60.0, T, T + 60) == [row(0)]
     desk.remote.answers.set()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while desk.there() != desk.here():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -31,7 +31,7 @@ class KeptAlive:
     """A connection that is kept as a browser keeps one: a new one once the server closes it."""
 
     def __init__(self, world: World) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=5)
+        self.connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=30)
         self.opened = 0
 
     def ask(self) -> int:

@@ -41,7 +41,7 @@ class Asked:
 
     def ask(self, path: str, version: int = 11) -> tuple[int, http.client.HTTPMessage, bytes]:
         """Ask one route."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.app.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.app.port, timeout=30)
         connection._http_vsn = version  # type: ignore[attr-defined]
         connection._http_vsn_str = f"HTTP/{version / 10}"  # type: ignore[attr-defined]
         connection.request("GET", path, headers={"Host": f"127.0.0.1:{self.app.port}"})

@@ -71,7 +71,7 @@ class Asked:
     def get(self, name: str) -> dict[str, Any]:
         """Return one view."""
         url = f"http://127.0.0.1:{self.app.port}/api/kelly/{name}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             found: dict[str, Any] = json.loads(answer.read())
             return found
 

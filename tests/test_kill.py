@@ -75,7 +75,7 @@ def kill_at_random(env: dict[str, str], folder: Path, kills: int, rng: random.Ra
             [sys.executable, "bot.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (folder / "bot.paper.db").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.4 + rng.random() * 0.9)

@@ -286,7 +286,7 @@ def test_environment_turns_nothing_aside(monkeypatch: pytest.MonkeyPatch, tmp_pa
         monkeypatch.setenv("NETRC", str(netrc))
         monkeypatch.setenv("HOME", str(tmp_path))
         # That they would take part, did we let them:
-        assert requests.get(server.url, timeout=10).ok
+        assert requests.get(server.url, timeout=30).ok
         assert proxy.connections == 1
         client = server.client()
         assert_good(client.private("Balance", {}))
@@ -304,7 +304,7 @@ def test_session_goes_to_no_other_host() -> None:
         for url in (other.url, f"{server.url}0/", server.url.replace("http", "https"),
                     f"{server.url}@{other.url[7:]}/"):  # fmt: skip
             with pytest.raises(requests.exceptions.RequestException):
-                session.get(f"{url}/0/public/Time", timeout=5)
+                session.get(f"{url}/0/public/Time", timeout=30)
         with pytest.raises(requests.exceptions.InvalidURL, match="another host"):
             client._account._way.send(requests.Request("GET", other.url).prepare())
         assert other.connections == 0

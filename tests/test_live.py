@@ -82,7 +82,7 @@ def call(sandbox: Sandbox, method: str, **params: str) -> Any:
         "API-Sign": sign(SECRET, path, nonce, body),
         "Content-Type": "application/x-www-form-urlencoded",
     }
-    told = requests.post(sandbox.url + path, data=body, headers=headers, timeout=5).json()
+    told = requests.post(sandbox.url + path, data=body, headers=headers, timeout=30).json()
     assert told["error"] == [], told
     return told["result"]
 
@@ -344,10 +344,10 @@ def test_bad_answers_at_the_start_are_waited_out(
     words = f"waiting for Kraken to tell of the account ({shared.url}: TradeVolume: "
     assert wait_until(lambda: words in daemon.said(), 60), daemon.said()
     assert daemon.is_running
-    told = requests.get(daemon.url + "/readyz", timeout=5)
+    told = requests.get(daemon.url + "/readyz", timeout=30)
     assert told.status_code == 503
     assert "TradeVolume" in told.text
-    assert requests.get(daemon.url + "/healthz", timeout=5).status_code == 200
+    assert requests.get(daemon.url + "/healthz", timeout=30).status_code == 200
     if kind == "html":
         shared.ask(clear=True)
         assert daemon.wait_ready(30), daemon.said()
@@ -358,5 +358,5 @@ def test_bad_public_answers_at_the_start_are_waited_out(daemon: Daemon, shared: 
     shared.ask(faults=[{"kind": "html", "side": "public"}])
     daemon.start()
     assert wait_until(lambda: "the body is HTML" in daemon.said(), 60), daemon.said()
-    assert requests.get(daemon.url + "/readyz", timeout=5).status_code == 503
+    assert requests.get(daemon.url + "/readyz", timeout=30).status_code == 503
     assert daemon.stop() == 0

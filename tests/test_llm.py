@@ -136,7 +136,7 @@ def test_what_goes_wrong_is_one_word(manner: Manner, error: str) -> None:
     got, server = asked(manner)
     assert got == Answer(error=error)
     assert len(server.seen) == 1
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30
 
 
 def test_ten_megabytes_are_not_read() -> None:
@@ -222,7 +222,7 @@ def test_a_refusal_does_not_double_the_time() -> None:
     began = time.monotonic()
     got, _ = asked(refusal("temperature"), SILENT)
     assert got.error == "timeout"
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_the_daemon_stops_in_time_while_the_channels_hang(world: World, tmp_path
     world.wait(lambda: paths(world))
     began = time.monotonic()
     assert daemon.stop() == 0
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 30  # one call alone may take 10 s, and a hundred hang
 
 
 @pytest.mark.parametrize(

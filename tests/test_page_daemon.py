@@ -40,7 +40,7 @@ def start_bot(tmp_path: Path) -> Iterator[Running]:
         bot.stop()
 
 
-def until(visit: Visit, condition: str, seconds: float = 20.0) -> None:
+def until(visit: Visit, condition: str, seconds: float = 60) -> None:
     """Wait until an expression of the page is true; its policy lets nobody else evaluate text."""
     deadline = time.monotonic() + seconds
     while not visit.page.evaluate(f"Boolean({condition})"):
@@ -121,14 +121,14 @@ def test_a_kill_under_an_open_page(browser: Any, tmp_path: Path) -> None:
     assert visit.text("#condition").startswith("Running")
     visit.page.click("#pause")
     visit.page.click("#ask-yes")
-    expect(visit.page.locator("#pause")).to_have_text("Resume", timeout=5_000)
+    expect(visit.page.locator("#pause")).to_have_text("Resume", timeout=30_000)
     again.stop(signal.SIGKILL)
     third = Running(env | {"PORT": port})
     until(visit, "!document.body.classList.contains('stale') && status.bot.uptime_sec < 30", 40.0)
     assert visit.text("#condition").startswith("Paused")  # the operator's word outlives a kill
     visit.page.click("#pause")
     visit.page.click("#ask-yes")
-    expect(visit.page.locator("#pause")).to_have_text("Pause", timeout=5_000)
+    expect(visit.page.locator("#pause")).to_have_text("Pause", timeout=30_000)
     visit.close()
     third.stop()
 
@@ -140,7 +140,7 @@ def test_the_path_of_a_first_time_user(browser: Any, bot: Running, tmp_path: Pat
     until(visit, "status.equity.economics.cycles > 0", 60.0)
     visit.page.keyboard.press("p")
     visit.page.click("#ask-yes")
-    expect(visit.page.locator("#condition")).to_contain_text("Paused", timeout=5_000)
+    expect(visit.page.locator("#condition")).to_contain_text("Paused", timeout=30_000)
     visit.page.fill("#set-profit_pct", "0.5")
     visit.page.click("form[data-key=profit_pct] button")
     visit.page.click("#ask-yes")
@@ -150,10 +150,10 @@ def test_the_path_of_a_first_time_user(browser: Any, bot: Running, tmp_path: Pat
     visit.page.fill("#set-profit_pct", "2.5")
     visit.page.click("form[data-key=profit_pct] button")
     visit.page.click("#ask-yes")
-    expect(visit.page.locator("#overrides")).to_contain_text("2.5 instead of 2", timeout=5_000)
+    expect(visit.page.locator("#overrides")).to_contain_text("2.5 instead of 2", timeout=30_000)
     visit.page.click("#overrides button")
     visit.page.click("#ask-yes")
-    expect(visit.page.locator("#overrides")).to_be_empty(timeout=5_000)
+    expect(visit.page.locator("#overrides")).to_be_empty(timeout=30_000)
     visit.page.click("[data-slot-open='1']")
     visit.page.wait_for_selector("#slot details")
     assert "Why this size" in visit.text("#slot-body")
@@ -184,7 +184,7 @@ def test_an_override_is_applied_and_reverted(browser: Any, tmp_path: Path) -> No
             visit.shoot(f"advisor-{button}")
             visit.page.click("#ask-yes")
             until(visit, "!document.querySelector('#ask').open")
-            visit.page.wait_for_selector(f"#advisor-card[data-state={name}]", timeout=15_000)
+            visit.page.wait_for_selector(f"#advisor-card[data-state={name}]", timeout=60_000)
         assert "Your last override" in visit.text("#advisor")
         assert visit.complaints == []
         visit.close()

@@ -172,13 +172,13 @@ def test_it_is_served_from_the_published_status() -> None:
     url = f"http://127.0.0.1:{app.port}/api/payoff"
     try:
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(url, timeout=10)
+            urllib.request.urlopen(url, timeout=30)
         assert refused.value.code == 503
         answers = []
         for state in (sample_state(), BotState()):
             body = msgspec.json.encode(build_status(state, Params(), sample_facts()))
             shown.append(Published(body=body, gzip_body=b"", etag="x", version=1))
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 answers.append((json.loads(body), json.loads(answer.read())))
     finally:
         app.stop()

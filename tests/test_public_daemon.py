@@ -181,6 +181,6 @@ def free_port() -> int:
 def text_of(url: str) -> str:
     """Return what a page says, nothing while it is not up."""
     try:
-        return requests.get(url, timeout=5).text
+        return requests.get(url, timeout=30).text
     except requests.ConnectionError:
         return ""

@@ -16,8 +16,8 @@ from tests.test_status import EVENTS, sample_facts, sample_state, sample_status
 
 
 def wait_for(publisher: Publisher, version: int) -> Published:
-    """Return the published status of `version`; fail after two seconds."""
-    until = time.monotonic() + 2.0
+    """Return the published status of `version`; fail after half a minute."""
+    until = time.monotonic() + 30
     while time.monotonic() < until:
         published = publisher.published()
         if published is not None and published.version == version:
@@ -102,7 +102,7 @@ def test_publisher_survives_failures() -> None:
     wait_for(publisher, 18_102)
     fails.set()
     publisher.offer(BotState(), Params(), replace(sample_facts(), state_seq=2))
-    until = time.monotonic() + 2.0
+    until = time.monotonic() + 30
     while not publisher.errors and time.monotonic() < until:
         time.sleep(0.002)
     assert publisher.errors == 1

@@ -1,6 +1,5 @@
 """Sizings on the same fills, against an account kept by hand, and against looking ahead."""
 
-import time
 from decimal import Decimal
 
 import numpy as np
@@ -349,14 +348,3 @@ def test_an_account_that_is_used_up_is_the_worst_placebo() -> None:
     fills = short_of_cash(bought(0.0, 100.0, net=-300.0), bought(90_000.0, 10.0))
     growth = Replay(fills).placebo(np.ones(2), 3, seed=0)
     assert (growth == -np.inf).all()
-
-
-@pytest.mark.slow
-def test_two_hundred_shuffles_of_five_thousand_cycles_take_a_moment() -> None:
-    """Two years: well under two seconds of the processor's time."""
-    replay = Replay(stream(1, cycles=5000, days=730, odds={0: 0.7, 1: 0.8, 2: 0.75}))
-    sizes = np.random.default_rng(1).uniform(0.5, 2.0, 5000)
-    begun = time.process_time()
-    growth = replay.placebo(sizes, 200, seed=0)
-    assert time.process_time() - begun < 2.0
-    assert len(np.unique(growth)) == 200
