@@ -52,22 +52,24 @@ def sign(trade_id: TradeId) -> int:
     return 1 if trade_id is TradeId.B else -1
 
 
-def slot_orders(slot: SlotState) -> Iterator[OrderState]:
-    """Yield every order of the slot that the exchange holds or may hold."""
+def slot_orders(slot: SlotState) -> list[OrderState]:
+    """Return every order of the slot that the exchange holds or may hold."""
+    found = []
     for leg in slot.legs:
-        if isinstance(leg.state, Entering):
-            yield leg.state.order
-        elif isinstance(leg.state, Exiting) and isinstance(leg.state.exit, OrderState):
-            yield leg.state.exit
+        own = leg.state
+        if isinstance(own, Entering):
+            found.append(own.order)
+        elif isinstance(own, Exiting) and isinstance(own.exit, OrderState):
+            found.append(own.exit)
     for recovery in slot.recovery_orders:
         if isinstance(recovery.exit, OrderState):
-            yield recovery.exit
+            found.append(recovery.exit)
+    return found
 
 
-def orders(state: BotState) -> Iterator[OrderState]:
-    """Yield every order the exchange holds or may hold."""
-    for slot in state.slots:
-        yield from slot_orders(slot)
+def orders(state: BotState) -> list[OrderState]:
+    """Return every order the exchange holds or may hold."""
+    return [order for slot in state.slots for order in slot_orders(slot)]
 
 
 def positions(state: BotState) -> Iterator[tuple[TradeId, Position, OrderState | Owed]]:
@@ -80,8 +82,8 @@ def positions(state: BotState) -> Iterator[tuple[TradeId, Position, OrderState |
             yield recovery.trade_id, recovery.position, recovery.exit
 
 
-def _holding(state: BotState) -> Iterator[OrderState]:
-    return (order for order in orders(state) if order.closed_executed is None)
+def _holding(state: BotState) -> list[OrderState]:
+    return [order for order in orders(state) if order.closed_executed is None]
 
 
 def hold(order: OrderState, state: BotState) -> Funds:

@@ -267,7 +267,7 @@ def review(
 
 def capacity(state: BotState, params: Params) -> Capacity:
     """Return how many of our orders are open, pending or uncertain, and the room left."""
-    count = sum(1 for _ in orders(state))
+    count = len(orders(state))
     safe_cap = SAFE_SHARE * params.open_order_limit
     headroom = safe_cap - count
     band = "normal"

@@ -48,23 +48,24 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     if type(event) is e.PriceTick and is_quiet(state, event, params):
         return take_note(state, event), ()
     if type(event) is e.PricesSkipped and are_quiet(state, event, params):
-        return skip_prices(state, event, params), ()
+        return skip_prices(state, event, params)
     cursor = max(state.exchange_cursor, event.message)
     r = Reduction(replace(state, now=max(state.now, event.time), exchange_cursor=cursor), params)
     if _is_news(r, event):
-        quiet = state.quiet if _is_aside(state, event, params) else None
+        quiet = state.quiet if _is_aside(state, event) else None
         if quiet is not None and isinstance(event, e.TimerTick):
             advice.tend(r)
             regimes.tend(r)
             kelly.tend(r)
-            if watch.is_read_due(r):
+            if watch.rhythm_due(r.state, params) <= r.now:
                 idle(r)
         else:
             _apply(r, event)
         if r.state.regimes is not state.regimes:
             advice.notice(r, state.regimes)
         watch.track_stints(r)
-        if quiet is None:
+        is_hurried = r.state.pass_due != state.pass_due
+        if quiet is None or is_hurried or regimes.has_acted(r, state.regimes):
             watch.settle_reserved(r)
             _check(r)
             r.update(quiet=None)
@@ -74,11 +75,11 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
     return r.state, tuple(r.actions)
 
 
-def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
-    """Tell whether the event is one of the advisor's, or of models and sizer that do not act.
+def _is_aside(state: BotState, event: e.Event) -> bool:
+    """Tell whether the event is one of models, sizer or advisor, or a timer that only asks them.
 
-    Then it leaves everything as it would be without it: the bounds of quiet ticks, and when the
-    rules are next looked at.
+    Unless what it says acts, it leaves everything as it would be without it: the bounds of quiet
+    ticks, and when the rules are next looked at.
     """
     quiet = state.quiet
     if quiet is None:
@@ -86,10 +87,14 @@ def _is_aside(state: BotState, event: e.Event, params: Params) -> bool:
     match event:
         case e.TimerTick():
             return quiet.next_due <= event.time < quiet.duty_due
-        case e.OpinionGiven() | e.CouncilHeld():
+        case (
+            e.OpinionGiven()
+            | e.CouncilHeld()
+            | e.RegimeEstimated()
+            | e.ModelTrained()
+            | e.TrainingFailed()
+        ):
             return True
-        case e.RegimeEstimated() | e.ModelTrained() | e.TrainingFailed():
-            return not params.regime_directional_enabled
         case e.KellyUpdated():
             return event.results == state.kelly.results
         case _:
@@ -141,27 +146,49 @@ def take_note(state: BotState, event: e.Event) -> BotState:
     )
 
 
-def skip_prices(state: BotState, event: e.PricesSkipped, params: Params) -> BotState:
-    """Return what many quiet ticks leave behind, and the idle timers between them."""
+def skip_prices(
+    state: BotState, event: e.PricesSkipped, params: Params
+) -> tuple[BotState, tuple[Action, ...]]:
+    """Return what many quiet ticks leave behind, and the idle timers between them.
+
+    Of what those ask for, only the equity that they note: whoever skips has read the balances.
+    """
     old = state.market
     if old is None:
         raise AssertionError("nothing is quiet without a market")
     low, high = min(event.low, old.bid_low), max(event.high, old.bid_high)
-    if (reads := event.reads) is not None:
-        seen = replace(
-            old, bid_low=min(reads.low, old.bid_low), bid_high=max(reads.high, old.bid_high)
-        )
-        r = Reduction(replace(state, now=reads.asked_at, market=seen), params)
-        idle(r)
-        if r.state.quiet is not None:
-            r.update(quiet=quiet_aside(r.state, r.state.quiet, params))
-        balances = replace(r.state.balances, reported_at=reads.reported_at)
-        state, low, high = replace(r.state, balances=balances), event.low, event.high
+    actions: tuple[Action, ...] = ()
+    if event.rhythm is not None:
+        state, actions = _keep_rhythm(state, old, event.rhythm, params)
+        low, high = event.low, event.high
     market = Market(
         bid=event.bid, ask=event.ask, last=event.last, time=event.time, bid_low=low, bid_high=high
     )
     cursor = event.message or state.exchange_cursor
-    return replace(state, now=event.time, exchange_cursor=cursor, market=market)
+    return replace(state, now=event.time, exchange_cursor=cursor, market=market), actions
+
+
+def _keep_rhythm(
+    state: BotState, old: Market, rhythm: e.Rhythm, params: Params
+) -> tuple[BotState, tuple[Action, ...]]:
+    r = Reduction(state, params)
+    for turn in rhythm.turns:
+        r.update(now=turn.time, market=replace(old, bid=turn.bid))
+        watch.note_equity(r)
+        refill_tokens(r)
+    low, high = min(rhythm.low, old.bid_low), max(rhythm.high, old.bid_high)
+    r.update(now=rhythm.time, market=replace(old, bid_low=low, bid_high=high))
+    watch.fold_peak(r)
+    refill_tokens(r)
+    r.update(timer_at=r.now)
+    if rhythm.asked_at is not None:
+        own = r.state.balances
+        r.update(
+            balances=replace(own, requested_at=rhythm.asked_at, reported_at=rhythm.reported_at)
+        )
+    if r.state.quiet is not None:
+        r.update(quiet=quiet_aside(r.state, r.state.quiet, params))
+    return r.state, tuple(r.actions)
 
 
 def _apply(r: Reduction, event: e.Event) -> None:
@@ -392,8 +419,9 @@ def _timer(r: Reduction) -> None:
 
 
 def idle(r: Reduction) -> None:
-    """Do what a TimerTick does that is sent only to read balances: nothing else is due."""
+    """Do what a TimerTick does that is sent only to read balances or as the hour turns."""
     watch.fold_peak(r)
+    watch.turn_hour(r)
     refill_tokens(r)
     watch.ask_reconcile(r)
     r.update(timer_at=r.now)

@@ -87,6 +87,7 @@ class PostEntries(Record, frozen=True, kw_only=True, tag="post"):
 class RecordEquity(Record, frozen=True, kw_only=True, tag="equity"):
     """One point of the equity curve, all in quote at the bid."""
 
+    time: float
     equity: Decimal
     hold: Decimal
     usd: Decimal

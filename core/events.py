@@ -41,21 +41,30 @@ class PriceTick(_Event, frozen=True, kw_only=True, tag="price", gc=False):
     last: Decimal
 
 
-class Reads(Record, frozen=True, kw_only=True, gc=False):
-    """Regular reads of balances inside a skip, all in agreement: what is left of them."""
+class Turn(Record, frozen=True, kw_only=True, gc=False):
+    """The turn of an hour inside a skip."""
 
-    asked_at: float  # the last of them
-    reported_at: float
-    low: Decimal  # of the bids before the last one was asked for
+    time: float
+    bid: Decimal  # at that time
+
+
+class Rhythm(Record, frozen=True, kw_only=True, gc=False):
+    """The idle timers inside a skip: hours that turn, and balances that are read and agree."""
+
+    time: float  # of the last TimerTick
+    low: Decimal  # of the bids until then
     high: Decimal
+    turns: tuple[Turn, ...]
+    asked_at: float | None  # the last read of balances, if there was one
+    reported_at: float | None
 
 
 class PricesSkipped(_Event, frozen=True, kw_only=True, tag="prices_skipped", gc=False):
     """Many quiet quotes at once (backtest), with the idle timers between them.
 
     Its reduction is the fold of the single events; `time` and `message` are those of the last.
-    `low` and `high` are the lowest and highest bid since the last read of the balances, if there
-    was one, otherwise of all.
+    `low` and `high` are the lowest and highest bid since the last TimerTick, if there was one,
+    otherwise of all.
     """
 
     count: int
@@ -64,7 +73,7 @@ class PricesSkipped(_Event, frozen=True, kw_only=True, tag="prices_skipped", gc=
     last: Decimal
     low: Decimal
     high: Decimal
-    reads: Reads | None = None
+    rhythm: Rhythm | None = None
 
 
 class TimerTick(_Event, frozen=True, kw_only=True, tag="timer", gc=False):

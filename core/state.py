@@ -186,16 +186,16 @@ class Market(Record, frozen=True, kw_only=True, gc=False):
 class Quiet(Record, frozen=True, kw_only=True, gc=False):
     """Bounds of bid and mid inside which a price tick changes nothing but price and time.
 
-    `next_due` is when a TimerTick is next worth sending; `rules_due` the same without what the
-    regime models ask for while nothing of theirs acts; `duty_due` without the regular read of
-    balances too: until then a TimerTick only asks.
+    `next_due` is when a TimerTick is next worth sending; `duty_due` the same without what it only
+    asks and notes: the regular read of balances, the turn of an hour, questions to models, sizer
+    and advisor. `rules_due` is that without what follows from the models' age.
     """
 
     price_low: Decimal
     price_high: Decimal
     next_due: float
-    rules_due: float = 0.0  # without it no tick is quiet
-    duty_due: float = 0.0
+    duty_due: float = 0.0  # without it no tick is quiet
+    rules_due: float = 0.0
     mid_low: Decimal = ZERO  # without these no tick is quiet
     mid_high: Decimal = ZERO
 

@@ -20,6 +20,7 @@ from exchange.paper import TICK_SEC, PaperExchange
 from exchange.paper_file import Cursor, PaperFile
 from exchange.rates import READ_BALANCES_COST, latency
 
+HOUR_SEC = 3600
 LEAST = 2  # a single bar is not worth it
 FIRST_LOOK, LOOK_MAX = 64, 4096  # bars searched at a time
 LATENCY_SIGMAS = 9.42  # no draw of 64 bits is farther out
@@ -39,11 +40,24 @@ class _InMemory(PaperFile):
 class Terms(NamedTuple):
     """What a skip must keep to, besides the quiet bounds."""
 
-    before: float  # something is due then, but to read balances
-    asked_at: float | None  # when balances were read last
+    before: float  # something is due then, but to keep the rhythm
+    now: float
+    timer_at: float  # when the last TimerTick was
+    timer_sec: float  # so far apart are two of them
+    hour_at: float  # when the hour turns next
+    asked_at: float  # when balances were read last
     read_sec: float  # how often they are
     stale_sec: float  # the age that makes a quote stale
     spread_pct: Decimal  # the widest spread
+
+
+class _Timers(NamedTuple):
+    """The TimerTicks inside a skip."""
+
+    last: float
+    turns: tuple[float, ...]  # those that turn an hour
+    reads: int  # how many read balances
+    asked_at: float  # the last of these
 
 
 class _Limits(NamedTuple):
@@ -95,9 +109,10 @@ class SkippingExchange(PaperExchange):
         end = _quiet_until(columns, first, limits)
         end = _fresh_until(columns, first, end, market.time, terms.stale_sec - self._slowest())
         while end - first >= LEAST:
-            reads = self._reads(terms, self._told_at(columns, end - 1))
-            if reads is not None:
-                return self._pass(columns, first, end, market, reads)
+            until = self._told_at(columns, end - 1)
+            timers = _timers(terms, until)
+            if not timers.reads or self._reported_at(timers.asked_at)[1] < until:
+                return self._pass(columns, first, end, market, timers)
             end -= 1  # a read would be under way
         return None
 
@@ -106,18 +121,6 @@ class SkippingExchange(PaperExchange):
         key = f"feed/{n + 1}"
         wait = latency(self.config.feed_sec, self.config.jitter, self.config.seed, key)
         return float(columns.closes_at[n]) + wait
-
-    def _reads(self, terms: Terms, until: float) -> list[float] | None:
-        """Return when balances are read before `until`; None where one would be under way then."""
-        times: list[float] = []
-        if terms.asked_at is not None:
-            at = terms.asked_at + terms.read_sec
-            while at <= until:
-                times.append(at)
-                at += terms.read_sec
-        if times and not self._reported_at(times[-1])[1] < until:
-            return None
-        return times
 
     def _reported_at(self, asked_at: float) -> tuple[float, float]:
         """Return when a read of balances arrives, and when its answer is here."""
@@ -159,37 +162,48 @@ class SkippingExchange(PaperExchange):
         )
 
     def _pass(
-        self, columns: Columns, first: int, end: int, market: Market, times: list[float]
+        self, columns: Columns, first: int, end: int, market: Market, timers: _Timers
     ) -> Message | None:
-        reads = None
-        after, seen = first, [market.bid]
-        if times:
-            asked_at = times[-1]
+        rhythm, asked_at, reported_at = None, None, None
+        if timers.reads:
+            asked_at = timers.asked_at
             at, reported_at = self._reported_at(asked_at)
             if self.engine.read_wait(READ_BALANCES_COST, at):
                 return None
-            after = first + int(np.searchsorted(columns.closes_at[first:end], asked_at))
-            if after > first and self._told_at(columns, after - 1) > asked_at:
-                after -= 1
+        after, seen = first, [market.bid]
+        if timers.reads or timers.turns:
+            after = self._heard(columns, first, end, timers.last)
             if after > first:
                 seen = [*self._range(columns, first, after), self._shown(after - 1)[0]]
-            reads = e.Reads(
+            turns = [
+                e.Turn(time=x, bid=self._shown(n - 1)[0] if n > first else market.bid)
+                for x in timers.turns
+                for n in (self._heard(columns, first, end, x),)
+            ]
+            rhythm = e.Rhythm(
+                time=timers.last, low=min(seen), high=max(seen), turns=tuple(turns),
                 asked_at=asked_at, reported_at=reported_at,
-                low=min(seen), high=max(seen),
             )  # fmt: skip
-        bids = [*self._range(columns, after, end), seen[-1]]
+        bids = [seen[-1]]
+        if after < end:
+            bids += self._range(columns, after, end)
         last = self._shown(end - 1)
         self._read_count = end
         self._market = self._bars.read(end)
         self._next_evidence()
         self._now = self._last_tick = self._told_at(columns, end - 1)
-        self._delivered += end - first + len(times)
-        self._numbered += 2 * len(times)
+        self._delivered += end - first + timers.reads
+        self._numbered += 2 * timers.reads
         skipped = e.PricesSkipped(
             time=self._now, count=end - first, bid=last[0], ask=last[1], last=last[2],
-            low=min(bids), high=max(bids), reads=reads,
+            low=min(bids), high=max(bids), rhythm=rhythm,
         )  # fmt: skip
         return Message(seq=self._delivered, event=skipped)
+
+    def _heard(self, columns: Columns, first: int, end: int, at: float) -> int:
+        """Return the first bar of which the bot has not heard at that time."""
+        n = first + int(np.searchsorted(columns.closes_at[first:end], at))
+        return n - 1 if n > first and self._told_at(columns, n - 1) > at else n
 
     def _range(self, columns: Columns, first: int, end: int) -> tuple[Decimal, Decimal]:
         """Return the lowest and the highest bid of bars; there are some."""
@@ -204,6 +218,24 @@ class SkippingExchange(PaperExchange):
         if quote is None:
             raise AssertionError("a quote has just been shown")
         return quote.bid, quote.ask, quote.last
+
+
+def _timers(terms: Terms, until: float) -> _Timers:
+    """Return the TimerTicks until then, where nothing but the rhythm asks for one."""
+    last, asked_at, hour_at = terms.timer_at, terms.asked_at, terms.hour_at
+    turns: list[float] = []
+    reads, now = 0, terms.now
+    while True:
+        at = max(min(asked_at + terms.read_sec, hour_at), last + terms.timer_sec, now)
+        if at > until:
+            return _Timers(last=last, turns=tuple(turns), reads=reads, asked_at=asked_at)
+        if at >= hour_at:
+            turns.append(at)
+            hour_at = (at // HOUR_SEC + 1) * HOUR_SEC
+        if at - asked_at >= terms.read_sec:
+            asked_at = at
+            reads += 1
+        last = now = at
 
 
 def _quiet_until(columns: Columns, first: int, limits: _Limits) -> int:

@@ -30,6 +30,9 @@ def tend(r: Reduction) -> None:
     if due is None or r.now < due:
         return
     next_due = r.now + r.params.regime_eval_interval_sec
+    models_due = r.state.regimes.estimate_due
+    if r.params.hmm_enabled and models_due is not None and r.now < models_due < next_due:
+        next_due = models_due  # from then on both are asked at once
     r.update(kelly=replace(r.state.kelly, due=next_due, asked_at=r.now))
     r.act(RequestKelly())
 

@@ -19,7 +19,7 @@ from grid.reduction import Reduction
 from grid.regimes import ask_due
 from grid.regimes import due_times as regime_times
 from grid.upkeep import due_times, price_bounds
-from grid.watch import HOUR_SEC, imbalance
+from grid.watch import hour_duty, rhythm_due
 from grid_strategy import mid
 from risk import (
     EMERGENCY_RESET_SEC,
@@ -54,13 +54,13 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         return None
     r = Reduction(state, params)
     bid = market.bid
-    duty_due = _duty_due(state, params)
-    rules_due = _with_read(duty_due, state, params)
-    due = _with_models(rules_due, state, params)
+    rules_due = _rules_due(state, params)
+    duty_due = _with_ages(rules_due, state, params)
+    due = _with_questions(duty_due, state, params)
     if _wants_newer_quote(state):
         return Quiet(
             price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due,
-            rules_due=rules_due, duty_due=duty_due,
+            duty_due=duty_due, rules_due=rules_due,
         )  # fmt: skip
     # Two ticks in the band are at most twice its share apart, and that is no jump.
     share = min(BAND, _risk_room(state, params), params.price_jump_max_pct / HUNDRED / 2)
@@ -79,20 +79,19 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         mid_low=low,
         mid_high=high,
         next_due=due,
-        rules_due=rules_due,
         duty_due=duty_due,
+        rules_due=rules_due,
     )
 
 
 def quiet_aside(state: BotState, quiet: Quiet, params: Params) -> Quiet:
     """Return the bounds after an event that does not act: only when to ask has changed."""
-    rules_due = _with_read(quiet.duty_due, state, params)
-    due = _with_models(rules_due, state, params)
-    return replace(quiet, rules_due=rules_due, next_due=due)
+    duty_due = _with_ages(quiet.rules_due, state, params)
+    return replace(quiet, duty_due=duty_due, next_due=_with_questions(duty_due, state, params))
 
 
 def idle_until(state: BotState, params: Params) -> float:
-    """Return when something is due but to read balances; now without bounds."""
+    """Return when something is due but to keep the rhythm; now without bounds."""
     return state.now if state.quiet is None else _with_models(state.quiet.duty_due, state, params)
 
 
@@ -140,36 +139,40 @@ def _is_safe(state: BotState, params: Params, share: Decimal) -> bool:
 
 def next_due(state: BotState, params: Params) -> float:
     """Return the earliest time at which a TimerTick may do something; never in the past."""
-    return _with_models(_with_read(_duty_due(state, params), state, params), state, params)
+    duty_due = _with_ages(_rules_due(state, params), state, params)
+    return _with_questions(duty_due, state, params)
 
 
-def _with_models(rules_due: float, state: BotState, params: Params) -> float:
-    times = [rules_due, *(at for at in regime_times(state, params) if at > state.now)]
+def _with_models(duty_due: float, state: BotState, params: Params) -> float:
+    times = [duty_due, *(at for at in regime_times(state, params) if at > state.now)]
     asked = (ask_due(state, params), advice.due(state, params), kelly_due(state, params))
     return max(state.now, min(times + [at for at in asked if at is not None]))
 
 
-def _with_read(duty_due: float, state: BotState, params: Params) -> float:
-    asked = state.balances.requested_at
-    return max(
-        state.now, state.now if asked is None else min(duty_due, asked + params.recon_interval_sec)
-    )
+def _with_questions(duty_due: float, state: BotState, params: Params) -> float:
+    return _with_models(min(duty_due, rhythm_due(state, params)), state, params)
 
 
-def _duty_due(state: BotState, params: Params) -> float:
-    """Return when rules may next act, without what models ask for that do not act."""
+def _with_ages(rules_due: float, state: BotState, params: Params) -> float:
+    """Return that, or when models that act are next too old, or what they withhold is freed."""
+    if not params.regime_directional_enabled:
+        return rules_due
+    times = [at for at in regime_times(state, params) if at > state.timer_at or at > state.now]
+    asking = None if params.hmm_enabled else ask_due(state, params)  # the answer is at hand
+    due = min([rules_due, *times])
+    return max(state.now, due if asking is None else min(due, asking))
+
+
+def _rules_due(state: BotState, params: Params) -> float:
+    """Return when rules may next act, but for what models ask for or say."""
     now, seen = state.now, state.timer_at
-    times = [(now // HOUR_SEC + 1) * HOUR_SEC]
+    times = list(hour_duty(state, params))
     asked, filled = state.balances.requested_at, state.balances.last_execution_at
     if filled is not None and (asked is None or filled >= asked):
         times.append(filled + 1.0)
-    limit = params.imbalance_alert_min * 60
-    times.extend(since + limit for since, _ in imbalance(state, params))
     times.extend(due_times(Reduction(state, params)))
     times.extend(ghost_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
-    if params.regime_directional_enabled:
-        times.extend(regime_times(state, params))
     for slot in state.slots:
         ahead = replace(state, now=now + params.s2_orphan_after_sec)
         waiting = parked(ahead, slot, params)
@@ -177,9 +180,7 @@ def _duty_due(state: BotState, params: Params) -> float:
             times.append(waiting.since)
     # Every rule is level-triggered: what was due at the last TimerTick has been looked at then.
     due = min(at for at in times if at > seen or at > now)
-    asking = ask_due(state, params) if params.regime_directional_enabled else None
-    ending = advice.acting_due(state)
-    for wanted in (state.pass_due, asking, ending):
+    for wanted in (state.pass_due, advice.acting_due(state)):
         due = due if wanted is None else min(due, wanted)
     return max(now, due)
 
@@ -209,7 +210,7 @@ def is_quiet(state: BotState, tick: PriceTick, params: Params) -> bool:
         and tick.last > ZERO
         and quiet.price_low < bid < quiet.price_high
         and quiet.mid_low < (bid + ask) / 2 < quiet.mid_high
-        and time < quiet.rules_due
+        and time < quiet.duty_due
         and ZERO < bid < ask
         and (ask - bid) * HUNDRED <= params.max_spread_pct * bid
         and (market.ask - market.bid) * HUNDRED <= params.max_spread_pct * market.bid
@@ -224,8 +225,8 @@ def are_quiet(state: BotState, skipped: PricesSkipped, params: Params) -> bool:
     """
     quiet, market = state.quiet, state.market
     bids = [skipped.low, skipped.bid, skipped.high]
-    if skipped.reads is not None:
-        bids += [skipped.reads.low, skipped.reads.high]
+    if (rhythm := skipped.rhythm) is not None:
+        bids += [rhythm.low, rhythm.high, *(x.bid for x in rhythm.turns)]
     prices = (*bids, skipped.ask, skipped.last)
     return (
         quiet is not None

@@ -194,6 +194,16 @@ def _factors(r: Reduction, regimes: Regimes) -> list[object]:
     return [distance_factor(regimes, trade_id, r.params) for trade_id in TradeId]
 
 
+def has_acted(r: Reduction, before: Regimes) -> bool:
+    """Tell whether what is in effect for entries is another than before."""
+    now = r.state.regimes
+    return r.params.regime_directional_enabled and (
+        now.override is not before.override
+        or suppressed_side(now, r.params) is not suppressed_side(before, r.params)
+        or _factors(r, now) != _factors(r, before)
+    )
+
+
 def _stale_at(state: BotState, params: Params) -> float | None:
     """Return when what was heard last is too old to go by, or None."""
     regimes = state.regimes

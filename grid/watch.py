@@ -4,6 +4,7 @@ Runs inside `reduce`; facts come from the state and the event alone. The rules a
 `risk.py`; here they are applied to the state and recorded.
 """
 
+from collections.abc import Iterator
 from decimal import Decimal
 
 from accounting import (
@@ -90,7 +91,7 @@ def watch(r: Reduction) -> None:
     fold_peak(r)
     if r.state.market is None or not r.state.balances.start_mark:
         return
-    _turn_hour(r)
+    turn_hour(r)
     _daily_loss(r)
     _equity_stop(r)
     _api_errors(r)
@@ -98,7 +99,8 @@ def watch(r: Reduction) -> None:
     _level(r)
 
 
-def _turn_hour(r: Reduction) -> None:
+def turn_hour(r: Reduction) -> None:
+    """Note the equity once an hour, and what begins with a day; repeat what goes on waiting."""
     hour = int(r.now // HOUR_SEC)
     _alert_imbalance(r, is_hourly=hour != r.state.hour)
     if hour == r.state.hour:
@@ -107,12 +109,18 @@ def _turn_hour(r: Reduction) -> None:
     is_new_day = day != r.state.risk.day
     if is_new_day:
         _turn_day(r, day)
-    r.update(hour=hour)
+    note_equity(r, is_daily=is_new_day)
+
+
+def note_equity(r: Reduction, *, is_daily: bool = False) -> None:
+    """Note what is owned, and what doing nothing would be worth; once an hour."""
+    r.update(hour=int(r.now // HOUR_SEC))
     value, others = equity(r.state), benchmarks(r.state)
     if value is None or others is None or r.state.market is None:
         return
     r.act(
         RecordEquity(
+            time=r.now,
             equity=value,
             hold=others.hold,
             usd=others.usd,
@@ -121,7 +129,7 @@ def _turn_hour(r: Reduction) -> None:
             grid_profit=-(r.state.accounts.grid_profit + r.state.accounts.unbooked),
             fees=r.state.accounts.fees,
             mark=r.state.market.bid,
-            is_daily=is_new_day,
+            is_daily=is_daily,
         )
     )
 
@@ -463,16 +471,32 @@ def settle_reserved(r: Reduction) -> None:
         )
 
 
-def is_read_due(r: Reduction) -> bool:
-    """Tell whether it is time for the regular read of balances."""
-    asked = r.state.balances.requested_at
-    return asked is None or r.now - asked >= r.params.recon_interval_sec
+def rhythm_due(state: BotState, params: Params) -> float:
+    """Return when balances are read or the hour turns next."""
+    asked = state.balances.requested_at
+    hour_at = float((state.hour + 1) * HOUR_SEC)
+    return state.now if asked is None else min(asked + params.recon_interval_sec, hour_at)
+
+
+def hour_duty(state: BotState, params: Params) -> Iterator[float]:
+    """Yield when the turn of an hour does more than to note the equity."""
+    day = int(state.now // DAY_SEC)
+    if day != state.risk.day:
+        yield state.now
+    yield (day + 1.0) * DAY_SEC
+    hour_at = (state.now // HOUR_SEC + 1) * HOUR_SEC
+    limit = params.imbalance_alert_min * 60
+    for since, _ in imbalance(state, params):
+        yield since + limit
+        if since + limit <= hour_at:
+            yield hour_at
 
 
 def ask_reconcile(r: Reduction) -> None:
     """Ask for balances when they are due, or at once after a fill."""
     own = r.state.balances
-    asked, is_due = own.requested_at, is_read_due(r)
+    asked = own.requested_at
+    is_due = asked is None or r.now - asked >= r.params.recon_interval_sec
     has_filled = own.last_execution_at is not None and (
         asked is None or own.last_execution_at >= asked
     )

@@ -27,6 +27,7 @@ from engine.wiring import begin_models, epoch_of, matching_config
 from exchange.matching import MatchingConfig
 from exchange.skipping import SkippingExchange, Terms
 from grid.quiet import idle_until
+from grid.watch import HOUR_SEC
 from market.columns import ColumnSource
 from sim.unkept import UnkeptCandles
 from store.backtest import BacktestStore
@@ -111,14 +112,12 @@ def _skip(
 ) -> Message | None:
     """Have the exchange skip what the reducer would only take note of."""
     quiet, market, asked_at = state.quiet, state.market, state.balances.requested_at
-    if quiet is None or market is None or not exchange.is_idle:
+    if quiet is None or market is None or asked_at is None or not exchange.is_idle:
         return None
-    before = min(due, idle_until(state, params))
-    next_read = 0.0 if asked_at is None else asked_at + params.recon_interval_sec
-    if next_read <= state.now or next_read < state.timer_at + TIMER_SEC:
-        before = min(before, quiet.next_due)  # its time is not that of the rhythm
     terms = Terms(
-        before=before, asked_at=asked_at, read_sec=params.recon_interval_sec,
+        before=min(due, idle_until(state, params)), now=state.now, timer_at=state.timer_at,
+        timer_sec=TIMER_SEC, hour_at=float((state.hour + 1) * HOUR_SEC), asked_at=asked_at,
+        read_sec=params.recon_interval_sec,
         stale_sec=params.stale_price_max_age_sec, spread_pct=params.max_spread_pct,
     )  # fmt: skip
     return exchange.skip(quiet, market, terms)

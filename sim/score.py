@@ -94,7 +94,7 @@ def _note(marks: list[_Mark], state: BotState, actions: tuple[a.Action, ...]) ->
             own, bid = state.balances, action.mark * (ONE - taker)
             marks.append(
                 _Mark(
-                    time=state.now,
+                    time=action.time,
                     equity=float(own.quote + own.base * bid),
                     hold=float(own.start_quote + own.start_base * bid),
                     is_daily=action.is_daily,

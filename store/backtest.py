@@ -3,9 +3,16 @@
 import numpy as np
 import numpy.typing as npt
 
+from core import actions as a
+from core import events as e
 from core.ports import Commit, Loaded
 from store import rows
 from store.memory import MemoryStore
+
+_WITHOUT_ROWS = (
+    e.TimerTick, e.PriceTick, e.PricesSkipped, e.BalancesReported, e.RegimeEstimated, e.KellyUpdated
+)  # fmt: skip
+_ROWLESS = (a.RequestReconcile, a.RequestEstimate, a.RequestTraining, a.RequestKelly)
 
 
 class BacktestStore(MemoryStore):
@@ -15,11 +22,26 @@ class BacktestStore(MemoryStore):
     store of a daemon would.
     """
 
+    def __init__(self, *, epoch: int = 0) -> None:
+        super().__init__(epoch=epoch)
+        self._points: list[a.RecordEquity] = []
+
     def commit(self, commit: Commit) -> None:
-        """Write the rows that a step calls for. Raises StoreError."""
-        if not commit.is_quiet:
-            with self._transaction(f"step {commit.seq}", is_full=True) as db:
-                rows.write(db, commit)
+        """Write the rows that a step calls for. Raises StoreError.
+
+        Of equity those of days; the others, of which one step may have several, are kept beside.
+        """
+        if commit.is_quiet:
+            return
+        points = [x for x in commit.actions if isinstance(x, a.RecordEquity)]
+        self._points += points
+        if isinstance(commit.event, _WITHOUT_ROWS) and all(
+            isinstance(x, _ROWLESS) or (isinstance(x, a.RecordEquity) and not x.is_daily)
+            for x in commit.actions
+        ):
+            return
+        with self._transaction(f"step {commit.seq}", is_full=True) as db:
+            rows.write(db, commit)
 
     def snapshot(self, loaded: Loaded) -> None:
         """Forget it."""
@@ -27,6 +49,6 @@ class BacktestStore(MemoryStore):
     def equity_points(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the equity once an hour, and what doing nothing would be worth: by column."""
         names = ("time", "equity", "hold", "usd", "doge", "half", "mark")
-        rows_ = self._rows(f"SELECT {', '.join(names)} FROM equity ORDER BY seq")
-        points = np.array([[float(x) for x in row] for row in rows_]).reshape(-1, len(names))
+        found = [[float(getattr(point, name)) for name in names] for point in self._points]
+        points = np.array(found).reshape(-1, len(names))
         return dict(zip(names, points.T, strict=True))

@@ -252,7 +252,7 @@ def _equity(db: Rows, x: a.RecordEquity, commit: Commit) -> None:
         "hourly",
         commit.seq,
         "INSERT INTO equity VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (commit.seq, commit.event.time, *(_amount(amount) for amount in amounts), x.is_daily),
+        (commit.seq, x.time, *(_amount(amount) for amount in amounts), x.is_daily),
     )
 
 

@@ -100,7 +100,7 @@ def check(world: World, params: Params) -> None:
     assert held.conviction >= params.advice.override_min_conviction
     assert held.until - held.applied_at <= params.advice.override_max_ttl_sec
     quiet = world.state.quiet
-    assert quiet is None or quiet.rules_due <= max(held.until, world.now)
+    assert quiet is None or quiet.duty_due <= max(held.until, world.now)
 
 
 @settings(max_examples=60, deadline=None)
