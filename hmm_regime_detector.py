@@ -16,7 +16,7 @@ from regime.features import (
     is_usable,
     missing,
 )
-from regime.filter import Filter, LabelView, best_label, bias, confidence, entropy
+from regime.filter import Filter, LabelView, Posterior, best_label, bias, confidence, entropy
 from regime.model import STATES, Model, ModelError, decode, encode, transmat_by_label
 from regime.training import Recipe, TrainingError, TrainingRequest, train
 
@@ -108,6 +108,7 @@ class Detector:
         self._filter = Filter(model) if model is not None else None
         self._view = LabelView(model) if model is not None else None
         self._close = 0.0
+        self._said: tuple[Posterior | None, Depth, Estimate] | None = None  # and what it follows of
 
     @property
     def newest_close(self) -> float | None:
@@ -183,9 +184,11 @@ class Detector:
                 candle_time=self.newest_close,
                 depth=deep,
             )
+        if self._said is not None and self._said[0] is posterior and self._said[1] == deep:
+            return self._said[2]
         probabilities = self._view.probabilities(posterior)
         label = best_label(probabilities)
-        return Estimate(
+        made = Estimate(
             interval_sec=self.interval_sec,
             is_trained=model is not None,
             regime=label,
@@ -197,6 +200,8 @@ class Detector:
             candle_time=self.newest_close,
             depth=deep,
         )
+        self._said = (posterior, deep, made)
+        return made
 
     def _obstacle(self, now: float, candles: int, limit: float) -> str:
         """Return why there is no regime, empty if nothing is in the way."""

@@ -102,6 +102,9 @@ class SkippingExchange(PaperExchange):
         columns = self._columns()
         if columns is None or not self.is_idle:
             return None
+        second = self._read_count + LEAST - 1
+        if second >= columns.closes_at.size or columns.closes_at[second] >= terms.before:
+            return None
         limits = self._limits(quiet, market, terms)
         if limits is None:
             return None

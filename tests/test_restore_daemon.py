@@ -128,6 +128,11 @@ def test_a_lost_disk_on_paper_goes_on_with_what_was_copied(tmp_path: Path, shim:
     daemon = Running(env)
     until_copied(daemon, disk, "cycles", 3)
     assert daemon.act(action="set_order_size", value="7").status_code == 200
+    deadline = time.monotonic() + 90
+    copied = "select count(*) from snapshots where state like '%order_size_usd%'"
+    while shim.sql(copied) == "0":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     assert daemon.stop() == 0
     before = run_bot(env, "export")
     assert before.returncode == 0, before.stderr
