@@ -63,16 +63,28 @@ def reduce(state: BotState, event: e.Event, params: Params) -> tuple[BotState, t
             _apply(r, event)
         if r.state.regimes is not state.regimes:
             advice.notice(r, state.regimes)
-        watch.track_stints(r)
         is_hurried = r.state.pass_due != state.pass_due
         if quiet is None or is_hurried or regimes.has_acted(r, state.regimes):
-            watch.settle_reserved(r)
-            _check(r)
+            watch.track_stints(r)
+            if _has_new_books(state, r.state):
+                watch.settle_reserved(r)
+                _check(r)
             r.update(quiet=None)
             r.update(quiet=quiet_bounds(r.state, r.params))
         else:
             r.update(quiet=quiet_aside(r.state, quiet, r.params))
     return r.state, tuple(r.actions)
+
+
+def _has_new_books(old: BotState, new: BotState) -> bool:
+    """Tell whether anything has changed of what reserved cash and invariants depend on."""
+    return (
+        new.slots is not old.slots
+        or new.accounts is not old.accounts
+        or new.balances is not old.balances
+        or new.fees is not old.fees
+        or new.risk.locks is not old.risk.locks
+    )
 
 
 def _is_aside(state: BotState, event: e.Event) -> bool:
@@ -175,11 +187,10 @@ def _keep_rhythm(
     for turn in rhythm.turns:
         r.update(now=turn.time, market=replace(old, bid=turn.bid))
         watch.note_equity(r)
-        refill_tokens(r)
     low, high = min(rhythm.low, old.bid_low), max(rhythm.high, old.bid_high)
     r.update(now=rhythm.time, market=replace(old, bid_low=low, bid_high=high))
     watch.fold_peak(r)
-    refill_tokens(r)
+    refill_tokens(r)  # once is enough: timers are a second apart, and it holds a second's worth
     r.update(timer_at=r.now)
     if rhythm.asked_at is not None:
         own = r.state.balances

@@ -438,13 +438,14 @@ def open_models(
     trainer: Trainer | InlineTrainer | None = None,
     store: SqliteCandles | None = None,
     replica: "CandleReplica | None" = None,
+    is_kept: bool = True,
 ) -> RegimeModels:
     """Return the models of a run on this market, not yet begun. Raises StoreError.
 
     `market` names it in the file of candles. Of one that can tell its whole past again only the
     primary ones are written, for the page, and none are read.
     `trainer` None: a worker process of their own; `store` None: the file beside the database;
-    `replica`: where candles are copied to, and read from.
+    `replica`: where candles are copied to, and read from. Unless `is_kept`, none are written.
     """
     params, hmm = settings.params, settings.hmm
     store = store or open_candle_store(candles_db(settings.state_db), market)
@@ -466,7 +467,7 @@ def open_models(
                 interval=interval,
                 target=target,
                 minimum=least,
-                store=store if is_real_time or interval == chosen[0][0] else None,
+                store=store if is_kept and (is_real_time or interval == chosen[0][0]) else None,
                 further=further,
                 kept_sec=settings.history_retention_days * DAY_SEC,
                 is_read=is_real_time,

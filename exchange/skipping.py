@@ -6,6 +6,8 @@ numbers that are searched are doubles; a bar that is near a bound is left to the
 """
 
 from decimal import Decimal
+from functools import cached_property
+from math import exp
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +112,7 @@ class SkippingExchange(PaperExchange):
             return None
         first = self._read_count
         end = _quiet_until(columns, first, limits)
-        end = _fresh_until(columns, first, end, market.time, terms.stale_sec - self._slowest())
+        end = _fresh_until(columns, first, end, market.time, terms.stale_sec - self._slowest)
         while end - first >= LEAST:
             until = self._told_at(columns, end - 1)
             timers = _timers(terms, until)
@@ -138,11 +140,12 @@ class SkippingExchange(PaperExchange):
         if columns is None or self._next is None:
             return None
         # Ticks must not meet: each has to be told before the next bar closes.
-        return columns if self._bars.price_interval > self._slowest() + TICK_SEC else None
+        return columns if self._bars.price_interval > self._slowest + TICK_SEC else None
 
+    @cached_property
     def _slowest(self) -> float:
         """Return the longest that a quote can travel, seconds."""
-        return float(self.config.feed_sec * np.exp(self.config.jitter * LATENCY_SIGMAS))
+        return self.config.feed_sec * exp(self.config.jitter * LATENCY_SIGMAS)
 
     def _limits(self, quiet: Quiet, market: Market, terms: Terms) -> _Limits | None:
         half = float(self.config.half_spread)
@@ -161,7 +164,7 @@ class SkippingExchange(PaperExchange):
             high_close=high,
             buy=-np.inf if buy is None else float(buy) + step,
             sell=np.inf if sell is None else float(sell) - step,
-            before=min(terms.before - self._slowest(), midnight),
+            before=min(terms.before - self._slowest, midnight),
         )
 
     def _pass(
@@ -205,8 +208,9 @@ class SkippingExchange(PaperExchange):
 
     def _heard(self, columns: Columns, first: int, end: int, at: float) -> int:
         """Return the first bar of which the bot has not heard at that time."""
-        n = first + int(np.searchsorted(columns.closes_at[first:end], at))
-        return n - 1 if n > first and self._told_at(columns, n - 1) > at else n
+        n = first + int(columns.closes_at[first:end].searchsorted(at))
+        is_on_its_way = n > first and columns.closes_at[n - 1] + self._slowest > at
+        return n - 1 if is_on_its_way and self._told_at(columns, n - 1) > at else n
 
     def _range(self, columns: Columns, first: int, end: int) -> tuple[Decimal, Decimal]:
         """Return the lowest and the highest bid of bars; there are some."""

@@ -173,8 +173,8 @@ def _rules_due(state: BotState, params: Params) -> float:
     times.extend(due_times(Reduction(state, params)))
     times.extend(ghost_times(Reduction(state, params)))
     times.extend(_risk_times(state, params))
+    ahead = replace(state, now=now + params.s2_orphan_after_sec)
     for slot in state.slots:
-        ahead = replace(state, now=now + params.s2_orphan_after_sec)
         waiting = parked(ahead, slot, params)
         if waiting is not None:
             times.append(waiting.since)

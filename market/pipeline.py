@@ -155,7 +155,8 @@ class CandlePipeline:
             return self.window.rows(until=now)
         since = self._next
         self._hear(now)
-        self._take(since, now)
+        if now >= since + self.interval:  # before, nothing more can have closed
+            self._take(since, now)
         self.window.trim(now)
         self._last_sync = now
         new = self.window.rows(since=since, until=now)

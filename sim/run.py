@@ -103,7 +103,7 @@ def _models(
     return open_models(
         replace(settings, state_db=folder / "backtest.db"), source, market="backtest",
         is_real_time=False, feed_sec=FEED_SEC, holding_times=store.holding_times,
-        trainer=InlineTrainer(), store=UnkeptCandles(":memory:", pair="backtest"),
+        trainer=InlineTrainer(), store=UnkeptCandles(":memory:", pair="backtest"), is_kept=False,
     )  # fmt: skip
 
 

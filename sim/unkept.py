@@ -1,16 +1,13 @@
 """A store of candles for runs that are never taken up again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from core.market import CandleRow, LabelRow
+from core.market import LabelRow
 from store.candles import LABEL_DAYS, SqliteCandles
 
 
 class UnkeptCandles(SqliteCandles):
-    """Candles and labels that are known in memory by those who wrote them."""
-
-    def write(self, interval: float, rows: Sequence[CandleRow]) -> None:
-        """Forget them."""
+    """Labels that are known in memory by who wrote them; candles are not written here."""
 
     def append_labels(self, interval: float, labels: Iterable[LabelRow]) -> None:
         """Forget them."""

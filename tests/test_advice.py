@@ -223,10 +223,10 @@ def test_paused_the_answer_says_that_nothing_follows() -> None:
 
 def refused(world: World, *, ttl: float | None = None) -> str:
     """Return why an override is refused; nothing has changed."""
-    before = replace(world.state, pass_due=None, quiet=None)
+    before = replace(world.state, pass_due=None, quiet=None, stints={})
     reply = world.command(c.AiRegimeOverride(ttl_sec=ttl))
     assert not reply.is_accepted
-    assert replace(world.state, pass_due=None, quiet=None) == before
+    assert replace(world.state, pass_due=None, quiet=None, stints={}) == before
     assert offered(world.state, world.params)[1] == reply.message or reply.field
     return reply.message
 
