@@ -280,7 +280,7 @@ class MatchingEngine:
 
     def _on_candle(self, candle: Candle) -> list[VenueExecution]:
         fills: list[VenueExecution] = []
-        if self._is_reached(candle.low, candle.high) and not candle.is_filled and candle.volume > 0:
+        if self._is_reached(candle.low, candle.high) and self.config.is_fillable(candle):
             fills = self._fill_by_candle(candle)
         self.show(candle.close)
         return fills

@@ -5,8 +5,8 @@ Values only; what happens to them is in `exchange/matching.py`.
 
 from decimal import ROUND_UP, Decimal
 
-from core.domain import ONE, ZERO, FeeRates, Side
-from core.market import Book
+from core.domain import HUNDRED, ONE, ZERO, FeeRates, Side
+from core.market import Book, Candle
 from core.record import Record, replace
 from exchange.queue import QueueModel
 from exchange.rates import RateCounter
@@ -44,6 +44,7 @@ class MatchingConfig(Record, frozen=True, kw_only=True):
     cancel_sec: float = 0.15
     response_sec: float = 0.05
     jitter: float = 0.5
+    widest_pct: Decimal | None = None  # a candle with a wider range fills nothing
     bar_grace_sec: float = 5.0  # an order sent at a bar's close is live in the next; 0: strict
     flat_fees: FeeRates | None = None
     fee_factor: Decimal = ONE
@@ -54,6 +55,13 @@ class MatchingConfig(Record, frozen=True, kw_only=True):
     def half_spread(self) -> Decimal:
         """Return half of the spread around a price, as a fraction of it."""
         return self.spread_bps / BPS / 2
+
+    def is_fillable(self, candle: Candle) -> bool:
+        """Tell whether a candle may fill orders: it was traded in, and is not too wide."""
+        if candle.is_filled or candle.volume <= 0:
+            return False
+        widest = self.widest_pct
+        return widest is None or (candle.high - candle.low) * HUNDRED <= widest * candle.low
 
 
 def preset(name: str, base: MatchingConfig) -> MatchingConfig:

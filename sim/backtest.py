@@ -22,13 +22,14 @@ from engine.version import VERSION, code_version
 from market.columns import ColumnSource
 from settings.table import BY_NAME
 from sim.arguments import assignment, date, whole
+from sim.sweep import STUDY
 
 if TYPE_CHECKING:
     from sim.observed import Spacing
 
 ROOT = Path(__file__).parent.parent
 OUT = Path("backtest")
-NEEDED = ("arch", "scipy", "matplotlib")
+NEEDED = ("arch", "scipy", "matplotlib", "optuna")
 MISSING = (
     "the comparison and its pictures need packages of research: make backtest DATA=FILE installs "
     "them, or: python -m pip install -r requirements-research.txt"
@@ -62,6 +63,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--symbol", help="of a file with several")
     add("--shuffles", type=whole(SHUFFLES, 10_000), default=SHUFFLES,
         help=f"placebos of each sizing (default {SHUFFLES})")  # fmt: skip
+    add("--opinions", type=Path, metavar="DATABASE",
+        help="tell the advisor's opinions that a bot's database has of that time; one more run for "
+        "each preset follows them")  # fmt: skip
+    add("--study", default=str(STUDY), metavar="URL", help="the sweeps whose trials on these data "
+        "count for the deflated Sharpe ratio (default data/sweeps.db)")  # fmt: skip
     add("--no-stress", action="store_true", help="leave the stress table out")
     add("--no-skip", action="store_true", help="look at every bar; the result is the same")
     return parser.parse_args(argv)
@@ -90,12 +96,21 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     Raises ConfigError, MarketError, StoreError, OSError.
     """
     from sim import report  # noqa: PLC0415 - heavy, and not needed to refuse
-    from sim.cases import PRESETS, own_matching, run_case, stressed  # noqa: PLC0415
+    from sim.cases import FOLLOWED, PRESETS, own_matching, run_case, stressed  # noqa: PLC0415
+    from sim.ledger import attempts, data_id, read_ledger  # noqa: PLC0415
+    from sim.opinions import advised, recorded  # noqa: PLC0415
 
     settings = settings_of(args, file)
     source = ColumnSource(file, symbol=args.symbol, start=args.start)
+    tried = attempts(read_ledger(args.study, data_id(source.fingerprint, args.symbol)))
+    told = None
+    if args.opinions is not None:
+        told = recorded(args.opinions, source.start_time(), source.end_time())
+        settings = advised(settings)
     runs = [(name, own_matching(settings, name)) for name in PRESETS]
-    worse = [] if args.no_stress else list(stressed(runs[0][1]))
+    if told is not None:
+        runs += [(f"{name}{FOLLOWED}", matching) for name, matching in runs]
+    worse = [] if args.no_stress else list(stressed(runs[0][1], settings.params))
     bar = _Bar(source, len(runs) + len(worse))
     began, cpu = monotonic(), cpu_seconds()
     made = []
@@ -109,6 +124,8 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
                 shuffles=args.shuffles,
                 is_skipping=not args.no_skip,
                 progress=bar.show,
+                opinions=() if told is None else told.opinions,
+                is_followed=name.endswith(FOLLOWED),
             )
         )
         bar.next()
@@ -116,8 +133,12 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     cases, hard = made[: len(runs)], made[len(runs) :]
     folder = args.out / _stem(file)
     head = _head(settings, source, cases[0].spacing)
+    if told is not None:
+        head["opinions told again"] = (
+            f"{len(told.opinions)}, from {args.opinions.name}; {told.left_out} lie outside the data"
+        )
     head["took"] = f"{monotonic() - began:.1f} s, {cpu_seconds() - cpu:.1f} s of processor"
-    report.write(folder, head, cases, hard)
+    report.write(folder, head, cases, hard, tried)
     return report.short(head | {"report": str(folder / report.PAGE)}, cases, hard)
 
 

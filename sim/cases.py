@@ -1,12 +1,14 @@
 """The runs that a backtest is made of: presets side by side, and what stress does to a verdict."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 from config import Settings
+from core.advice import Score
+from core.events import OpinionGiven
 from core.params import Params
 from core.record import replace
 from core.state import BotState
@@ -15,12 +17,23 @@ from engine.wiring import matching_config
 from exchange.matching import MatchingConfig, preset
 from market.columns import ColumnSource
 from sim.arms import SHUFFLES, Comparison, compare
-from sim.observed import Observed, RegimeWatch, Spacing, observed, spacing
+from sim.observed import SPACING_WARN, Observed, RegimeWatch, Spacing, observed, spacing
+from sim.opinions import Follower, RecordedAdvisor
 from sim.run import live_through
 from sim.verdict import Verdict, judge
 
 PRESETS = ("default", "pessimistic")
+FOLLOWED = ", opinions followed"  # ends the name of such a run
 Progress = Callable[[str, BotState], None]  # told the name of the run and where it is
+
+
+class Advised(NamedTuple):
+    """What recorded opinions came to."""
+
+    told: int
+    score: Score
+    refusals: dict[str, int]  # why overrides were not applied, and how often
+    is_followed: bool  # by an operator who applies each
 
 
 class Case(NamedTuple):
@@ -36,6 +49,7 @@ class Case(NamedTuple):
     verdicts: tuple[Verdict, ...]  # of the tested sizings; none where data are too coarse
     cpu_sec: float
     digest: str  # SHA-256 of the canonical export
+    advised: Advised | None = None  # where recorded opinions were told
 
 
 def own_matching(settings: Settings, name: str) -> MatchingConfig:
@@ -43,7 +57,7 @@ def own_matching(settings: Settings, name: str) -> MatchingConfig:
     return preset(name, matching_config(replace(settings, paper_preset="default")))
 
 
-def stressed(base: MatchingConfig) -> Iterator[tuple[str, MatchingConfig]]:
+def stressed(base: MatchingConfig, params: Params) -> Iterator[tuple[str, MatchingConfig]]:
     """Yield what the default exchange becomes under stress, by name."""
     yield "fees + 25 %", replace(base, fee_factor=base.fee_factor * Decimal("1.25"))
     yield (
@@ -54,6 +68,8 @@ def stressed(base: MatchingConfig) -> Iterator[tuple[str, MatchingConfig]]:
         ),
     )  # fmt: skip
     yield "half the volume", replace(base, participation=base.participation / 2)
+    widest = params.profit_pct / Decimal(SPACING_WARN)
+    yield f"no fill in bars wider than {widest:.2f} %", replace(base, widest_pct=widest)
     yield "no fill at a touch, two ticks through", replace(base, touch_prob=0.0, through_ticks=2)
 
 
@@ -66,14 +82,18 @@ def run_case(
     shuffles: int = SHUFFLES,
     is_skipping: bool = True,
     progress: Progress | None = None,
+    opinions: Sequence[OpinionGiven] = (),
+    is_followed: bool = False,
 ) -> Case:
     """Run once and compare sizings on the fills. Raises MarketError, StoreError."""
-    watch = RegimeWatch()
+    watch, follower = RegimeWatch(), Follower()
     with tempfile.TemporaryDirectory() as folder:
         outcome = live_through(
             settings, source, folder=Path(folder), matching=matching, is_skipping=is_skipping,
             watch=lambda runtime, _: watch.begin(runtime),
             on_progress=None if progress is None else lambda state: progress(name, state),
+            advisor=RecordedAdvisor(opinions) if opinions else None,
+            operator=follower.look if is_followed else None,
         )  # fmt: skip
     try:
         seen, apart = observed(outcome), spacing(source, outcome)
@@ -93,7 +113,13 @@ def run_case(
         verdicts=() if is_coarse else tuple(_verdicts(comparison, settings.seed)),
         cpu_sec=outcome.cpu_sec,
         digest=exported,
-    )
+        advised=Advised(
+            told=len(opinions), score=outcome.state.advice.score, refusals=follower.refusals,
+            is_followed=is_followed,
+        )
+        if opinions
+        else None,
+    )  # fmt: skip
 
 
 def _verdicts(comparison: Comparison, seed: int) -> Iterator[Verdict]:

@@ -11,19 +11,21 @@ import numpy as np
 
 from sim import report_plot, report_tables
 from sim.cases import Case
-from sim.metrics import curve
+from sim.metrics import Trials, curve
 from sim.tables import Picture, Table, page, text
 
 PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv"
 
 
-def tables(cases: Sequence[Case], stressed: Sequence[Case]) -> list[Table]:
+def tables(cases: Sequence[Case], stressed: Sequence[Case], tried: Trials) -> list[Table]:
     """Return all tables: the verdicts first, then presets side by side."""
     made = [report_tables.verdicts(x) for x in cases]
     made += [report_tables.performance(x) for x in cases]
     made += [report_tables.sizes(x) for x in cases]
     if stressed:
         made.append(report_tables.stress([cases[0], *stressed]))
+    made.append(report_tables.opinions(cases))
+    made += [report_tables.evidence(x, tried) for x in cases]
     made += [report_tables.worst_cells(x) for x in cases]
     made += [report_tables.entries_by_regime(x) for x in cases]
     made += [report_tables.losers(x) for x in cases]
@@ -37,7 +39,8 @@ def short(head: Mapping[str, str], cases: Sequence[Case], stressed: Sequence[Cas
     made += [report_tables.performance(x) for x in cases]
     if stressed:
         made.append(report_tables.stress([cases[0], *stressed]))
-    return text(head, made)
+    made.append(report_tables.opinions(cases))
+    return text(head, [x for x in made if x.rows or x.is_told_empty])
 
 
 def write(
@@ -45,22 +48,30 @@ def write(
     head: Mapping[str, str],
     cases: Sequence[Case],
     stressed: Sequence[Case],
+    tried: Trials,
 ) -> None:
-    """Write page, JSON and CSV into `folder`, which is made. Raises OSError."""
+    """Write page, JSON and CSV into `folder`, which is made. Raises OSError.
+
+    `tried` are the trials that sweeps have made on the same data.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = tables(cases, stressed)
+    found = tables(cases, stressed, tried)
     parts: list[Table | Picture] = [*found[: len(cases)]]
     for case in cases:
         parts += report_plot.pictures(case)
     parts += found[len(cases) :]
     (folder / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts))
-    data = {"head": dict(head), "cases": [_case(x) for x in (*cases, *stressed)]}
+    data = {
+        "head": dict(head),
+        "trials": tried.to_dict(),
+        "cases": [_case(x, tried) for x in (*cases, *stressed)],
+    }
     (folder / DATA).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
     _write_days(folder / DAYS, cases)
     _write_cycles(folder / CYCLES, cases)
 
 
-def _case(case: Case) -> dict[str, Any]:
+def _case(case: Case, tried: Trials) -> dict[str, Any]:
     """Return a case as JSON values."""
     return {
         "name": case.name,
@@ -71,6 +82,7 @@ def _case(case: Case) -> dict[str, Any]:
             {
                 "name": arm.name,
                 "figures": curve(arm.equity).to_dict(),
+                "above_holding": report_tables.above_holding(case, arm, tried).to_dict(),
                 "cycles": arm.cycles.to_dict(),
                 **{
                     name: getattr(arm, name)
@@ -81,6 +93,9 @@ def _case(case: Case) -> dict[str, Any]:
             for arm in report_tables.arms(case)
         ],
         "verdicts": [x.to_dict() for x in case.verdicts],
+        "opinions": None
+        if case.advised is None
+        else case.advised._asdict() | {"score": case.advised.score.to_dict()},
         "diagnostics": case.observed.diagnostics._asdict(),
         "drawdown_max_hourly": case.observed.drawdown_max,
         "counters": case.observed.counters,

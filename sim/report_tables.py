@@ -8,12 +8,22 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from core.advice import Tally
 from core.regime import LABELS
 from sim.arms import Arm
 from sim.cases import Case
-from sim.metrics import Curve, Floats, curve, cycle_figures, wilson
+from sim.metrics import (
+    Curve,
+    Floats,
+    Trials,
+    curve,
+    cycle_figures,
+    expected_best_sharpe,
+    wilson,
+)
 from sim.observed import Diagnostics, Spacing
 from sim.tables import NONE, Table, span
+from sim.verdict import ALIKE, DAYS_MIN, bootstrap
 
 COARSE = "needs finer data"
 ORDERS = (
@@ -76,7 +86,7 @@ def performance(case: Case) -> Table:
         f"Equity, {case.name}",
         "Daily marks at liquidation: bid less taker fee (coin and half: at the bid). Return and "
         "drawdown in %; ratios a year of 365 days; PSR: probability that the true Sharpe ratio is "
-        "above 0, if nothing else was tried; what trying adds, a sweep tells.",
+        "above 0, if nothing else was tried.",
         ("arm", "return %", "% a day", "CAGR %", "volatility %", "Sharpe", "Sortino",
          "drawdown %", "days down", "ulcer %", "CVaR 95 %", "Calmar", "PSR"),
         rows,
@@ -249,6 +259,86 @@ def stress(cases: Sequence[Case]) -> Table:
         ("conditions", "return %", "drawdown %", "cycles", "fees", "verdicts", ""),
         rows,
     )
+
+
+def above_holding(case: Case, arm: Arm, tried: Trials) -> Curve:
+    """Return the figures of the arm's equity measured in that of holding the start."""
+    marks = case.observed.fills
+    held = marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
+    return curve(arm.equity / held, tried if tried.count else None)
+
+
+def evidence(case: Case, tried: Trials) -> Table:
+    """Return what the Sharpe ratios above holding are worth, searching counted."""
+    rows = []
+    for arm in arms(case):
+        found = above_holding(case, arm, tried)
+        if found.sharpe_per_day is not None:
+            rows.append((
+                arm.name, number(found.growth_per_day, 4, scale=100, sign=True),
+                number(found.sharpe_per_day, 3, sign=True), number(found.psr, 3),
+                number(found.deflated_sharpe, 3), number(found.track_days_min, 0),
+            ))  # fmt: skip
+    best = expected_best_sharpe(tried) if tried.count else None
+    told = (
+        "No sweep of these data is known, so nothing is deflated; what was tried by hand counts too"
+        if best is None
+        else f"Deflated by {tried.count:,} different trials that sweeps have made on these data: "
+        f"were all without skill, the best would still show {best:+.3f} a day by luck"
+    )
+    return Table(
+        f"Above holding, {case.name}",
+        "Daily growth of the equity measured in that of holding the start: Sharpe ratio a day, the "
+        "probability that the true one is above 0 (PSR), and above that of luck (deflated); days "
+        f"that such a ratio needs for 95 %. {told}.",
+        ("arm", "% a day", "Sharpe a day", "PSR", "deflated", "days needed"),
+        rows,
+    )  # fmt: skip
+
+
+def opinions(cases: Sequence[Case]) -> Table:
+    """Return how recorded opinions did, and what following them did to the equity."""
+    rows = []
+    plain = {x.name: x for x in cases if x.advised is not None and not x.advised.is_followed}
+    for case in cases:
+        told = case.advised
+        if told is None:
+            continue
+        score, counts = told.score, case.observed.counters
+        base = plain.get(case.name.partition(",")[0])
+        rows.append((
+            case.name, str(told.told), str(score.count), _tally(score.advised.all),
+            _tally(score.mechanical.all), f"{score.differed}: {score.better}, {score.worse}",
+            str(counts.get("ai_applied", 0)) if told.is_followed else NONE,
+            "; ".join(f"{n} × {why}" for why, n in told.refusals.items()) or NONE,
+            _followed(case, base) if told.is_followed and base is not None else NONE,
+        ))  # fmt: skip
+    return Table(
+        "Opinions told again",
+        "Scored an hour later: right, wrong, inside a round trip of fees. Where hours did not "
+        "overlap and the two voices differed: the advisor better, worse. Following: each override "
+        "that the rails allow is applied at once; log growth in % a day above not following, with "
+        "its 95 % interval. An interval around 0 cannot tell; one beside it was not held against "
+        "chance by shuffles.",
+        ("run", "opinions", "scored", "advisor", "mechanical", "differed", "applied",
+         "not applied", "following"),
+        rows,
+    )  # fmt: skip
+
+
+def _tally(x: Tally) -> str:
+    return f"{x.right}, {x.wrong}, {x.inside}"
+
+
+def _followed(case: Case, base: Case) -> str:
+    own, other = case.observed.days["equity"], base.observed.days["equity"]
+    if len(own) != len(other) or len(own) <= DAYS_MIN:
+        return f"too few days: {max(0, len(own) - 1)}, {DAYS_MIN} are needed"
+    difference = np.diff(np.log(own)) - np.diff(np.log(other))
+    if np.ptp(difference) <= ALIKE:
+        return "no difference"
+    found = bootstrap(difference)
+    return f"{100 * found.mean:+.4f} ({100 * found.low:+.4f} to {100 * found.high:+.4f})"
 
 
 def spacing_words(found: Spacing | None) -> str:

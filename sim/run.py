@@ -13,7 +13,7 @@ import config
 from core.domain import ZERO, Instrument
 from core.order_id import bot_tag
 from core.params import Params
-from core.ports import Message
+from core.ports import Advisor, Message
 from core.record import replace
 from core.state import BotState
 from engine.candle_history import FEED_SEC
@@ -53,11 +53,14 @@ def live_through(
     is_skipping: bool = True,
     watch: Callable[[Runtime, RegimeModels | None], None] | None = None,
     on_progress: Callable[[BotState], None] | None = None,
+    advisor: Advisor | None = None,
+    operator: Callable[[Runtime], None] | None = None,
 ) -> Outcome:
     """Run from the market's first bar to its last; `folder` is for the files of models.
 
     `matching` stands in for the exchange that the settings describe; `watch` is given the run
-    before it begins. Raises MarketError, StoreError.
+    before it begins; `operator` has a look after each turn of the loop.
+    Raises MarketError, StoreError.
     """
     began = cpu_seconds()
     instrument, price = Instrument(), source.first_price()
@@ -85,14 +88,25 @@ def live_through(
         loop = Loop(runtime, exchange, pacer=Pacer(None), models=models)
         if is_skipping:
             loop.skip = lambda state, due: _skip(exchange, state, runtime.params, due)
-        if on_progress is not None:
-            loop.on_iteration = lambda _: on_progress(runtime.state)
+        runtime.advisor = advisor
+        loop.on_iteration = lambda _: _after(runtime, on_progress, operator)
         loop.run()
     finally:
         exchange.close()
         if models is not None:
             models.close()
     return Outcome(runtime.state, params, store, base, quote, cpu_seconds() - began)
+
+
+def _after(
+    runtime: Runtime,
+    on_progress: Callable[[BotState], None] | None,
+    operator: Callable[[Runtime], None] | None,
+) -> None:
+    if operator is not None:
+        operator(runtime)
+    if on_progress is not None:
+        on_progress(runtime.state)
 
 
 def _models(

@@ -34,8 +34,9 @@ from sim.space import Space, check_set, read_space
 try:
     import optuna
 
+    from sim.ledger import Identity, data_id, parsed, tried
     from sim.sweep_report import LEDGER_COLUMNS, ledger_line, report
-    from sim.trials import DONE, Identity, Trials, parsed, tried
+    from sim.trials import DONE, Trials
 except ModuleNotFoundError as error:
     if error.name not in ("optuna", "sqlalchemy", "psycopg"):
         raise
@@ -134,12 +135,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if cut is not None:
         _check_days("held-out", cut, end, DAYS_MIN)
         window = f"{_words(start)} to {_words(cut)}, held out to {_words(end)}"
-    digest = source.fingerprint.partition(" ")[0]
     return Plan(
         data=args.data, symbol=args.symbol, start=args.start, cut=cut, count=args.trials,
         settings=settings, space=space,
         identity=Identity(
-            data=f"{digest} {args.symbol}" if args.symbol else digest, window=window,
+            data=data_id(source.fingerprint, args.symbol), window=window,
             code=simulation_version(), settings=settings, seed=args.seed,
             space=msgspec.json.decode(msgspec.json.encode(space)),  # as it will be read
         ),

@@ -6,15 +6,14 @@ it (the deflated Sharpe ratio, `sim/metrics.py`), and how it did on data the sea
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from statistics import variance
 
 from optuna.trial import FrozenTrial
 
 from settings.table import BY_NAME
-from sim.metrics import Trials as Tried
+from sim.ledger import Row, assigned, attempts, tried
 from sim.metrics import expected_best_sharpe, probabilistic_sharpe
 from sim.score import Score
-from sim.trials import Row, Trials, tried
+from sim.trials import Trials
 
 CONFIDENT = 0.95
 LEDGER_COLUMNS = (
@@ -43,13 +42,9 @@ def ledger_line(row: Row) -> list[object]:
     return [
         row.study, row.trial, row.part, row.state,
         "" if ended is None else ended.isoformat(timespec="seconds"),
-        own.data, own.window, own.code, _assigned(own.settings), _assigned(row.parameters),
+        own.data, own.window, own.code, assigned(own.settings), assigned(row.parameters),
         *score, row.note,
     ]  # fmt: skip
-
-
-def _assigned(values: dict[str, str]) -> str:
-    return " ".join(f"{name}={value}" for name, value in values.items())
 
 
 def report(trials: Trials, best: FrozenTrial, *, made: int, wall_sec: float) -> str:
@@ -101,15 +96,8 @@ def _table(searched: Score, defaults: Score, after: dict[str, Score]) -> Iterato
 
 def _luck(winner: Score, rows: list[Row]) -> list[str]:
     """Return what the winner is worth given how many were tried on these data."""
-    sharpe_of = {
-        (x.identity.window, x.identity.code, _assigned(x.identity.settings),
-         _assigned(x.parameters)): x.score.sharpe
-        for x in rows
-        if x.score is not None and x.part == "searched" and x.trial != "defaults"
-    }  # fmt: skip
-    sharpes, studies = list(sharpe_of.values()), len({x.study for x in rows})
-    spread = variance(sharpes) if len(sharpes) > 1 else 0.0
-    luck = expected_best_sharpe(Tried(count=len(sharpes), variance=spread)) or 0.0
+    found, studies = attempts(rows), len({x.study for x in rows})
+    luck = expected_best_sharpe(found) or 0.0
     chance = probabilistic_sharpe(
         winner.sharpe, days=winner.days, skew=winner.skewness, kurtosis=winner.kurtosis,
         against=luck,
@@ -122,12 +110,12 @@ def _luck(winner: Score, rows: list[Row]) -> list[str]:
     first = [] if winner.excess > 0 else ["No trial earned more than holding the start balances."]
     return [
         *first,
-        f"A winner of {len(sharpes):,} different trials on these data, in {studies} "
+        f"A winner of {found.count:,} different trials on these data, in {studies} "
         f"{'study' if studies == 1 else 'studies'}. Sharpe ratios are of the daily growth above "
         "holding.",
         f"Were none of them better than holding, the best would still show about {luck:+.3f} a day "
-        f"by luck (their Sharpe ratios have a deviation of {spread**0.5:.3f}); the winner shows "
-        f"{winner.sharpe:+.3f} over {winner.days} days.",
+        f"by luck (their Sharpe ratios have a deviation of {found.variance**0.5:.3f}); the winner "
+        f"shows {winner.sharpe:+.3f} over {winner.days} days.",
         f"Deflated Sharpe ratio, the probability that its true one is above that of luck: "
         f"{chance:.3f}; {verdict}.",
     ]

@@ -1,4 +1,4 @@
-"""The study of a sweep: who tries what, what came out, and the ledger of all that was ever tried.
+"""The study of a sweep: who tries what, and what came out. What was ever tried: `sim/ledger.py`.
 
 A study is Optuna's, in SQLite for one process or in PostgreSQL for any number of them, on any
 machines. A trial is claimed under a lock of the database, so that the count of the whole study is
@@ -22,11 +22,23 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.ports import ConfigError, StoreError, StoreInUse
-from core.record import Record
 from engine.clock import sleep, wall_now
+from sim.ledger import (
+    ENDED,
+    IDENTITY,
+    REFUSED,
+    SCORE,
+    TRIED,
+    Identity,
+    Row,
+    engine_options,
+    ledger_of,
+    parsed,
+    unreachable,
+)  # fmt: skip
 from sim.score import Score
 from sim.space import Space, suggest
 from store.lock import StoreLock
@@ -35,37 +47,11 @@ HEARTBEAT_SEC, GRACE_SEC = 5, 30  # a trial that is silent for longer is given b
 LOOK_SEC = 1.0  # between two looks at what others are doing
 CLAIM_LOCK = 7_301_448_100_733  # of PostgreSQL's advisory locks: any number of our own
 STARTUP_TRIALS = 10  # drawn at random before TPE has something to go by
-IDENTITY, TRIED, SCORE, REFUSED, ENDED = "sweep", "tried", "score", "refused", "ended"
 LIVE = (TrialState.RUNNING, TrialState.WAITING)
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")
-
-
-class Identity(Record, frozen=True, kw_only=True):
-    """What all trials of a study have in common; a study is never continued with another."""
-
-    data: str  # digest of the file, and the symbol
-    window: str
-    code: str
-    settings: dict[str, str]  # given by --set
-    space: dict[str, Any]
-    seed: int
-
-
-class Row(Record, frozen=True, kw_only=True):
-    """One line of the ledger."""
-
-    study: str
-    trial: str  # its number, or "defaults"
-    part: str  # searched or held out
-    state: str
-    ended: float | None  # seconds since the epoch
-    identity: Identity
-    parameters: dict[str, str]
-    score: Score | None
-    note: str = ""
 
 
 class Trials:
@@ -81,7 +67,7 @@ class Trials:
         self._identity, self._space = identity, space
         self._retry = RetryHeartbeatStaleTrialCallback()
         self._open = ExitStack()
-        self._engine = sa.create_engine(self.address, **_engine_options(self.address))
+        self._engine = sa.create_engine(self.address, **engine_options(self.address))
         self._open.callback(self._engine.dispose)
         try:
             if self.is_local:
@@ -110,10 +96,7 @@ class Trials:
 
     def unreachable(self, error: BaseException) -> StoreError:
         """Return what went wrong with the database, without its password."""
-        text = str(error.__cause__ or error).strip().split("\n", maxsplit=1)[0]
-        if self.address.password:
-            text = text.replace(str(self.address.password), "***")
-        return StoreError(f"{self.shown}: {text}")
+        return unreachable(self.address, error)
 
     # ---- making trials --------------------------------------------------------------------------
 
@@ -259,7 +242,7 @@ class Trials:
     def _opened(self) -> RDBStorage:
         return RDBStorage(
             self.address.render_as_string(hide_password=False),
-            engine_kwargs=_engine_options(self.address),
+            engine_kwargs=engine_options(self.address),
             heartbeat_interval=HEARTBEAT_SEC,
             grace_period=GRACE_SEC,
             heartbeat_stale_trial_callback=self._retry,
@@ -303,17 +286,7 @@ class Trials:
 
     def ledger(self) -> list[Row]:
         """Return all that was ever tried on these data, in any study of this database."""
-        rows: list[Row] = []
-        for summary in optuna.get_all_study_summaries(self.storage, include_best_trial=False):
-            told = summary.user_attrs.get(IDENTITY)
-            if told is None or told["data"] != self._identity.data:
-                continue
-            identity = msgspec.convert(told, Identity)
-            study = optuna.load_study(study_name=summary.study_name, storage=self.storage)
-            trials = study.get_trials(deepcopy=False)
-            rows += [_row(study.study_name, identity, x) for x in trials]
-            rows += _later(study, identity, {x.number: tried(x) for x in trials})
-        return rows
+        return ledger_of(self.storage, self._identity.data)
 
 
 class SteadySampler(BaseSampler):
@@ -357,64 +330,3 @@ class SteadySampler(BaseSampler):
     ) -> Any:
         """Draw one alone."""
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-
-def tried(trial: FrozenTrial) -> dict[str, str]:
-    """Return the settings of a trial that is done, as texts."""
-    found: dict[str, str] = trial.user_attrs.get(TRIED, {})
-    return found
-
-
-def parsed(address: str) -> sa.URL:
-    """Return the database that is meant: an address, or a file of SQLite. Raises ConfigError."""
-    text = address if "://" in address else f"sqlite:///{address}"
-    problem = ConfigError([
-        "--study: must be postgresql://USER@HOST/DATABASE, or the name of a file for SQLite"
-    ])  # fmt: skip
-    try:
-        url = sa.make_url(text.replace("postgres://", "postgresql://", 1))
-    except ArgumentError:
-        raise problem from None
-    if url.get_backend_name() == "postgresql" and url.database:
-        return url.set(drivername="postgresql+psycopg")
-    if url.drivername == "sqlite" and url.database not in (None, "", ":memory:"):
-        return url
-    raise problem
-
-
-def _engine_options(address: sa.URL) -> dict[str, Any]:
-    if address.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": 60}}
-    # Statements are not prepared: poolers between us and the server lose them.
-    return {"pool_pre_ping": True, "connect_args": {"prepare_threshold": None,
-                                                    "connect_timeout": 10}}  # fmt: skip
-
-
-def _row(name: str, identity: Identity, trial: FrozenTrial) -> Row:
-    told = trial.user_attrs
-    words = {
-        TrialState.COMPLETE: "tried", TrialState.PRUNED: "refused", TrialState.FAIL: "given back",
-        TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
-    }  # fmt: skip
-    return Row(
-        study=name, trial=str(trial.number), part="searched", state=words[trial.state],
-        ended=told.get(ENDED), identity=identity, parameters=tried(trial),
-        score=msgspec.convert(told[SCORE], Score) if SCORE in told else None,
-        note=told.get(REFUSED, ""),
-    )  # fmt: skip
-
-
-def _later(study: Study, identity: Identity, params: Mapping[int, dict[str, str]]) -> Iterator[Row]:
-    """Yield what was tried after a search: the winner and the defaults on what was held out."""
-    for key, told in study.user_attrs.items():
-        if not key.startswith("after "):
-            continue
-        winner = int(key.removeprefix("after "))
-        for what, found in told["scores"].items():
-            who, part = what.split(" ", 1)
-            yield Row(
-                study=study.study_name, trial=str(winner) if who == "winner" else who, part=part,
-                state="tried", ended=told[ENDED], identity=identity,
-                parameters=params[winner] if who == "winner" else {},
-                score=msgspec.convert(found, Score),
-            )  # fmt: skip

@@ -15,6 +15,7 @@ from sim.metrics import curve
 from tests.helpers import write_candles
 from tests.test_daemon import ROOT, Running, environment, run_bot
 from tests.test_skipping import LIVELY, calm
+from tests.test_sweep import QUICK, market, swept
 
 BUSY = [x for name, value in LIVELY.items() for x in ("--set", f"{name}={value}")]
 
@@ -173,3 +174,37 @@ def test_a_daemon_on_the_same_data_gives_the_same_books(
     case = run(file, *sets)["cases"][0]
     assert case["counters"]["fills"] > 4
     assert case["canonical_sha256"] in exported.stderr
+
+
+@pytest.mark.slow(seconds=30)
+def test_what_sweeps_have_tried_on_the_data_is_held_against_them(tmp_path: Path) -> None:
+    """Deflated by their number; by nothing where no sweep is known, or only of other data."""
+    file, study = market(tmp_path), str(tmp_path / "sweeps.db")
+    assert swept(tmp_path, study, "--trials", "3", *QUICK) == 0
+    for address, count in ((study, 3), (str(tmp_path / "none.db"), 0)):
+        found = run(file, "--study", address)
+        assert found["trials"]["count"] == count
+        for arm in found["cases"][0]["arms"]:
+            figures = arm["above_holding"]
+            assert (figures["deflated_sharpe"] is not None) == (
+                count > 0 and figures["sharpe_per_day"] is not None
+            )
+            if figures["deflated_sharpe"] is not None:
+                assert figures["deflated_sharpe"] <= figures["psr"]
+    assert not (tmp_path / "none.db").exists()
+    other = tmp_path / "other.csv"
+    calm(other, bars=900, seed=2)
+    assert run(other, "--study", study)["trials"]["count"] == 0
+
+
+def test_a_database_that_is_no_study_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing is written into it."""
+    file, text = tmp_path / "market.csv", tmp_path / "text.db"
+    calm(file, bars=60, seed=1)
+    text.write_text("nothing of the kind\n" * 99)
+    args = [str(file), "--defaults", "--study", str(text), "--out", str(tmp_path / "out")]
+    assert main(args) == 4
+    assert "text.db" in capsys.readouterr().err
+    assert text.read_text() == "nothing of the kind\n" * 99

@@ -71,6 +71,14 @@ def test_candle_touch_probability_is_a_frequency(probability: float) -> None:
     assert hits / 1000 == pytest.approx(probability, abs=0.05)
 
 
+def test_candle_that_is_too_wide_fills_nothing_under_stress() -> None:
+    """Its range is compared with its low; the next one may fill what it has passed."""
+    e = engine(replace(NO_FEES, widest_pct=D("2.5")))
+    e.submit(buy("0.1000", 100), 0.0)
+    assert e.on_evidence(bar("0.1010", "0.1015", "0.0990", "0.0995", n=1)) == []  # 2.525 %
+    assert volumes(e.on_evidence(bar("0.0995", "0.1000", "0.0990", "0.0995", n=2))) == [100]
+
+
 @pytest.mark.parametrize("candle", [
     bar("0.1010", "0.1015", "0.0990", "0.1005", 0),
     replace(bar("0.1010", "0.1015", "0.0990", "0.1005"), is_filled=True),

@@ -21,10 +21,11 @@ from core import events as e
 from core.domain import FeeRates
 from core.ports import ConfigError
 from sim import space as space_
+from sim.ledger import parsed
 from sim.score import DAY_SEC, _Mark, _note, score
 from sim.space import DEFAULT, check_set, read_space
 from sim.sweep import main
-from sim.trials import GRACE_SEC, parsed
+from sim.trials import GRACE_SEC
 from tests.helpers import write_candles
 from tests.postgrest_shim import Postgres
 from tests.world import World
