@@ -96,7 +96,15 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     Raises ConfigError, MarketError, StoreError, OSError.
     """
     from sim import report  # noqa: PLC0415 - heavy, and not needed to refuse
-    from sim.cases import FOLLOWED, PRESETS, own_matching, run_case, stressed  # noqa: PLC0415
+    from sim.cases import (  # noqa: PLC0415
+        FOLLOWED,
+        PRESETS,
+        Findings,
+        own_matching,
+        run_case,
+        run_full,
+        stressed,
+    )
     from sim.ledger import attempts, data_id, read_ledger  # noqa: PLC0415
     from sim.opinions import advised, recorded  # noqa: PLC0415
 
@@ -111,7 +119,8 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     if told is not None:
         runs += [(f"{name}{FOLLOWED}", matching) for name, matching in runs]
     worse = [] if args.no_stress else list(stressed(runs[0][1], settings.params))
-    bar = _Bar(source, len(runs) + len(worse))
+    full = runs[: len(PRESETS)] if settings.params.kelly_enabled else []
+    bar = _Bar(source, len(runs) + len(worse) + len(full))
     began, cpu = monotonic(), cpu_seconds()
     made = []
     for name, matching in (*runs, *worse):
@@ -129,17 +138,26 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
             )
         )
         bar.next()
+    lived = []
+    for name, matching in full:
+        lived.append(
+            run_full(
+                name, settings, source, matching,
+                is_skipping=not args.no_skip, progress=bar.show,
+            )
+        )  # fmt: skip
+        bar.next()
     bar.end()
-    cases, hard = made[: len(runs)], made[len(runs) :]
+    found = Findings(tuple(made[: len(runs)]), tuple(made[len(runs) :]), tuple(lived), tried)
     folder = args.out / _stem(file)
-    head = _head(settings, source, cases[0].spacing)
+    head = _head(settings, source, made[0].spacing)
     if told is not None:
         head["opinions told again"] = (
             f"{len(told.opinions)}, from {args.opinions.name}; {told.left_out} lie outside the data"
         )
     head["took"] = f"{monotonic() - began:.1f} s, {cpu_seconds() - cpu:.1f} s of processor"
-    report.write(folder, head, cases, hard, tried)
-    return report.short(head | {"report": str(folder / report.PAGE)}, cases, hard)
+    report.write(folder, head, found)
+    return report.short(head | {"report": str(folder / report.PAGE)}, found)
 
 
 def _head(

@@ -17,6 +17,7 @@ from engine.wiring import matching_config
 from exchange.matching import MatchingConfig, preset
 from market.columns import ColumnSource
 from sim.arms import SHUFFLES, Comparison, compare
+from sim.metrics import Trials
 from sim.observed import SPACING_WARN, Observed, RegimeWatch, Spacing, observed, spacing
 from sim.opinions import Follower, RecordedAdvisor
 from sim.run import live_through
@@ -52,6 +53,25 @@ class Case(NamedTuple):
     advised: Advised | None = None  # where recorded opinions were told
 
 
+class Full(NamedTuple):
+    """A run whose orders had Kelly's sizes, as it is set, at the exchange too."""
+
+    name: str
+    mode: str
+    observed: Observed
+    cpu_sec: float
+    digest: str
+
+
+class Findings(NamedTuple):
+    """All that a report is made of."""
+
+    cases: tuple[Case, ...]  # presets side by side
+    stressed: tuple[Case, ...]
+    full: tuple[Full, ...]  # one for each preset, where Kelly is on
+    tried: Trials  # by sweeps, on the same data
+
+
 def own_matching(settings: Settings, name: str) -> MatchingConfig:
     """Return the paper exchange of the settings under a preset."""
     return preset(name, matching_config(replace(settings, paper_preset="default")))
@@ -85,7 +105,11 @@ def run_case(
     opinions: Sequence[OpinionGiven] = (),
     is_followed: bool = False,
 ) -> Case:
-    """Run once and compare sizings on the fills. Raises MarketError, StoreError."""
+    """Run once, with fixed sizes, and compare sizings on the fills.
+
+    Raises MarketError, StoreError.
+    """
+    settings = with_kelly(settings, is_on=False)
     watch, follower = RegimeWatch(), Follower()
     with tempfile.TemporaryDirectory() as folder:
         outcome = live_through(
@@ -120,6 +144,35 @@ def run_case(
         if opinions
         else None,
     )  # fmt: skip
+
+
+def run_full(
+    name: str,
+    settings: Settings,
+    source: ColumnSource,
+    matching: MatchingConfig,
+    *,
+    is_skipping: bool = True,
+    progress: Progress | None = None,
+) -> Full:
+    """Run once as it is set, with Kelly's sizes. Raises MarketError, StoreError."""
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = live_through(
+            settings, source, folder=Path(folder), matching=matching, is_skipping=is_skipping,
+            on_progress=None if progress is None else lambda state: progress(name, state),
+        )  # fmt: skip
+    try:
+        return Full(
+            name=name, mode=outcome.params.kelly.mode, observed=observed(outcome),
+            cpu_sec=outcome.cpu_sec, digest=digest(canonical_text(outcome.store, outcome.state)),
+        )  # fmt: skip
+    finally:
+        outcome.store.close()
+
+
+def with_kelly(settings: Settings, *, is_on: bool) -> Settings:
+    """Return the settings with Kelly sizes on or off."""
+    return replace(settings, params=replace(settings.params, kelly_enabled=is_on))
 
 
 def _verdicts(comparison: Comparison, seed: int) -> Iterator[Verdict]:

@@ -56,7 +56,7 @@ class Observed(NamedTuple):
     """What a report needs of a run."""
 
     fills: Fills
-    days: dict[str, Floats]  # at `fills.mark_times`: equity and the ways of doing nothing
+    days: dict[str, Floats]  # at `fills.mark_times`: equity, base, the ways of doing nothing
     drawdown_max: float  # of the hourly equity
     diagnostics: Diagnostics
     counters: dict[str, int]
@@ -102,7 +102,7 @@ def observed(outcome: Outcome) -> Observed:
         slots=max(1, len(outcome.state.slots)),
         least_usd=float(outcome.state.instrument.cost_min),
     )
-    days = {name: hours[name][is_mark] for name in ("equity", *WAYS)}
+    days = {name: hours[name][is_mark] for name in ("equity", "base", *WAYS)}
     peak = np.maximum.accumulate(hours["equity"]) if times.size else np.zeros(0)
     fall = float(np.max(1.0 - hours["equity"] / peak)) if times.size else 0.0
     return Observed(

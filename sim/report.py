@@ -10,22 +10,24 @@ from typing import Any
 import numpy as np
 
 from sim import report_plot, report_tables
-from sim.cases import Case
+from sim.cases import Case, Findings, Full
 from sim.metrics import Trials, curve
 from sim.tables import Picture, Table, page, text
 
 PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv"
 
 
-def tables(cases: Sequence[Case], stressed: Sequence[Case], tried: Trials) -> list[Table]:
+def tables(found: Findings) -> list[Table]:
     """Return all tables: the verdicts first, then presets side by side."""
+    cases = found.cases
     made = [report_tables.verdicts(x) for x in cases]
     made += [report_tables.performance(x) for x in cases]
+    made.append(report_tables.through_exchange(cases, found.full))
     made += [report_tables.sizes(x) for x in cases]
-    if stressed:
-        made.append(report_tables.stress([cases[0], *stressed]))
+    if found.stressed:
+        made.append(report_tables.stress([cases[0], *found.stressed]))
     made.append(report_tables.opinions(cases))
-    made += [report_tables.evidence(x, tried) for x in cases]
+    made += [report_tables.evidence(x, found.tried) for x in cases]
     made += [report_tables.worst_cells(x) for x in cases]
     made += [report_tables.entries_by_regime(x) for x in cases]
     made += [report_tables.losers(x) for x in cases]
@@ -33,42 +35,49 @@ def tables(cases: Sequence[Case], stressed: Sequence[Case], tried: Trials) -> li
     return [x for x in made if x.rows or x.is_told_empty]
 
 
-def short(head: Mapping[str, str], cases: Sequence[Case], stressed: Sequence[Case]) -> str:
+def short(head: Mapping[str, str], found: Findings) -> str:
     """Return what a terminal is told; the rest stands on the page."""
+    cases = found.cases
     made = [report_tables.verdicts(x) for x in cases]
     made += [report_tables.performance(x) for x in cases]
-    if stressed:
-        made.append(report_tables.stress([cases[0], *stressed]))
+    made.append(report_tables.through_exchange(cases, found.full))
+    if found.stressed:
+        made.append(report_tables.stress([cases[0], *found.stressed]))
     made.append(report_tables.opinions(cases))
     return text(head, [x for x in made if x.rows or x.is_told_empty])
 
 
-def write(
-    folder: Path,
-    head: Mapping[str, str],
-    cases: Sequence[Case],
-    stressed: Sequence[Case],
-    tried: Trials,
-) -> None:
-    """Write page, JSON and CSV into `folder`, which is made. Raises OSError.
-
-    `tried` are the trials that sweeps have made on the same data.
-    """
+def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
+    """Write page, JSON and CSV into `folder`, which is made. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = tables(cases, stressed, tried)
-    parts: list[Table | Picture] = [*found[: len(cases)]]
+    cases, made = found.cases, tables(found)
+    parts: list[Table | Picture] = [*made[: len(cases)]]
     for case in cases:
         parts += report_plot.pictures(case)
-    parts += found[len(cases) :]
+    parts += made[len(cases) :]
     (folder / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts))
     data = {
         "head": dict(head),
-        "trials": tried.to_dict(),
-        "cases": [_case(x, tried) for x in (*cases, *stressed)],
+        "trials": found.tried.to_dict(),
+        "cases": [_case(x, found.tried) for x in (*cases, *found.stressed)],
+        "full": [_full(x) for x in found.full],
     }
     (folder / DATA).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
     _write_days(folder / DAYS, cases)
     _write_cycles(folder / CYCLES, cases)
+
+
+def _full(run: Full) -> dict[str, Any]:
+    """Return a run through the exchange as JSON values."""
+    return {
+        "name": run.name,
+        "mode": run.mode,
+        "canonical_sha256": run.digest,
+        "figures": curve(report_tables.liquidated(run.observed)).to_dict(),
+        "diagnostics": run.observed.diagnostics._asdict(),
+        "counters": run.observed.counters,
+        "cpu_sec": round(run.cpu_sec, 3),
+    }
 
 
 def _case(case: Case, tried: Trials) -> dict[str, Any]:

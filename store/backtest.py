@@ -1,5 +1,7 @@
 """A store for backtests: the history tables in memory, without what only a restart needs."""
 
+from decimal import Decimal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,7 +26,7 @@ class BacktestStore(MemoryStore):
 
     def __init__(self, *, epoch: int = 0) -> None:
         super().__init__(epoch=epoch)
-        self._points: list[a.RecordEquity] = []
+        self._points: list[tuple[a.RecordEquity, Decimal]] = []  # with the base owned then
 
     def commit(self, commit: Commit) -> None:
         """Write the rows that a step calls for. Raises StoreError.
@@ -33,8 +35,8 @@ class BacktestStore(MemoryStore):
         """
         if commit.is_quiet:
             return
-        points = [x for x in commit.actions if isinstance(x, a.RecordEquity)]
-        self._points += points
+        base = commit.state.balances.base  # it does not change within a step that notes equity
+        self._points += [(x, base) for x in commit.actions if isinstance(x, a.RecordEquity)]
         if isinstance(commit.event, _WITHOUT_ROWS) and all(
             isinstance(x, _ROWLESS) or (isinstance(x, a.RecordEquity) and not x.is_daily)
             for x in commit.actions
@@ -49,6 +51,9 @@ class BacktestStore(MemoryStore):
     def equity_points(self) -> dict[str, npt.NDArray[np.float64]]:
         """Return the equity once an hour, and what doing nothing would be worth: by column."""
         names = ("time", "equity", "hold", "usd", "doge", "half", "mark")
-        found = [[float(getattr(point, name)) for name in names] for point in self._points]
-        points = np.array(found).reshape(-1, len(names))
-        return dict(zip(names, points.T, strict=True))
+        found = [
+            [*(float(getattr(point, name)) for name in names), float(base)]
+            for point, base in self._points
+        ]
+        points = np.array(found).reshape(-1, len(names) + 1)
+        return dict(zip((*names, "base"), points.T, strict=True))

@@ -171,9 +171,26 @@ def test_a_daemon_on_the_same_data_gives_the_same_books(
     exported = run_bot(env, "export", "--canonical")
     assert exported.returncode == 0, exported.stderr
     sets = [x for name, value in own.items() for x in ("--set", f"{name}={value}")]
-    case = run(file, *sets)["cases"][0]
+    found = run(file, *sets)
+    case = found["full" if "KELLY_ENABLED" in more else "cases"][0]
     assert case["counters"]["fills"] > 4
     assert case["canonical_sha256"] in exported.stderr
+    assert [x["name"] for x in found["full"]] == (["default", "pessimistic"] if more else [])
+
+
+@pytest.mark.slow
+def test_fixed_sizes_are_fixed_whatever_kelly_is(tmp_path: Path) -> None:
+    """With KELLY_ENABLED the compared runs are the same; Kelly's own is beside them."""
+    file = tmp_path / "market.csv"
+    write_candles(file, bars=2_500, seed=11)
+    kelly = ("KELLY_ENABLED=true", "KELLY_MIN_SAMPLES=3", "KELLY_FLOOR_MULT=0.1",
+             "KELLY_NEGATIVE_EDGE_MULT=0.1")  # fmt: skip
+    on = run(file, *BUSY, *(x for name in kelly for x in ("--set", name)))
+    off = run(file, *BUSY, *(x for name in kelly[1:] for x in ("--set", name)))
+    assert [x["arms"] for x in on["cases"]] == [x["arms"] for x in off["cases"]]
+    assert off["full"] == []
+    assert on["full"][0]["canonical_sha256"] != on["cases"][0]["canonical_sha256"]
+    assert on["full"][0]["counters"]["cycles"] > 3
 
 
 @pytest.mark.slow(seconds=30)

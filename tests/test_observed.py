@@ -6,6 +6,7 @@ import pytest
 from market.columns import ColumnSource
 from sim.arms import compare
 from sim.observed import Observed, observed, spacing
+from sim.report_tables import liquidated
 from sim.run import Outcome, live_through
 from tests.helpers import write_candles
 from tests.test_skipping import LIVELY, settings_of
@@ -51,6 +52,7 @@ def test_fixed_sizes_make_the_runs_own_equity(
     wanted = seen.days["equity"][-1] - base * fills.bids[-1] * fills.taker
     fixed = compare(fills, outcome.params).fixed
     assert fixed.equity[-1] == pytest.approx(wanted, abs=1e-6)
+    assert liquidated(seen) == pytest.approx(fixed.equity, abs=1e-6)
 
 
 def test_diagnostics_are_those_of_orders_and_executions(
