@@ -8,6 +8,7 @@ page, JSON and CSV for each file.
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,9 @@ from sim.arguments import assignment, date, whole
 from sim.sweep import STUDY
 
 if TYPE_CHECKING:
+    from core.events import OpinionGiven
+    from sim.cases import Findings
+    from sim.metrics import Trials
     from sim.observed import Spacing
 
 ROOT = Path(__file__).parent.parent
@@ -96,15 +100,6 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     Raises ConfigError, MarketError, StoreError, OSError.
     """
     from sim import report  # noqa: PLC0415 - heavy, and not needed to refuse
-    from sim.cases import (  # noqa: PLC0415
-        FOLLOWED,
-        PRESETS,
-        Findings,
-        own_matching,
-        run_case,
-        run_full,
-        stressed,
-    )
     from sim.ledger import attempts, data_id, read_ledger  # noqa: PLC0415
     from sim.opinions import advised, recorded  # noqa: PLC0415
 
@@ -115,42 +110,10 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     if args.opinions is not None:
         told = recorded(args.opinions, source.start_time(), source.end_time())
         settings = advised(settings)
-    runs = [(name, own_matching(settings, name)) for name in PRESETS]
-    if told is not None:
-        runs += [(f"{name}{FOLLOWED}", matching) for name, matching in runs]
-    worse = [] if args.no_stress else list(stressed(runs[0][1], settings.params))
-    full = runs[: len(PRESETS)] if settings.params.kelly_enabled else []
-    bar = _Bar(source, len(runs) + len(worse) + len(full))
     began, cpu = monotonic(), cpu_seconds()
-    made = []
-    for name, matching in (*runs, *worse):
-        made.append(
-            run_case(
-                name,
-                settings,
-                source,
-                matching,
-                shuffles=args.shuffles,
-                is_skipping=not args.no_skip,
-                progress=bar.show,
-                opinions=() if told is None else told.opinions,
-                is_followed=name.endswith(FOLLOWED),
-            )
-        )
-        bar.next()
-    lived = []
-    for name, matching in full:
-        lived.append(
-            run_full(
-                name, settings, source, matching,
-                is_skipping=not args.no_skip, progress=bar.show,
-            )
-        )  # fmt: skip
-        bar.next()
-    bar.end()
-    found = Findings(tuple(made[: len(runs)]), tuple(made[len(runs) :]), tuple(lived), tried)
+    found = _run(args, settings, source, tried, () if told is None else told.opinions)
     folder = args.out / _stem(file)
-    head = _head(settings, source, made[0].spacing)
+    head = _head(settings, source, found.cases[0].spacing)
     if told is not None:
         head["opinions told again"] = (
             f"{len(told.opinions)}, from {args.opinions.name}; {told.left_out} lie outside the data"
@@ -158,6 +121,44 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     head["took"] = f"{monotonic() - began:.1f} s, {cpu_seconds() - cpu:.1f} s of processor"
     report.write(folder, head, found)
     return report.short(head | {"report": str(folder / report.PAGE)}, found)
+
+
+def _run(
+    args: argparse.Namespace,
+    settings: config.Settings,
+    source: ColumnSource,
+    tried: "Trials",
+    opinions: "Sequence[OpinionGiven]",
+) -> "Findings":
+    """Run presets, opinions followed, stress and Kelly's own sizes, as far as each is wanted."""
+    from sim import cases  # noqa: PLC0415
+
+    runs = [(name, cases.own_matching(settings, name)) for name in cases.PRESETS]
+    full = runs if settings.params.kelly_enabled else []
+    if opinions:
+        runs = runs + [(f"{name}{cases.FOLLOWED}", matching) for name, matching in runs]
+    worse = [] if args.no_stress else list(cases.stressed(runs[0][1], settings.params))
+    bar = _Bar(source, len(runs) + len(worse) + len(full))
+    made, lived = [], []
+    for name, matching in (*runs, *worse):
+        made.append(
+            cases.run_case(
+                name, settings, source, matching, shuffles=args.shuffles,
+                is_skipping=not args.no_skip, progress=bar.show, opinions=opinions,
+                is_followed=name.endswith(cases.FOLLOWED),
+            )
+        )  # fmt: skip
+        bar.next()
+    for name, matching in full:
+        lived.append(
+            cases.run_full(
+                name, settings, source, matching, is_skipping=not args.no_skip, progress=bar.show
+            )
+        )
+        bar.next()
+    bar.end()
+    count = len(runs)
+    return cases.Findings(tuple(made[:count]), tuple(made[count:]), tuple(lived), tried)
 
 
 def _head(
