@@ -188,10 +188,10 @@ def run_attacks(folder: Path, worlds: int, rounds: int, seed: int) -> None:
             assert found == []
 
 
-@pytest.mark.slow(seconds=150)
-def test_forty_rounds(tmp_path: Path) -> None:
-    """Four worlds with ten rounds each."""
-    run_attacks(tmp_path, 4, 10, 10)
+@pytest.mark.slow(seconds=90)
+def test_twenty_rounds(tmp_path: Path) -> None:
+    """Four worlds with five rounds each."""
+    run_attacks(tmp_path, 4, 5, 10)
 
 
 @pytest.mark.long

@@ -258,7 +258,7 @@ def test_any_interleaving_with_a_minimum_that_rests_fall_below(
     _check_rest(exchange)
 
 
-@pytest.mark.slow(seconds=30)
+@pytest.mark.long
 @given(steps)
 @settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_interleaving_at_length(plan: list[tuple[int, int, int]]) -> None:
