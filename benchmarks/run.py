@@ -16,7 +16,7 @@ from statistics import median
 
 import psutil
 
-from benchmarks import regimes
+from benchmarks import backtest, regimes
 from benchmarks.dashboard import dashboard
 from benchmarks.replica import replica
 from core import actions as a
@@ -196,6 +196,8 @@ def main() -> None:
         ("lateness of a loop with 30 slots while models are trained", regimes.loop_gaps),
         ("a replica", replica),
         ("fifty open pages", dashboard),
+        ("backtest of a year of 1 min candles, 3 slots", backtest.without_models),
+        ("backtest of 46 days, models, tiers, Kelly", backtest.with_models),
         ("training of a model", regimes.training),
         ("a closed candle, features and filter", regimes.one_candle),
     ):
