@@ -270,7 +270,7 @@ def suppression_after(
         return made
     if made.since is None:
         return replace(made, since=now) if now >= (made.begins_at or now) else made
-    if now - made.since < params.regime_max_suppression_sec:
+    if now < made.since + params.regime_max_suppression_sec:
         return made
     until = now + params.regime_max_suppression_sec
     return replace(made, since=None, released=side, released_until=until)

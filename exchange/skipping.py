@@ -239,7 +239,7 @@ def _timers(terms: Terms, until: float) -> _Timers:
         if at >= hour_at:
             turns.append(at)
             hour_at = (at // HOUR_SEC + 1) * HOUR_SEC
-        if at - asked_at >= terms.read_sec:
+        if at >= asked_at + terms.read_sec:
             asked_at = at
             reads += 1
         last = now = at

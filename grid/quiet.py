@@ -144,7 +144,9 @@ def next_due(state: BotState, params: Params) -> float:
 
 
 def _with_models(duty_due: float, state: BotState, params: Params) -> float:
-    times = [duty_due, *(at for at in regime_times(state, params) if at > state.now)]
+    seen = state.timer_at
+    times = [at for at in regime_times(state, params) if at > seen or at > state.now]
+    times.append(duty_due)
     asked = (ask_due(state, params), advice.due(state, params), kelly_due(state, params))
     return max(state.now, min(times + [at for at in asked if at is not None]))
 

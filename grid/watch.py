@@ -496,7 +496,7 @@ def ask_reconcile(r: Reduction) -> None:
     """Ask for balances when they are due, or at once after a fill."""
     own = r.state.balances
     asked = own.requested_at
-    is_due = asked is None or r.now - asked >= r.params.recon_interval_sec
+    is_due = asked is None or r.now >= asked + r.params.recon_interval_sec
     has_filled = own.last_execution_at is not None and (
         asked is None or own.last_execution_at >= asked
     )

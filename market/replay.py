@@ -84,6 +84,7 @@ class ReplaySource:
     ) -> None:
         self.path = path
         self.symbol = symbol
+        self.symbols: tuple[str, ...] = ()  # those of the file, where it names them
         self._from = -math.inf if start is None else start
         self._until = math.inf if until is None else until
         self._header = self._read_header()
@@ -239,6 +240,7 @@ class ReplaySource:
                 )
             return
         symbols = sorted({cells[at].strip() for _, cells in self._lines() if len(cells) > at})
+        self.symbols = tuple(symbols)
         if self.symbol is None and len(symbols) > 1:
             raise MarketError(
                 f"{self.path} holds several symbols; set REPLAY_SYMBOL to one of: "

@@ -22,6 +22,8 @@ DAY_SEC = 86_400.0
 EQUITY_PART = 0.1  # of equity, in each order of arm B
 SHUFFLES = 200
 LEVEL_MAX = 2.0
+PLACED, ENTERED, CLOSED = range(3)
+HOUR_SEC = 3_600.0
 ROUNDING = 1e-9  # of a multiplier, relative
 
 
@@ -35,6 +37,8 @@ class Held(NamedTuple):
     volume: float
     entry_fee: float
     regime_at_entry: int | None
+    placed_at: float  # when the entry was sized
+    regime_placed: int | None  # what the policy said then
 
 
 class Cycle(NamedTuple):
@@ -51,6 +55,8 @@ class Cycle(NamedTuple):
     exit_fee: float
     net_profit: float  # after both fees
     regime_at_entry: int | None
+    placed_at: float
+    regime_placed: int | None
 
 
 class Fills(NamedTuple):
@@ -65,6 +71,21 @@ class Fills(NamedTuple):
     taker: float  # fee rate, a fraction
     slots: int
     least_usd: float = 0.0  # the venue's minimum of an order
+
+    @property
+    def whole_days(self) -> slice:
+        """Return the marks that begin or end a whole UTC day; all where those are fewer than two.
+
+        The first and the last mark of a run lie within a day.
+        """
+        found = np.flatnonzero(self.mark_times % DAY_SEC < HOUR_SEC)
+        return slice(found[0], found[-1] + 1) if len(found) > 1 else slice(None)
+
+    @property
+    def elapsed_days(self) -> float:
+        """Return the time from the first mark to the last."""
+        times = self.mark_times
+        return float(times[-1] - times[0]) / DAY_SEC if len(times) else 0.0
 
 
 class Arm(NamedTuple):
@@ -162,6 +183,7 @@ class Replay:
         missing = len(fills.held)
         self.fills, self.count, self._everything = fills, len(everything), everything
         self._sign = np.array([1.0 if x.leg == "B" else -1.0 for x in everything])
+        self._placed_at = _column(min(x.placed_at, x.entry_time) for x in everything)
         self._entry_time = _column(x.entry_time for x in everything)
         self._price = _column(x.entry_price for x in everything)
         self._volume = _column(x.volume for x in everything)
@@ -222,9 +244,10 @@ class Replay:
     def placebo(self, multipliers: Floats, shuffles: int, seed: int) -> Floats:
         """Return the log growth a day of each shuffle of `multipliers`; −inf where all is lost."""
         made, _ = self._play(_Given(self.shuffled(multipliers, shuffles, seed)), shuffles)
-        first, last = (self._worth(at, made) for at in (0, -1))
+        days = range(len(self.fills.mark_times))[self.fills.whole_days]
+        first, last = (self._worth(days[at], made) if days else np.ones(shuffles) for at in (0, -1))
         with np.errstate(divide="ignore", invalid="ignore"):
-            growth = np.log(last / first) / max(1, len(self.fills.mark_times) - 1)
+            growth = np.log(last / first) / max(1, len(days) - 1)
         return np.where((first > 0) & (last > 0), growth, -np.inf)
 
     def shuffled(self, multipliers: Floats, shuffles: int, seed: int) -> Floats:
@@ -242,8 +265,9 @@ class Replay:
     def _play(self, sizing: _Sizing, accounts: int) -> tuple[Floats, int]:
         """Return (positions, accounts) of multipliers that were made, and how many cash has cut.
 
-        What an open position has bought, or got for what it sold, is kept for its exit. An entry
-        comes before an exit of the same instant.
+        A size is decided when the entry is placed, and cut when it is filled. What an open position
+        has bought, or got for what it sold, is kept for its exit. Of one instant a placement comes
+        first, then an entry, then an exit.
         """
         after_tax, least = 1.0 - self.fills.taker, self.fills.least_usd
         free_quote, free_base = (
@@ -254,11 +278,15 @@ class Replay:
         made, cuts = np.zeros((self.count, accounts)), 0
         volume, paid, net = self._volume.tolist(), self._paid.tolist(), self._net.tolist()
         price, is_buy = self._price.tolist(), (self._sign > 0).tolist()
-        for i, is_entry in self._events():
-            if is_entry:
+        sized: dict[int, Floats] = {}
+        for i, kind in self._events():
+            if kind == PLACED:
                 value = price[i] * after_tax
                 equity = free_quote + kept_quote + (free_base + kept_base) * value
-                wanted = sizing.wanted(i, equity)
+                sized[i] = sizing.wanted(i, equity)
+                continue
+            if kind == ENTERED:
+                wanted = sized.pop(i)
                 room = free_quote / -paid[i] if is_buy[i] else free_base / volume[i]
                 size = np.minimum(wanted, np.maximum(room, 0.0))
                 is_cut = size < wanted * (1.0 - ROUNDING)
@@ -280,14 +308,15 @@ class Replay:
                 kept_quote += flow * paid[i]
         return made, cuts
 
-    def _events(self) -> list[tuple[int, bool]]:
-        """Return (position, whether it is its entry) in the order of time."""
-        is_closed = np.isfinite(self._exit_time)
-        times = np.concatenate([self._entry_time, self._exit_time[is_closed]])
-        which = np.concatenate([np.arange(self.count), np.flatnonzero(is_closed)])
-        is_exit = np.arange(len(times)) >= self.count
-        order = np.lexsort((is_exit, times))
-        return list(zip(which[order].tolist(), (~is_exit[order]).tolist(), strict=True))
+    def _events(self) -> list[tuple[int, int]]:
+        """Return (position, what happens to it) in the order of time."""
+        closed = np.flatnonzero(np.isfinite(self._exit_time))
+        every = np.arange(self.count)
+        times = np.concatenate([self._placed_at, self._entry_time, self._exit_time[closed]])
+        which = np.concatenate([every, every, closed])
+        kinds = np.repeat([PLACED, ENTERED, CLOSED], [self.count, self.count, len(closed)])
+        order = np.lexsort((kinds, times))
+        return list(zip(which[order].tolist(), kinds[order].tolist(), strict=True))
 
     def _noted(self) -> list[Noted]:
         """Return the positions as the sizer reads them."""
@@ -295,6 +324,7 @@ class Replay:
         return [
             {
                 "slot_id": x.slot_id, "trade_id": x.leg, "regime_at_entry": x.regime_at_entry,
+                "placed_at": min(x.placed_at, x.entry_time), "regime_placed": x.regime_placed,
                 "entry_time": x.entry_time, "exit_time": exit_time, "entry_price": x.entry_price,
                 "volume": x.volume, "entry_fee": x.entry_fee, "net_profit": net,
             }

@@ -105,7 +105,9 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
 
     settings = settings_of(args, file)
     source = ColumnSource(file, symbol=args.symbol, start=args.start)
-    tried = attempts(read_ledger(args.study, data_id(source.fingerprint, args.symbol)))
+    if "://" not in args.study and args.study != str(STUDY) and not Path(args.study).is_file():
+        raise ConfigError([f"--study {args.study}: there is no such file of sweeps"])
+    tried = attempts(read_ledger(args.study, data_id(source)))
     told = None
     if args.opinions is not None:
         told = recorded(args.opinions, source.start_time(), source.end_time())

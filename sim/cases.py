@@ -120,12 +120,13 @@ def run_case(
             operator=follower.look if is_followed else None,
         )  # fmt: skip
     try:
-        seen, apart = observed(outcome), spacing(source, outcome)
+        seen, apart = observed(outcome, watch), spacing(source, outcome)
         exported = digest(canonical_text(outcome.store, outcome.state))
     finally:
         outcome.store.close()
     comparison = compare(seen.fills, outcome.params, shuffles=shuffles, seed=settings.seed)
     is_coarse = apart is not None and apart.word == "needs finer data"
+    whole = seen.fills.whole_days
     return Case(
         name=name,
         matching=matching,
@@ -134,7 +135,7 @@ def run_case(
         spacing=apart,
         regimes=watch,
         comparison=comparison,
-        verdicts=() if is_coarse else tuple(_verdicts(comparison, settings.seed)),
+        verdicts=() if is_coarse else tuple(_verdicts(comparison, whole, settings.seed)),
         cpu_sec=outcome.cpu_sec,
         digest=exported,
         advised=Advised(
@@ -175,9 +176,10 @@ def with_kelly(settings: Settings, *, is_on: bool) -> Settings:
     return replace(settings, params=replace(settings.params, kelly_enabled=is_on))
 
 
-def _verdicts(comparison: Comparison, seed: int) -> Iterator[Verdict]:
+def _verdicts(comparison: Comparison, whole: slice, seed: int) -> Iterator[Verdict]:
     for x in comparison.tested:
         yield judge(
-            x.arm.name, tested=x.arm.equity, matched=x.matched.equity, placebo=x.placebo,
+            x.arm.name, tested=x.arm.equity[whole], matched=x.matched.equity[whole],
+            placebo=x.placebo,
             multipliers=x.arm.multipliers, seed=seed,
         )  # fmt: skip

@@ -16,7 +16,7 @@ Noted = dict[str, Any]  # a cycle as the sizer reads it, at multiplier 1
 
 
 class KellyWalk:
-    """Asks the sizer at entries, with what its own account has closed by then.
+    """Asks the sizer when entries are placed, with what its own account has closed by then.
 
     It is asked at the daemon's interval, in mode tilt only when a cycle has closed since. Open
     positions are marked at the price of the entry at hand, less a fee at the rate of their own.
@@ -48,7 +48,7 @@ class KellyWalk:
     def wanted(self, i: int, equity: Floats, /) -> Floats:
         """Return the multiplier of entry `i` in an account worth `equity`, (1,)."""
         entry, cfg = self._positions[i], self._params.kelly
-        now, notional = entry["entry_time"], entry["entry_price"] * entry["volume"]
+        now, notional = entry["placed_at"], entry["entry_price"] * entry["volume"]
         bank = Bank(
             equity_usd=float(equity[0]),
             equity_share=float(self._params.max_equity_share),
@@ -57,7 +57,7 @@ class KellyWalk:
         is_stale = self._is_new or cfg.mode == BANKROLL
         if is_stale and now - self._asked_at >= self._params.regime_eval_interval_sec:
             self._ask(now, entry["entry_price"], bank)
-        tag = entry["regime_at_entry"] if self._by_regime else None
+        tag = entry["regime_placed"] if self._by_regime else None
         label = None if tag is None else LABELS[tag]
         made = sizing(self._results, label, cfg, base_usd=notional, bank=bank)
         amount = min(made.multiplier * notional, float(self._params.max_order_usd))

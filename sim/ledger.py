@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from core.ports import ConfigError, StoreError
 from core.record import Record
+from market.columns import ColumnSource
 from sim import metrics
 from sim.score import Score
 
@@ -110,10 +111,10 @@ def attempts(rows: list[Row]) -> metrics.Trials:
     )
 
 
-def data_id(fingerprint: str, symbol: str | None) -> str:
-    """Return what data are known by in the ledger: the file's digest, and the symbol."""
-    digest = fingerprint.partition(" ")[0]
-    return f"{digest} {symbol}" if symbol else digest
+def data_id(source: ColumnSource) -> str:
+    """Return what data are known by in the ledger: the file's digest, and which of its symbols."""
+    digest = source.fingerprint.partition(" ")[0]
+    return f"{digest} {source.symbol}" if len(source.symbols) > 1 else digest
 
 
 def assigned(values: dict[str, str]) -> str:

@@ -65,9 +65,13 @@ class CycleFigures(Record, frozen=True, kw_only=True):
     holding_p95_sec: float | None = None
 
 
-def curve(equity: Floats, trials: Trials | None = None) -> Curve:
+def curve(
+    equity: Floats, trials: Trials | None = None, *, elapsed_days: float | None = None
+) -> Curve:
     """Return the figures of `equity`, float64 (days + 1,): the first mark is the start.
 
+    `elapsed_days`: the time from the first mark to the last, where the first and the last day are
+    not whole; growth is a day of these.
     A curve that touches zero, or holds a number that is not finite, has its length only.
     """
     days = max(0, len(equity) - 1)
@@ -75,7 +79,8 @@ def curve(equity: Floats, trials: Trials | None = None) -> Curve:
         return Curve(days=days)
     returns = equity[1:] / equity[:-1] - 1.0
     total = float(equity[-1] / equity[0])
-    cagr = _finite(_power(total, YEAR_DAYS / days) - 1.0) if days >= CAGR_DAYS_MIN else None
+    span = elapsed_days or float(days)
+    cagr = _finite(_power(total, YEAR_DAYS / span) - 1.0) if span >= CAGR_DAYS_MIN else None
     drawdown = 1.0 - equity / np.maximum.accumulate(equity)
     deepest = float(drawdown.max())
     volatility = _deviation(returns)
@@ -88,7 +93,7 @@ def curve(equity: Floats, trials: Trials | None = None) -> Curve:
         days=days,
         total_return=_finite(total - 1.0),
         cagr=cagr,
-        growth_per_day=_finite(math.log(total) / days) if total > 0 else None,
+        growth_per_day=_finite(math.log(total) / span) if total > 0 else None,
         volatility=None if volatility is None else _finite(volatility * annual),
         sharpe_per_day=sharpe,
         sharpe=None if sharpe is None else _finite(sharpe * annual),

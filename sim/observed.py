@@ -3,6 +3,7 @@
 Floats: what comes after is statistics; the books were exact. Look next at `sim/arms.py`.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ class Observed(NamedTuple):
 
     fills: Fills
     days: dict[str, Floats]  # at `fills.mark_times`: equity, base, the ways of doing nothing
-    drawdown_max: float  # of the hourly equity
+    deepest: dict[str, float]  # drawdown at hourly marks: of the run and the ways of doing nothing
     diagnostics: Diagnostics
     counters: dict[str, int]
 
@@ -81,9 +82,10 @@ class RegimeWatch:
         runtime.on_step = note
 
 
-def observed(outcome: Outcome) -> Observed:
-    """Return the run in numbers."""
+def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
+    """Return the run in numbers; `regimes` are what the models said, as it was sized by."""
     history = outcome.store.export()
+    sized = _Placements(history["orders"], RegimeWatch() if regimes is None else regimes)
     hours = outcome.store.equity_points()
     times, bids = hours["time"], hours["mark"]
     # The start, the end of each UTC day, and the last hour that there was.
@@ -92,26 +94,32 @@ def observed(outcome: Outcome) -> Observed:
         is_mark[[0, -1]] = True
         is_mark[1:] |= np.diff(times // 86_400.0) > 0
     fills = Fills(
-        cycles=[_cycle(x) for x in history["cycles"]],
-        held=[_held(x) for x in marked_positions(outcome.state)],
+        cycles=[_cycle(x, sized) for x in history["cycles"]],
+        held=[_held(x, sized) for x in marked_positions(outcome.state)],
         mark_times=times[is_mark],
         bids=bids[is_mark],
         base=float(outcome.start_base),
         quote=float(outcome.start_quote),
-        taker=float(outcome.state.fees.taker),
+        taker=float(outcome.start_taker),
         slots=max(1, len(outcome.state.slots)),
         least_usd=float(outcome.state.instrument.cost_min),
     )
     days = {name: hours[name][is_mark] for name in ("equity", "base", *WAYS)}
-    peak = np.maximum.accumulate(hours["equity"]) if times.size else np.zeros(0)
-    fall = float(np.max(1.0 - hours["equity"] / peak)) if times.size else 0.0
+    coin = bids * fills.taker
+    run = hours["equity"] - hours["base"] * coin
+    deepest = {"equity": _deepest(run), "hold": _deepest(hours["hold"] - fills.base * coin)}
+    deepest |= {name: _deepest(hours[name]) for name in ("usd", "doge", "half")}
     return Observed(
         fills=fills,
         days=days,
-        drawdown_max=fall,
+        deepest=deepest,
         diagnostics=_diagnostics(history["orders"], history["executions"]),
         counters=dict(outcome.state.counters),
     )
+
+
+def _deepest(equity: Floats) -> float:
+    return float(np.max(1.0 - equity / np.maximum.accumulate(equity))) if equity.size else 0.0
 
 
 def spacing(source: ColumnSource, outcome: Outcome) -> Spacing | None:
@@ -131,24 +139,45 @@ def spacing(source: ColumnSource, outcome: Outcome) -> Spacing | None:
     )
 
 
-def _cycle(x: dict[str, Any]) -> Cycle:
+class _Placements:
+    """When entries were placed, and what the models had said by then."""
+
+    def __init__(self, orders: list[dict[str, Any]], regimes: RegimeWatch) -> None:
+        self._times: dict[tuple[int, str], list[float]] = {}
+        for x in sorted(orders, key=lambda x: float(x["placed_at"])):
+            if x["role"] == "entry":
+                self._times.setdefault((x["slot_id"], x["trade_id"]), []).append(x["placed_at"])
+        self._regimes = regimes
+
+    def of(self, slot_id: int, leg: str, entry_time: float) -> tuple[float, int | None]:
+        """Return when the entry of that time was placed, and the label then."""
+        times = self._times[slot_id, leg]
+        at = times[max(0, bisect_right(times, entry_time) - 1)]
+        n = bisect_right(self._regimes.times, at) - 1
+        return at, self._regimes.labels[n] if n >= 0 else None
+
+
+def _cycle(x: dict[str, Any], sized: _Placements) -> Cycle:
+    placed_at, regime = sized.of(x["slot_id"], x["trade_id"], x["entry_time"])
     return Cycle(
         slot_id=x["slot_id"], leg=x["trade_id"], entry_time=x["entry_time"],
         exit_time=x["exit_time"], entry_price=float(x["entry_price"]),
         exit_price=float(x["exit_price"]), volume=float(x["volume"]),
         entry_fee=float(x["entry_fee"]), exit_fee=float(x["exit_fee"]),
         net_profit=float(x["net_profit"]), regime_at_entry=x["regime_at_entry"],
+        placed_at=placed_at, regime_placed=regime,
     )  # fmt: skip
 
 
-def _held(x: Marked) -> Held:
+def _held(x: Marked, sized: _Placements) -> Held:
     position = x.position
+    placed_at, regime = sized.of(x.slot_id, x.trade_id.value, position.filled_at)
     share = float(position.open_volume / position.volume)
     return Held(
         slot_id=x.slot_id, leg=x.trade_id.value, entry_time=position.filled_at,
         entry_price=float(position.open_cost / position.open_volume),
         volume=float(position.open_volume), entry_fee=float(position.fees) * share,
-        regime_at_entry=position.regime_at_entry,
+        regime_at_entry=position.regime_at_entry, placed_at=placed_at, regime_placed=regime,
     )  # fmt: skip
 
 

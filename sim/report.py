@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from sim import report_plot, report_tables
 from sim.cases import Case, Findings, Full
-from sim.metrics import Trials, curve
+from sim.metrics import Trials
 from sim.tables import Picture, Table, page, text
 
 PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv"
@@ -55,16 +56,22 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
     for case in cases:
         parts += report_plot.pictures(case)
     parts += made[len(cases) :]
-    (folder / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts))
     data = {
         "head": dict(head),
         "trials": found.tried.to_dict(),
         "cases": [_case(x, found.tried) for x in (*cases, *found.stressed)],
         "full": [_full(x) for x in found.full],
     }
-    (folder / DATA).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-    _write_days(folder / DAYS, cases)
-    _write_cycles(folder / CYCLES, cases)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as name:  # all four, or none
+        new = Path(name)
+        (new / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts), encoding="utf-8")
+        (new / DATA).write_text(
+            json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
+        _write_days(new / DAYS, cases)
+        _write_cycles(new / CYCLES, cases)
+        for file in (DAYS, CYCLES, DATA, PAGE):
+            (new / file).replace(folder / file)
 
 
 def _full(run: Full) -> dict[str, Any]:
@@ -73,7 +80,9 @@ def _full(run: Full) -> dict[str, Any]:
         "name": run.name,
         "mode": run.mode,
         "canonical_sha256": run.digest,
-        "figures": curve(report_tables.liquidated(run.observed)).to_dict(),
+        "figures": report_tables.figures(
+            run.observed, report_tables.liquidated(run.observed)
+        ).to_dict(),
         "diagnostics": run.observed.diagnostics._asdict(),
         "counters": run.observed.counters,
         "cpu_sec": round(run.cpu_sec, 3),
@@ -90,7 +99,7 @@ def _case(case: Case, tried: Trials) -> dict[str, Any]:
         "arms": [
             {
                 "name": arm.name,
-                "figures": curve(arm.equity).to_dict(),
+                "figures": report_tables.figures(case.observed, arm.equity).to_dict(),
                 "above_holding": report_tables.above_holding(case, arm, tried).to_dict(),
                 "cycles": arm.cycles.to_dict(),
                 **{
@@ -106,7 +115,7 @@ def _case(case: Case, tried: Trials) -> dict[str, Any]:
         if case.advised is None
         else case.advised._asdict() | {"score": case.advised.score.to_dict()},
         "diagnostics": case.observed.diagnostics._asdict(),
-        "drawdown_max_hourly": case.observed.drawdown_max,
+        "drawdown_max_hourly": case.observed.deepest,
         "counters": case.observed.counters,
         "cpu_sec": round(case.cpu_sec, 3),
     }  # fmt: skip
@@ -114,7 +123,7 @@ def _case(case: Case, tried: Trials) -> dict[str, Any]:
 
 def _write_days(file: Path, cases: Sequence[Case]) -> None:
     """Write the daily equity of every arm, at liquidation."""
-    with file.open("w", newline="") as out:
+    with file.open("w", newline="", encoding="utf-8") as out:
         rows = csv.writer(out)
         rows.writerow(("case", "arm", "time_utc", "equity_usd", "bid"))
         for case in cases:
@@ -128,7 +137,7 @@ def _write_days(file: Path, cases: Sequence[Case]) -> None:
 
 def _write_cycles(file: Path, cases: Sequence[Case]) -> None:
     """Write every cycle with the multipliers that each sizing would have given it."""
-    with file.open("w", newline="") as out:
+    with file.open("w", newline="", encoding="utf-8") as out:
         rows = csv.writer(out)
         tested = [x.arm.name for x in cases[0].comparison.tested]
         rows.writerow((

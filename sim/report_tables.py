@@ -19,7 +19,6 @@ from sim.metrics import (
     curve,
     cycle_figures,
     expected_best_sharpe,
-    wilson,
 )
 from sim.observed import Diagnostics, Observed, Spacing
 from sim.tables import NONE, Table, span
@@ -77,28 +76,37 @@ def verdicts(case: Case) -> Table:
 def performance(case: Case) -> Table:
     """Return all sizings and ways of doing nothing side by side."""
     mark = case.observed.fills
-    rows = [_row(x.name, curve(x.equity)) for x in arms(case)]
+    seen = case.observed
+    rows = [_row(x.name, figures(seen, x.equity)) for x in arms(case)]
+    rows[0] = _row("fixed", figures(seen, case.comparison.fixed.equity), seen.deepest["equity"])
     taxed = mark.bids * (1.0 - mark.taker)
-    rows.append(_row("holding the start", curve(mark.quote + mark.base * taxed)))
+    hold = figures(seen, mark.quote + mark.base * taxed)
+    rows.append(_row("holding the start", hold, seen.deepest["hold"]))
     for name, title in (("usd", "all in USD"), ("doge", "all in coin"), ("half", "half and half")):
-        rows.append(_row(title, curve(case.observed.days[name])))
+        rows.append(_row(title, figures(seen, seen.days[name]), seen.deepest[name]))
     return Table(
         f"Equity, {case.name}",
         "Daily marks at liquidation: bid less taker fee (coin and half: at the bid). Return and "
-        "drawdown in %; ratios a year of 365 days; PSR: probability that the true Sharpe ratio is "
-        "above 0, if nothing else was tried.",
+        "drawdown in %; ratios a year of 365 days; drawdown at daily marks, and at hourly ones "
+        "where those are known: sizings are marked once a day. PSR: probability that the true "
+        "Sharpe ratio is above 0, if nothing else was tried.",
         ("arm", "return %", "% a day", "CAGR %", "volatility %", "Sharpe", "Sortino",
-         "drawdown %", "days down", "ulcer %", "CVaR 95 %", "Calmar", "PSR"),
+         "drawdown %", "at hours %", "days down", "ulcer %", "CVaR 95 %", "Calmar", "PSR"),
         rows,
     )  # fmt: skip
 
 
-def _row(name: str, x: Curve) -> tuple[str, ...]:
+def figures(seen: Observed, equity: Floats) -> Curve:
+    """Return the figures of daily equity at the marks of a run."""
+    return curve(equity, elapsed_days=seen.fills.elapsed_days)
+
+
+def _row(name: str, x: Curve, deepest: float | None = None) -> tuple[str, ...]:
     return (
         name, number(x.total_return, 2, scale=100, sign=True),
         number(x.growth_per_day, 4, scale=100, sign=True), number(x.cagr, 1, scale=100, sign=True),
         number(x.volatility, 1, scale=100), number(x.sharpe), number(x.sortino),
-        number(x.drawdown_max, 2, scale=100),
+        number(x.drawdown_max, 2, scale=100), number(deepest, 2, scale=100),
         NONE if x.drawdown_days is None else str(x.drawdown_days), number(x.ulcer, 2, scale=100),
         number(x.cvar_95, 2, scale=100, sign=True), number(x.calmar), number(x.psr, 3),
     )  # fmt: skip
@@ -165,7 +173,7 @@ def entries_by_regime(case: Case) -> Table:
             np.array([x.net_profit for x in own]),
             np.array([x.exit_time - x.entry_time for x in own]),
         )
-        low, high = wilson(found.wins, found.count)
+        low, high = found.win_rate_low, found.win_rate_high
         rows.append((
             label, str(found.count), number(found.win_rate, 1, scale=100),
             NONE if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}",
@@ -244,18 +252,19 @@ def stress(cases: Sequence[Case]) -> Table:
     rows = []
     first = [x.word for x in cases[0].verdicts]
     for case in cases:
-        found = curve(case.comparison.fixed.equity)
+        seen, fixed = case.observed, case.comparison.fixed
+        found = figures(seen, fixed.equity)
         words = [x.word for x in case.verdicts]
         rows.append((
             case.name, number(found.total_return, 2, scale=100, sign=True),
-            number(found.drawdown_max, 2, scale=100), str(case.comparison.fixed.cycles.count),
-            number(case.comparison.fixed.fees),
+            number(seen.deepest["equity"], 2, scale=100), str(fixed.cycles.count),
+            number(fixed.fees),
             ", ".join(words) or COARSE, "fragile" if words != first else "",
         ))  # fmt: skip
     return Table(
         "Under stress",
-        "Fixed sizes in % and USD, and the verdicts on the Kelly sizings in the order above; one "
-        "that changes is fragile.",
+        "Fixed sizes in % and USD, drawdown at hourly marks, and the verdicts on the Kelly sizings "
+        "in the order above; one that changes is fragile.",
         ("conditions", "return %", "drawdown %", "cycles", "fees", "verdicts", ""),
         rows,
     )
@@ -265,7 +274,7 @@ def above_holding(case: Case, arm: Arm, tried: Trials) -> Curve:
     """Return the figures of the arm's equity measured in that of holding the start."""
     marks = case.observed.fills
     held = marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
-    return curve(arm.equity / held, tried if tried.count else None)
+    return curve(arm.equity / held, tried if tried.count else None, elapsed_days=marks.elapsed_days)
 
 
 def evidence(case: Case, tried: Trials) -> Table:
@@ -302,21 +311,27 @@ def liquidated(found: Observed) -> Floats:
     return found.days["equity"] - coin * found.fills.taker
 
 
+def liquidated_figures(found: Observed) -> Curve:
+    """Return the figures of that."""
+    return figures(found, liquidated(found))
+
+
 def through_exchange(cases: Sequence[Case], full: Sequence[Full]) -> Table:
     """Return what Kelly's sizes did as orders, beside the run with fixed sizes."""
     rows = []
     fixed = {x.name: x for x in cases}
     for run in full:
         base = fixed[run.name]
-        own, other = liquidated(run.observed), base.comparison.fixed.equity
+        own, other = liquidated(run.observed), liquidated(base.observed)
         cycles = {_same(x) for x in base.observed.fills.cycles}
         alike = sum(_same(x) in cycles for x in run.observed.fills.cycles)
         count = len(run.observed.fills.cycles)
         rows.append((
             run.name, run.mode, str(len(cycles)), str(count),
             number(alike / count if count else None, 1, scale=100),
-            number(curve(other).total_return, 2, scale=100, sign=True),
-            number(curve(own).total_return, 2, scale=100, sign=True), _against(own, other),
+            number(figures(base.observed, other).total_return, 2, scale=100, sign=True),
+            number(figures(run.observed, own).total_return, 2, scale=100, sign=True),
+            _against(run.observed, base.observed),
         ))  # fmt: skip
     return Table(
         "Kelly through the exchange",
@@ -349,7 +364,9 @@ def opinions(cases: Sequence[Case]) -> Table:
             _tally(score.mechanical.all), f"{score.differed}: {score.better}, {score.worse}",
             str(counts.get("ai_applied", 0)) if told.is_followed else NONE,
             "; ".join(f"{n} × {why}" for why, n in told.refusals.items()) or NONE,
-            _followed(case, base) if told.is_followed and base is not None else NONE,
+            NONE
+            if base is None or not told.is_followed
+            else _against(case.observed, base.observed),
         ))  # fmt: skip
     return Table(
         "Opinions told again",
@@ -368,11 +385,10 @@ def _tally(x: Tally) -> str:
     return f"{x.right}, {x.wrong}, {x.inside}"
 
 
-def _followed(case: Case, base: Case) -> str:
-    return _against(liquidated(case.observed), liquidated(base.observed))
-
-
-def _against(own: Floats, other: Floats) -> str:
+def _against(run: Observed, base: Observed) -> str:
+    """Return by how much a run grew more a day than another one, with its interval."""
+    whole = base.fills.whole_days
+    own, other = liquidated(run)[whole], liquidated(base)[whole]
     if len(own) != len(other) or len(own) <= DAYS_MIN:
         return f"too few days: {max(0, len(own) - 1)}, {DAYS_MIN} are needed"
     difference = np.diff(np.log(own)) - np.diff(np.log(other))

@@ -41,6 +41,7 @@ class Outcome(NamedTuple):
     store: BacktestStore
     start_base: Decimal
     start_quote: Decimal
+    start_taker: Decimal  # the fee rate at the start
     cpu_sec: float
 
 
@@ -80,7 +81,8 @@ def live_through(
         if watch is not None:
             watch(runtime, models)
         tag = bot_tag(settings.bot_name, instrument.pair)
-        runtime.start(exchange.describe(), params, now=exchange.now(), bot_tag=tag)
+        venue = exchange.describe()
+        runtime.start(venue, params, now=exchange.now(), bot_tag=tag)
         if models is not None:
             begin_models(runtime, models, now=exchange.now())
         if params.kelly_enabled:
@@ -95,7 +97,8 @@ def live_through(
         exchange.close()
         if models is not None:
             models.close()
-    return Outcome(runtime.state, params, store, base, quote, cpu_seconds() - began)
+    taker = venue.fees.taker
+    return Outcome(runtime.state, params, store, base, quote, taker, cpu_seconds() - began)
 
 
 def _after(

@@ -139,7 +139,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         data=args.data, symbol=args.symbol, start=args.start, cut=cut, count=args.trials,
         settings=settings, space=space,
         identity=Identity(
-            data=data_id(source.fingerprint, args.symbol), window=window,
+            data=data_id(source), window=window,
             code=simulation_version(), settings=settings, seed=args.seed,
             space=msgspec.json.decode(msgspec.json.encode(space)),  # as it will be read
         ),

@@ -48,7 +48,7 @@ def stream(
                 slot_id=n % 4, leg=leg, entry_time=entry,
                 exit_time=entry + float(rng.uniform(600.0, DAY_SEC / 4)), entry_price=1.0,
                 exit_price=gain, volume=NOTIONAL, entry_fee=0.0, exit_fee=0.0,
-                net_profit=r * NOTIONAL, regime_at_entry=tag,
+                net_profit=r * NOTIONAL, regime_at_entry=tag, placed_at=entry, regime_placed=tag,
             )
         )  # fmt: skip
     marks = START + DAY_SEC * np.arange(days + 1.0)
@@ -71,7 +71,7 @@ def market(seed: int, *, cycles: int = 120, held: int = 4, days: int = 40) -> Fi
         tag = [0, 1, 2, None][int(rng.integers(4))]
         fee = 0.0025 * price * volume
         if n >= cycles:
-            kept.append(Held(n % 4, leg, entry, price, volume, fee, tag))
+            kept.append(Held(n % 4, leg, entry, price, volume, fee, tag, entry, tag))
             continue
         sign = 1.0 if leg == "B" else -1.0
         exit_price = price * float(np.exp(sign * rng.normal(0.015, 0.02)))
@@ -82,7 +82,8 @@ def market(seed: int, *, cycles: int = 120, held: int = 4, days: int = 40) -> Fi
                 slot_id=n % 4, leg=leg, entry_time=entry,
                 exit_time=entry + float(rng.uniform(600.0, 2.5 * DAY_SEC)), entry_price=price,
                 exit_price=exit_price, volume=volume, entry_fee=fee, exit_fee=exit_fee,
-                net_profit=gain - fee - exit_fee, regime_at_entry=tag,
+                net_profit=gain - fee - exit_fee, regime_at_entry=tag, placed_at=entry,
+                regime_placed=tag,
             )
         )  # fmt: skip
     return Fills(

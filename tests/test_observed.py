@@ -71,7 +71,8 @@ def test_diagnostics_are_those_of_orders_and_executions(
     assert found.wait_p95_sec is not None
     assert 0 < found.wait_p50_sec <= found.wait_p95_sec
     assert len(seen.fills.cycles) == seen.counters["cycles"] > 5
-    assert 0 < seen.drawdown_max < 1
+    assert 0 < seen.deepest["equity"] < 1
+    assert seen.deepest["usd"] == 0
 
 
 def test_spacing_is_in_deviations_of_a_bar(run: tuple[Outcome, Observed, ColumnSource]) -> None:

@@ -133,7 +133,7 @@ def bought(time_sec: float, volume: float, net: float = 0.0) -> Cycle:
     return Cycle(
         slot_id=0, leg="B", entry_time=time_sec, exit_time=time_sec + 3600.0, entry_price=1.0,
         exit_price=1.0 + net / volume, volume=volume, entry_fee=0.0, exit_fee=0.0,
-        net_profit=net, regime_at_entry=1,
+        net_profit=net, regime_at_entry=1, placed_at=time_sec, regime_placed=1,
     )  # fmt: skip
 
 
@@ -348,3 +348,26 @@ def test_an_account_that_is_used_up_is_the_worst_placebo() -> None:
     fills = short_of_cash(bought(0.0, 100.0, net=-300.0), bought(90_000.0, 10.0))
     growth = Replay(fills).placebo(np.ones(2), 3, seed=0)
     assert (growth == -np.inf).all()
+
+
+def test_a_size_is_decided_when_the_entry_is_placed() -> None:
+    """What closes while it waits is not known to it, though the fill comes later."""
+    seen: list[tuple[str, int]] = []
+
+    class Noting:
+        def wanted(self, i: int, _equity: np.ndarray) -> np.ndarray:
+            seen.append(("sized", i))
+            return np.ones(1)
+
+        def entered(self, i: int, made: np.ndarray) -> None:
+            seen.append(("entered", i))
+
+        def closed(self, i: int) -> None:
+            seen.append(("closed", i))
+
+    early = bought(0.0, 10.0)
+    late = bought(90_000.0, 10.0)._replace(placed_at=1_800.0)
+    made, cut = Replay(short_of_cash(early, late))._play(Noting(), 1)
+    assert seen == [("sized", 0), ("entered", 0), ("sized", 1), ("closed", 0), ("entered", 1),
+                    ("closed", 1)]  # fmt: skip
+    assert (made.tolist(), cut) == ([[1.0], [1.0]], 0)
