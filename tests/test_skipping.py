@@ -76,6 +76,13 @@ KINDS: dict[str, dict[str, str]] = {
     "lucky": {**LIVELY, "PAPER_TOUCH_PROB": "0.5"},
     "rarely": {"RECON_INTERVAL_SEC": "3600"},
     "often": {**LIVELY, "RECON_INTERVAL_SEC": "30"},
+    "by hand": {
+        **LIVELY,
+        "REGIME_MANUAL_OVERRIDE": "BEARISH",
+        "REGIME_MANUAL_CONFIDENCE": "0.9",
+        "REGIME_MAX_SUPPRESSION_SEC": "1200",
+        "RECON_INTERVAL_SEC": "47",
+    },
 }
 
 
