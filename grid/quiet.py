@@ -24,6 +24,7 @@ from grid_strategy import mid
 from risk import (
     EMERGENCY_RESET_SEC,
     LEVEL_DWELL_SEC,
+    VetoReason,
     daily_loss_limit,
     drawdown,
     level_after_recovery,
@@ -35,6 +36,8 @@ from risk import (
 
 BAND = Decimal("0.08")  # bounds hold for at most this move from the price they were made at
 VETOED_BAND = Decimal("0.001")
+# These hold at any price within the bounds: locks and level do not change there.
+STANDING = (VetoReason.LOCK, VetoReason.RISK_LEVEL, VetoReason.CAPACITY, VetoReason.COOLDOWN)
 NARROWEST = Decimal("0.0001")
 SHARES = tuple(BAND / 2**n for n in range(8))
 
@@ -64,7 +67,7 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         )  # fmt: skip
     # Two ticks in the band are at most twice its share apart, and that is no jump.
     share = min(BAND, _risk_room(state, params), params.price_jump_max_pct / HUNDRED / 2)
-    if state.pass_due is not None and state.mode is Mode.RUNNING:
+    if _waits_for_price(state):
         share = min(share, VETOED_BAND)  # a leg wants an entry: look again when the price moves
     m = mid(market)
     low, high = m * (ONE - share), m * (ONE + share)
@@ -93,6 +96,19 @@ def quiet_aside(state: BotState, quiet: Quiet, params: Params) -> Quiet:
 def idle_until(state: BotState, params: Params) -> float:
     """Return when something is due but to keep the rhythm; now without bounds."""
     return state.now if state.quiet is None else _with_models(state.quiet.duty_due, state, params)
+
+
+def _waits_for_price(state: BotState) -> bool:
+    """Tell whether another price may let a leg enter that was refused at this one."""
+    return (
+        state.pass_due is not None
+        and state.mode is Mode.RUNNING
+        and any(
+            isinstance(leg.state, Idle) and leg.state.veto not in STANDING
+            for slot in state.slots
+            for leg in slot.legs
+        )
+    )
 
 
 def _wants_newer_quote(state: BotState) -> bool:
