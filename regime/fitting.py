@@ -143,10 +143,7 @@ def fit_hmmlearn(rows: Floats, lengths: Sequence[int], start: Parameters) -> Fit
 
 
 def _fitted(rows: Floats, lengths: Sequence[int], start: Parameters, implementation: str) -> Fitted:
-    from hmmlearn.hmm import GaussianHMM  # type: ignore[import-untyped]  # noqa: PLC0415
-
-    logging.getLogger("hmmlearn").setLevel(logging.ERROR)  # convergence is reported in the result
-    model: Any = GaussianHMM(
+    model = _estimator()(
         n_components=STATES,
         covariance_type="diag",
         n_iter=ITERATIONS,
@@ -167,6 +164,34 @@ def _fitted(rows: Floats, lengths: Sequence[int], start: Parameters, implementat
         iterations=int(model.monitor_.iter),
         is_converged=has_converged(history),
     )
+
+
+@cache
+def _estimator() -> Any:
+    """Return hmmlearn's class with its density of diagonal Gaussians feature by feature.
+
+    The same numbers to rounding. hmmlearn adds up over four features for each row and state, which
+    is half of its time (0.9 of 1.9 ms a pass over 3,850 rows; so it takes 0.1).
+    """
+    from hmmlearn.hmm import GaussianHMM  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    logging.getLogger("hmmlearn").setLevel(logging.ERROR)  # convergence is reported in the result
+
+    class Estimator(GaussianHMM):  # type: ignore[misc]
+        def _compute_log_likelihood(self, rows: Floats) -> Floats:
+            variances = np.maximum(self._covars_, np.finfo(float).tiny)
+            level = -0.5 * (rows.shape[1] * np.log(2 * np.pi) + np.log(variances).sum(axis=1))
+            columns = np.ascontiguousarray(rows.T)
+            found = np.empty((len(rows), STATES))
+            with np.errstate(over="ignore"):
+                for n, mean in enumerate(self.means_):
+                    apart = columns - mean[:, None]
+                    apart *= apart
+                    apart /= variances[n][:, None]
+                    found[:, n] = level[n] - 0.5 * apart.sum(axis=0)
+            return found
+
+    return Estimator
 
 
 def has_converged(history: Sequence[float]) -> bool:
