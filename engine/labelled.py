@@ -4,6 +4,7 @@ In growing arrays, and on disk so that a restart knows them; a time's first labe
 """
 
 import logging
+import math
 
 import numpy as np
 
@@ -16,7 +17,9 @@ log = logging.getLogger("models")
 
 PRUNE_SEC = 86_400.0
 KEPT_SEC = 400 * 86_400.0
-NEWEST = 300_000  # rows that evidence is gathered from at most: it takes the loop 20 ms
+DAY_SEC = 86_400.0
+SPAN_SEC = KEPT_SEC - DAY_SEC  # of evidence, from a midnight on: what any disk still has
+NEWEST = 300_000  # rows that evidence is gathered from at most: all at once take the loop 20 ms
 _CAPACITY_MIN = 4096
 
 
@@ -48,13 +51,20 @@ class Labelled:
         times = self._table[0, self._first : self._end]
         self._first += int(np.searchsorted(times, now - KEPT_SEC))
 
-    def arrays(self, until: float) -> tuple[Floats, Floats, "np.typing.NDArray[np.int64]"]:
-        """Return close times, closes and labels of the newest candles closed by `until`."""
+    def arrays(self, until: float) -> tuple[Floats, Floats, Floats]:
+        """Return open times, closes and labels of the candles closed by `until`, newest last.
+
+        What is too old, or too much, ends at a midnight: with it a whole day begins to be missing.
+        """
         opens = self._table[0, self._first : self._end]
-        last = until - self._interval
-        end = self._first + int(np.searchsorted(opens, last, side="right"))
-        table = self._table[:, max(self._first, end - NEWEST) : end]
-        return table[0] + self._interval, table[1], table[2].astype(np.int64)
+        end = int(opens.searchsorted(until - self._interval, side="right"))
+        begin = 0
+        if end:
+            least = max(until - SPAN_SEC, float(opens[max(0, end - NEWEST)]))
+            if opens[0] < least:
+                begin = int(opens.searchsorted(math.ceil(least / DAY_SEC) * DAY_SEC))
+        found = self._table[:, self._first + begin : self._first + end]
+        return found[0], found[1], found[2]
 
     def _put(self, rows: list[LabelRow]) -> None:
         if not rows:

@@ -45,7 +45,7 @@ from market.pipeline import (
     primary_interval,
     secondary_interval,
 )
-from regime.evidence import evidence
+from regime.evidence import Gathered
 from regime_policy import policy
 from store.candles import SqliteCandles, candles_db
 
@@ -191,6 +191,7 @@ class RegimeModels:
         self._labels = Labelled(store, frames[0].settings.interval_sec)
         self._evidence: tuple[tuple[Evidence, ...], float] = ((), HORIZON_SEC)
         self._evidence_hour = -1.0
+        self._gathered = Gathered()
 
     # ---- the port -----------------------------------------------------------------------------
 
@@ -352,7 +353,8 @@ class RegimeModels:
             horizon = median(times) if is_known else HORIZON_SEC
             at, closes, labels = self._labels.arrays(until=hour)
             horizon = max(horizon, self.frames[0].settings.interval_sec)
-            self._evidence = (evidence(at, closes, labels, horizon_sec=horizon), horizon)
+            found = self._gathered.evidence(at, closes, labels, horizon_sec=horizon)
+            self._evidence = (found, horizon)
         return self._evidence
 
     # ---- models -------------------------------------------------------------------------------

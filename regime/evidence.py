@@ -5,7 +5,7 @@ edge. Nothing here may use a row that the model serving at the time was trained 
 such rows as unlabelled.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +15,93 @@ from regime.features import Floats
 
 ROWS_MIN = 200
 UNLABELLED = -1
+DAY_SEC = 86_400.0
 _ROUNDING_SEC = 1e-6
+_TAIL = 64  # terms, more than any lag: that of ten million rows is 51
 _DIRECTION = {BEARISH: -1.0, BULLISH: 1.0}
+Labels = npt.NDArray[Any]
 
 
-class _Steps(NamedTuple):
-    """What all labels share."""
+class _Rows(NamedTuple):
+    """What both labels share; see `evidence`."""
 
     times: Floats
-    returns: Floats  # (N − 1,), of the step after each row
+    closes: Floats
+    labels: Labels
     complete: int  # rows whose horizon is over: the first ones
     horizon_sec: float
-    bars: int | None  # in a horizon, where candles come without gaps
+
+    def ends(self, first: int) -> list[int]:
+        """Return where each UTC day ends, of the steps from `first` on; a step ends in a row."""
+        steps = max(0, len(self.times) - 1)
+        if first >= steps:
+            return []
+        day, newest = self.times[first] // DAY_SEC, self.times[steps] // DAY_SEC
+        midnights = np.arange(day + 1, newest + 1) * DAY_SEC
+        found = np.unique(np.searchsorted(self.times, midnights))
+        return [int(x) for x in found if first < x < steps] + [steps]
+
+
+class _Sums(NamedTuple):
+    """Sums over the terms of the first steps, and the last terms, oldest first."""
+
+    end: int = 0  # of these steps
+    rows: int = 0
+    nonzero: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    width: int = 0
+    windows: float = 0.0  # of the squared sums of `width` terms ending at each
+    tail: Floats = np.zeros(_TAIL)
+
+
+class Gathered:
+    """The evidence of rows that grow: what cannot change any more of finished days is kept.
+
+    The numbers are those of `evidence`, whatever was asked before.
+    """
+
+    def __init__(self) -> None:
+        self._basis: tuple[float, float] | None = None
+        self._settled: dict[int, _Sums] = {}
+
+    def evidence(
+        self, times: Floats, closes: Floats, labels: Labels, *, horizon_sec: float
+    ) -> tuple[Evidence, Evidence]:
+        """Return what followed; see `evidence`. Rows that were given before must be the same."""
+        rows = _rows(times, closes, labels, horizon_sec)
+        basis = (float(times[0]) if len(times) else 0.0, horizon_sec)
+        if basis != self._basis:
+            self._basis, self._settled = basis, {}
+        return self._one(rows, BEARISH), self._one(rows, BULLISH)
+
+    def _one(self, rows: _Rows, label: int) -> Evidence:
+        steps = max(0, len(rows.times) - 1)
+        settled = self._settled.get(label, _Sums())
+        days = _days(rows, settled.end, label)
+        nonzero = settled.nonzero + sum(int(np.count_nonzero(x)) for _, _, x in days)
+        width = min(bandwidth(nonzero) + 1, max(1, steps))
+        if settled.width not in (0, width):
+            settled, days = _Sums(), _days(rows, 0, label)
+        found = settled
+        for end, count, terms in days:
+            found = _added(found, end, count, terms, width)
+            if end <= min(rows.complete, steps - 1):
+                self._settled[label] = found
+        if found.rows < ROWS_MIN:
+            return Evidence(label=label, rows=found.rows, mean=None, t=None)
+        last = np.cumsum(found.tail[-1:-width:-1])  # windows that reach beyond the last term
+        spread = np.sqrt(max(found.squares, (found.windows + _squares(last)) / width))
+        return Evidence(
+            label=label,
+            rows=found.rows,
+            mean=found.total / found.rows,
+            t=float(_DIRECTION[label] * found.total / spread) if spread > 0 else 0.0,
+        )
 
 
 def evidence(
-    times: Floats, closes: Floats, labels: npt.NDArray[np.integer], *, horizon_sec: float
+    times: Floats, closes: Floats, labels: Labels, *, horizon_sec: float
 ) -> tuple[Evidence, Evidence]:
     """Return what followed bearish rows and what followed bullish rows, within `horizon_sec`.
 
@@ -44,10 +115,11 @@ def evidence(
     Studies 5, 1992, standard error 1B). X(s) is known before r(s, s + 1), so without an edge the
     terms are uncorrelated, however much the forward returns overlap and the labels persist, and
     t = Σ r·X / sqrt(Ω). Ω is the Newey-West sum (Econometrica 55, 1987, Bartlett weights) over the
-    terms r·X, for the short memory of returns themselves, and never less than Σ (r·X)².
+    terms r·X, for the short memory of returns themselves, and never less than Σ (r·X)². Bartlett
+    weights of lag L are what overlapping windows of L + 1 terms give: the sum of their squared
+    sums, divided by L + 1.
     """
-    steps = _steps(times, closes, labels, horizon_sec)
-    return _one(steps, labels, BEARISH), _one(steps, labels, BULLISH)
+    return Gathered().evidence(times, closes, labels, horizon_sec=horizon_sec)
 
 
 def bandwidth(count: int) -> int:
@@ -55,74 +127,55 @@ def bandwidth(count: int) -> int:
     return int(4.0 * (count / 100.0) ** (2.0 / 9.0))
 
 
-def _steps(
-    times: Floats, closes: Floats, labels: npt.NDArray[np.integer], horizon_sec: float
-) -> _Steps:
+def _rows(times: Floats, closes: Floats, labels: Labels, horizon_sec: float) -> _Rows:
     count = len(times)
     if not count == len(closes) == len(labels):
         raise ValueError(f"{count} times, {len(closes)} closes, {len(labels)} labels")
-    if not (np.isfinite(closes).all() and (closes > 0).all()):
-        raise ValueError("closes are not finite and positive")
-    horizon_sec += _ROUNDING_SEC
-    if count < 2:
-        return _Steps(times, np.zeros(0), 0, horizon_sec, None)
-    apart = np.diff(times)
-    is_regular = apart.min() == apart.max() > 0
-    return _Steps(
-        times,
-        np.diff(np.log(closes)),
-        int(np.searchsorted(times, times[-1] - horizon_sec + 2 * _ROUNDING_SEC, side="right")),
-        horizon_sec,
-        int(horizon_sec / float(apart[0])) if is_regular else None,
+    over = times[-1] - horizon_sec + _ROUNDING_SEC if count else 0.0
+    complete = int(np.searchsorted(times, over, side="right"))
+    return _Rows(times, closes, labels, complete, horizon_sec + _ROUNDING_SEC)
+
+
+def _days(rows: _Rows, first: int, label: int) -> list[tuple[int, int, Floats]]:
+    """Return of each day from step `first` on its end, its labelled rows, and its terms r·X."""
+    found = []
+    for end in rows.ends(first):
+        count, open_horizons = _open_horizons(rows, first, end, label)
+        closes = rows.closes[first : end + 1]
+        if not (np.isfinite(closes).all() and (closes > 0).all()):
+            raise ValueError("closes are not finite and positive")
+        found.append((end, count, np.diff(np.log(closes)) * open_horizons))
+        first = end
+    return found
+
+
+def _open_horizons(rows: _Rows, first: int, end: int, label: int) -> tuple[int, Floats]:
+    """Return the labelled rows of these steps, and X: in how many rows' horizons each step lies."""
+    times = rows.times
+    begin = int(np.searchsorted(times, times[first] - rows.horizon_sec))
+    is_row = rows.labels[begin:end] == label
+    is_row[max(0, rows.complete - begin) :] = False
+    found = np.cumsum(is_row, dtype=np.float64)
+    until = times[begin:end][is_row] + rows.horizon_sec
+    over = np.searchsorted(times[begin : end + 1], until, side="right") - 1
+    found -= np.cumsum(np.bincount(over, minlength=end - begin + 1)[: end - begin])
+    return int(np.count_nonzero(is_row[first - begin :])), found[first - begin :]
+
+
+def _added(sums: _Sums, end: int, count: int, terms: Floats, width: int) -> _Sums:
+    """Return the sums with those of another day."""
+    before = np.append(sums.tail, terms)
+    running = np.cumsum(np.append(sums.tail[-width:], terms))
+    return _Sums(
+        end=end,
+        rows=sums.rows + count,
+        nonzero=sums.nonzero + int(np.count_nonzero(terms)),
+        total=sums.total + float(terms.sum()),
+        squares=sums.squares + _squares(terms),
+        width=width,
+        windows=sums.windows + _squares(running[width:] - running[:-width]),
+        tail=before[-_TAIL:],
     )
-
-
-def _one(steps: _Steps, labels: npt.NDArray[np.integer], label: int) -> Evidence:
-    is_row = np.zeros(len(steps.times), dtype=np.bool_)
-    is_row[: steps.complete] = labels[: steps.complete] == label
-    count = int(np.count_nonzero(is_row))
-    if count < ROWS_MIN:
-        return Evidence(label=label, rows=count, mean=None, t=None)
-    terms = steps.returns * _open_horizons(steps, is_row)
-    total = float(terms.sum())
-    spread = _long_run_sum(terms)
-    return Evidence(
-        label=label,
-        rows=count,
-        mean=total / count,
-        t=_DIRECTION[label] * total / spread if spread > 0 else 0.0,
-    )
-
-
-def _open_horizons(steps: _Steps, is_row: npt.NDArray[np.bool_]) -> Floats:
-    """Return in how many of the rows' horizons each one-step return (N − 1,) lies."""
-    begun = np.cumsum(is_row, dtype=np.float64)
-    if steps.bars is None:
-        rows = np.flatnonzero(is_row)
-        until = steps.times[rows] + steps.horizon_sec
-        ends = np.searchsorted(steps.times, until, side="right") - 1
-        begun -= np.cumsum(np.bincount(ends, minlength=len(begun)))
-    elif 0 < steps.bars < len(begun):
-        begun[steps.bars :] -= begun[: -steps.bars].copy()
-    elif steps.bars == 0:
-        begun[:] = 0.0
-    return begun[:-1]
-
-
-def _long_run_sum(terms: Floats) -> float:
-    """Return the standard error of the sum of the terms: sqrt(Ω).
-
-    Bartlett weights of lag L are what overlapping windows of L + 1 terms give: the sum of their
-    squared sums, divided by L + 1.
-    """
-    own = _squares(terms)
-    width = bandwidth(int(np.count_nonzero(terms))) + 1
-    running = np.cumsum(terms)
-    width = min(width, len(terms))
-    first, last = running[:width], running[-1] - running[len(terms) - width : -1]
-    whole = running[width:] - running[:-width]
-    squares = _squares(first) + _squares(whole) + _squares(last)
-    return float(np.sqrt(max(own, squares / width)))
 
 
 def _squares(values: Floats) -> float:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from core.regime import BEARISH, BULLISH, RANGING
 from engine.clock import cpu_seconds
+from engine.labelled import Labelled
 from hmm_regime_detector import Detector, train
-from regime.evidence import ROWS_MIN, UNLABELLED, bandwidth, evidence
+from regime.evidence import ROWS_MIN, UNLABELLED, Gathered, bandwidth, evidence
 from regime.features import Floats
+from store.candles import SqliteCandles
 from tests.hmm_world import MINUTE, START, newest_label, request, walk
 
 T_MIN = 2.3
@@ -104,6 +106,27 @@ def test_mean_and_t_are_the_definitions(seed: int, bars: int, steps: tuple[int, 
         assert found.t == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
+@given(st.integers(0, 10**6), st.integers(1, 4000), st.sampled_from([(1,), (1, 1, 1, 2, 900)]))
+@settings(max_examples=25, deadline=None)
+def test_what_is_kept_of_finished_days_changes_no_bit(
+    seed: int, bars: int, steps: tuple[int, ...]
+) -> None:
+    """Rows that come one after another, in pieces, and a horizon that changes."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    count = 9000
+    times = START + MINUTE * np.cumsum(rng.choice(steps, count))
+    closes = 0.1 * np.exp(np.cumsum(rng.normal(0, 0.0015, count)))
+    labels = np.repeat(rng.integers(-1, 3, count // 300), 300).astype(np.float64)
+    gathered, told = Gathered(), 0
+    for end in sorted(rng.integers(0, count, 12).tolist()):
+        horizon = (bars if rng.random() < 0.8 else 77) * MINUTE
+        given_rows = times[:end], closes[:end], labels[:end]
+        found = gathered.evidence(*given_rows, horizon_sec=horizon)
+        assert found == evidence(*given_rows, horizon_sec=horizon)
+        told += found[0].t is not None
+    assert told > 0 or bars > 1500
+
+
 def test_rows_whose_horizon_is_not_over_do_not_count() -> None:
     """Later prices change nothing that is told before they are known."""
     closes = market(1, 1)
@@ -165,6 +188,21 @@ def test_half_a_million_rows_in_less_than_a_third_of_a_second() -> None:
         both_t(closes, labels)
         spent.append(cpu_seconds() - began)
     assert min(spent) < 0.3
+
+
+def test_too_many_rows_begin_at_a_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is known of a whole day stays, hour after hour."""
+    monkeypatch.setattr("engine.labelled.NEWEST", 3 * DAY + 10)
+    kept = Labelled(SqliteCandles(":memory:", pair="DOGE/USD"), MINUTE)
+    begin = START // 86_400 * 86_400 + 5 * MINUTE
+    rows = [(begin + n * MINUTE, 0.1 + n * 1e-6, n % 3) for n in range(6 * DAY)]
+    kept.append(rows, begin + 6 * DAY * MINUTE)
+    assert kept.arrays(rows[99][0])[0].tolist() == [x[0] for x in rows[:99]]
+    until = rows[-1][0] + MINUTE
+    times, closes, labels = (x.tolist() for x in kept.arrays(until))
+    first = next(n for n, x in enumerate(rows) if x[0] == begin + 3 * 86_400 - 5 * MINUTE)
+    expected = [tuple(x) for x in rows[first:]]
+    assert list(zip(times, closes, labels, strict=True)) == expected
 
 
 # ---- size and power -----------------------------------------------------------------------------
