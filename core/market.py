@@ -96,10 +96,9 @@ class Columns(NamedTuple):
     """All bars of a recorded market, those made up for short gaps among them; shape (T,)."""
 
     closes_at: "npt.NDArray[np.float64]"  # seconds, UTC: from then on a bar is known
-    low: "npt.NDArray[np.float64]"
-    high: "npt.NDArray[np.float64]"
+    low: "npt.NDArray[np.float64]"  # inf without volume: nothing fills there
+    high: "npt.NDArray[np.float64]"  # and −inf
     close: "npt.NDArray[np.float64]"
-    is_empty: "npt.NDArray[np.bool_]"  # bars without volume, on which nothing fills
 
 
 class ColumnMarket(MarketSource, Protocol):

@@ -81,6 +81,8 @@ class Inbox:
 
     def take(self) -> Request | None:
         """Return the next command, or None."""
+        if self._queue.empty() and not self.woken.is_set():
+            return None  # what is put now is seen at the next look
         try:
             return self._queue.get_nowait()
         except queue.Empty:

@@ -11,6 +11,7 @@ from math import exp
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from core import events as e
 from core.domain import HUNDRED, Instrument
@@ -87,6 +88,7 @@ class SkippingExchange(PaperExchange):
         start_quote: Decimal,
     ) -> None:
         self._bars = source
+        self._late: tuple[float, npt.NDArray[np.int64]] = (np.nan, np.empty(0, dtype=np.int64))
         super().__init__(
             ":memory:", source, instrument, config, start_base=start_base, start_quote=start_quote
         )
@@ -112,7 +114,7 @@ class SkippingExchange(PaperExchange):
             return None
         first = self._read_count
         end = _quiet_until(columns, first, limits)
-        end = _fresh_until(columns, first, end, market.time, terms.stale_sec - self._slowest)
+        end = self._fresh_until(columns, first, end, market.time, terms.stale_sec - self._slowest)
         while end - first >= LEAST:
             until = self._told_at(columns, end - 1)
             timers = _timers(terms, until)
@@ -141,6 +143,18 @@ class SkippingExchange(PaperExchange):
             return None
         # Ticks must not meet: each has to be told before the next bar closes.
         return columns if self._bars.price_interval > self._slowest + TICK_SEC else None
+
+    def _fresh_until(
+        self, columns: Columns, first: int, end: int, seen_at: float, most: float
+    ) -> int:
+        """Return `end`, or the first bar that comes more than `most` s after the one before."""
+        if end <= first or columns.closes_at[first] - seen_at > most:
+            return min(first, end)
+        if self._late[0] != most:
+            self._late = most, np.flatnonzero(np.diff(columns.closes_at) > most) + 1
+        late = self._late[1]
+        n = int(late.searchsorted(first, side="right"))
+        return min(end, int(late[n])) if n < late.size else end
 
     @cached_property
     def _slowest(self) -> float:
@@ -254,19 +268,9 @@ def _quiet_until(columns: Columns, first: int, limits: _Limits) -> int:
         part = slice(at, min(at + look, end))
         close = columns.close[part]
         is_loud = (close <= limits.low_close) | (close >= limits.high_close)
-        is_reached = (columns.low[part] <= limits.buy) | (columns.high[part] >= limits.sell)
-        is_loud |= is_reached & ~columns.is_empty[part]
-        if is_loud.any():
-            return at + int(is_loud.argmax())
+        is_loud |= (columns.low[part] <= limits.buy) | (columns.high[part] >= limits.sell)
+        n = int(is_loud.argmax())
+        if is_loud[n]:
+            return at + n
         at, look = part.stop, min(2 * look, LOOK_MAX)
     return max(at, first)
-
-
-def _fresh_until(columns: Columns, first: int, end: int, seen_at: float, most: float) -> int:
-    """Return `end`, or the first bar that comes more than `most` seconds after the one before."""
-    if end <= first:
-        return end
-    known = columns.closes_at[first:end]
-    waits = np.diff(known, prepend=seen_at)
-    is_late = waits > most
-    return first + int(is_late.argmax()) if is_late.any() else end

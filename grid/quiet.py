@@ -55,16 +55,15 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         or not state.balances.start_mark
     ):
         return None
-    r = Reduction(state, params)
     bid = market.bid
+    if state.pass_due is not None and state.pass_due <= state.now:
+        return _nothing(bid, state.now)  # a TimerTick is due first: it will see to the bounds
+    r = Reduction(state, params)
     rules_due = _rules_due(state, params)
     duty_due = _with_ages(rules_due, state, params)
     due = _with_questions(duty_due, state, params)
     if _wants_newer_quote(state):
-        return Quiet(
-            price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due,
-            duty_due=duty_due, rules_due=rules_due,
-        )  # fmt: skip
+        return replace(_nothing(bid, due), duty_due=duty_due, rules_due=rules_due)
     # Two ticks in the band are at most twice its share apart, and that is no jump.
     share = min(BAND, _risk_room(state, params), params.price_jump_max_pct / HUNDRED / 2)
     if _waits_for_price(state):
@@ -85,6 +84,14 @@ def quiet_bounds(state: BotState, params: Params) -> Quiet | None:
         duty_due=duty_due,
         rules_due=rules_due,
     )
+
+
+def _nothing(bid: Decimal, due: float) -> Quiet:
+    """Return bounds inside which there is no price."""
+    return Quiet(
+        price_low=bid, price_high=bid, mid_low=bid, mid_high=bid, next_due=due, duty_due=due,
+        rules_due=due,
+    )  # fmt: skip
 
 
 def quiet_aside(state: BotState, quiet: Quiet, params: Params) -> Quiet:

@@ -132,12 +132,12 @@ class ColumnSource(ReplaySource):
             x[begin:end][at] for x in (rows.low, rows.high, rows.close, rows.volume)
         )
         self._raw, self._row, self._opens, self._is_made = rows, at + begin, opens, is_made
+        is_empty = is_made | (volume <= 0)
         self.columns = Columns(
             closes_at=opens + interval,
-            low=np.where(is_made, close, low),
-            high=np.where(is_made, close, high),
+            low=np.where(is_empty, np.inf, low),
+            high=np.where(is_empty, -np.inf, high),
             close=close,
-            is_empty=is_made | (volume <= 0),
         )
         is_gap = step > interval * 1.5
         self.gap_count = int(np.count_nonzero(is_gap))

@@ -131,6 +131,8 @@ def _skip(
     quiet, market, asked_at = state.quiet, state.market, state.balances.requested_at
     if quiet is None or market is None or asked_at is None or not exchange.is_idle:
         return None
+    if quiet.duty_due <= state.now:
+        return None
     terms = Terms(
         before=min(due, idle_until(state, params)), now=state.now, timer_at=state.timer_at,
         timer_sec=TIMER_SEC, hour_at=float((state.hour + 1) * HOUR_SEC), asked_at=asked_at,
