@@ -6,6 +6,7 @@ whatever the numbers are, candles that cannot be are left out. Look next at `mar
 """
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -269,10 +270,14 @@ class Window:
         self.refused += rows.time.size - count
         if not count:
             return 0
-        new = np.array([column[found] for column in rows] + [np.full(count, float(origin))])
-        new[6, ~(new[6] >= 0) | ~np.isfinite(new[6])] = np.nan
+        new = np.array([*rows, np.full(rows.time.size, float(origin))])
+        if count < rows.time.size:
+            new = new[:, found]
+        trades = new[6]
+        trades[~((trades >= 0) & (trades < math.inf))] = math.nan
+        times = new[0].tolist()
         newest = self._table[0, self._end - 1] if self.count else -math.inf
-        if not (_rises(new[0]) and new[0, 0] > newest):
+        if not (times[0] > newest and all(map(operator.lt, times, times[1:]))):
             new = self._joined(new)
         self._append(new)
         self.version += 1

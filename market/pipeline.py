@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -106,6 +106,7 @@ class CandlePipeline:
         self.trouble: str | None = None
         self._minimum = minimum
         self._source = source
+        self._tells_rows = isinstance(source, RowSource)
         self._store = store
         self._further = tuple(further)
         self._batch = batch
@@ -195,8 +196,8 @@ class CandlePipeline:
         """Ask the market, and go on behind the newest it told, believed or not."""
         at = until if now is None else now
         source = self._source
-        if isinstance(source, RowSource):
-            rows = self._rows_told(source, since, until)
+        if self._tells_rows:
+            rows = self._rows_told(cast("RowSource", source), since, until)
             self.window.add_rows(rows, now=at, origin=MARKET)
             closes = rows.time + self.interval
             closed = closes[closes <= until].tolist()

@@ -78,8 +78,8 @@ class Recorded:
             is_cut = made.time.size > 0 and own.time[0] > made.time[0]
             self._rows[interval] = Rows(*(column[1:] for column in made)) if is_cut else made
         rows = self._rows[interval]
-        first = int(np.searchsorted(rows.time, since))
-        end = int(np.searchsorted(rows.time, until - interval, side="right"))
+        first = int(rows.time.searchsorted(since))
+        end = int(rows.time.searchsorted(until - interval, side="right"))
         return Rows(*(column[first:end] for column in rows))
 
 
