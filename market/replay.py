@@ -68,7 +68,8 @@ class ReplaySource:
 
     The market begins with the first row at or after `start` (seconds, UTC; None: with the file) and
     ends with the last before `until` (None: with the file). What is before it is history: the whole
-    file is checked, and tells its candles.
+    file is checked, and tells its candles. `names` are what symbol and start are called where they
+    were given, for messages.
     """
 
     candle_errors = 0
@@ -81,8 +82,10 @@ class ReplaySource:
         symbol: str | None = None,
         start: float | None = None,
         until: float | None = None,
+        names: tuple[str, str] = ("REPLAY_SYMBOL", "REPLAY_FROM"),
     ) -> None:
         self.path = path
+        self._symbol_name, self._start_name = names
         self.symbol = symbol
         self.symbols: tuple[str, ...] = ()  # those of the file, where it names them
         self._from = -math.inf if start is None else start
@@ -236,14 +239,14 @@ class ReplaySource:
         if at is None:
             if self.symbol is not None:
                 raise MarketError(
-                    f"{self.path} has no column symbol; leave REPLAY_SYMBOL unset for it"
+                    f"{self.path} has no column symbol; leave {self._symbol_name} unset for it"
                 )
             return
         symbols = sorted({cells[at].strip() for _, cells in self._lines() if len(cells) > at})
         self.symbols = tuple(symbols)
         if self.symbol is None and len(symbols) > 1:
             raise MarketError(
-                f"{self.path} holds several symbols; set REPLAY_SYMBOL to one of: "
+                f"{self.path} holds several symbols; set {self._symbol_name} to one of: "
                 f"{', '.join(symbols)}"
             )
         if self.symbol is not None and self.symbol not in symbols:
@@ -449,7 +452,7 @@ class ReplaySource:
         if len(times) < 2:
             return MarketError(f"{self.path} holds {len(times)} rows; at least 2 are needed")
         return MarketError(
-            f"{self.path} has no start at {_words(self._from)}; REPLAY_FROM may be from "
+            f"{self.path} has no start at {_words(self._from)}; {self._start_name} may be from "
             f"{_words(times[0])} to {_words(times[-2])}"
         )
 

@@ -1,11 +1,25 @@
 """What a program's arguments may be, in words: for argparse's `type`."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from core.ports import ConfigError
 from settings.table import BY_NAME
 from settings.variable import value_of
+
+STUDY = Path(__file__).resolve().parent.parent / "data" / "sweeps.db"
+ENDINGS = (".csv", ".csv.gz", ".parquet")
+NAMES = ("--symbol", "--from")  # of a market, on a command line
+
+
+def data_file(text: str) -> Path:
+    """Return the name of a file of recorded candles or trades."""
+    if not text.lower().endswith(ENDINGS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be the name of a file that ends in {', '.join(ENDINGS)}"
+        )
+    return Path(text)
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
@@ -40,6 +54,19 @@ def assignment(text: str) -> tuple[str, str]:
     if not sign or not name or not value:
         raise argparse.ArgumentTypeError(f"{text!r} must be NAME=VALUE")
     return name, value
+
+
+def changes(option: str, given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the settings that a repeated option gives. Raises ConfigError for a name twice."""
+    found: dict[str, str] = {}
+    problems = []
+    for name, value in given:
+        if name in found:
+            problems.append(f"{name}: {option} gives it twice, {found[name]} and {value}; keep one")
+        found[name] = value
+    if problems:
+        raise ConfigError(problems)
+    return found
 
 
 def date(text: str) -> float:

@@ -54,13 +54,21 @@ class Case(NamedTuple):
 
 
 class Full(NamedTuple):
-    """A run whose orders had Kelly's sizes, as it is set, at the exchange too."""
+    """A run as it is set: where Kelly is on, orders had its sizes at the exchange too."""
 
     name: str
     mode: str
     observed: Observed
     cpu_sec: float
     digest: str
+
+
+class Against(NamedTuple):
+    """Two runs under one preset that differ by some settings."""
+
+    settings: dict[str, tuple[str, str]]  # by name: as it is set, and what it is held against
+    own: Case | Full
+    other: Full
 
 
 class Findings(NamedTuple):
@@ -70,6 +78,7 @@ class Findings(NamedTuple):
     stressed: tuple[Case, ...]
     full: tuple[Full, ...]  # one for each preset, where Kelly is on
     tried: Trials  # by sweeps, on the same data
+    against: tuple[Against, ...] = ()  # one for each preset, where it is asked for
 
 
 def own_matching(settings: Settings, name: str) -> MatchingConfig:
@@ -156,7 +165,7 @@ def run_full(
     is_skipping: bool = True,
     progress: Progress | None = None,
 ) -> Full:
-    """Run once as it is set, with Kelly's sizes. Raises MarketError, StoreError."""
+    """Run once as it is set, with Kelly's sizes where it is on. Raises MarketError, StoreError."""
     with tempfile.TemporaryDirectory() as folder:
         outcome = live_through(
             settings, source, folder=Path(folder), matching=matching, is_skipping=is_skipping,

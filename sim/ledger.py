@@ -4,7 +4,9 @@ Nothing is ever deleted from it. What looks best of many trials has been lucky; 
 number and the spread of their Sharpe ratios tell (`sim/metrics.py`).
 """
 
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from statistics import variance
 from typing import Any
@@ -18,13 +20,14 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from core.ports import ConfigError, StoreError
+from core.ports import ConfigError, StoreError, StoreInUse
 from core.record import Record
 from market.columns import ColumnSource
 from sim import metrics
 from sim.score import Score
 
 IDENTITY, TRIED, SCORE, REFUSED, ENDED = "sweep", "tried", "score", "refused", "ended"
+PATIENCE_SEC = 3.0  # with a file that another process has locked
 
 
 class Identity(Record, frozen=True, kw_only=True):
@@ -60,6 +63,29 @@ def unreachable(address: sa.URL, error: BaseException) -> StoreError:
     return StoreError(f"{address.render_as_string(hide_password=True)}: {text}")
 
 
+def check_free(file: Path, *, is_written: bool) -> None:
+    """Raise StoreInUse where another process keeps a file of studies locked for some seconds.
+
+    StoreError where it is none.
+    """
+    if not file.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(file, timeout=PATIENCE_SEC, isolation_level=None)) as db:
+            if is_written:
+                db.execute("BEGIN IMMEDIATE")
+            db.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise StoreInUse(
+                f"{file}: another process has had it locked for {PATIENCE_SEC:g} s; try again when "
+                "that is done"
+            ) from None
+        raise StoreError(f"{file}: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{file}: {error}") from None
+
+
 def read_ledger(address: str, data: str) -> list[Row]:
     """Return all that was ever tried on the data; nothing where no file of studies is.
 
@@ -69,6 +95,8 @@ def read_ledger(address: str, data: str) -> list[Row]:
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         return []
     text = url.render_as_string(hide_password=False)
+    if url.get_backend_name() == "sqlite":
+        check_free(Path(str(url.database)), is_written=False)
     try:
         storage = RDBStorage(text, engine_kwargs=engine_options(url), skip_table_creation=True)
         try:

@@ -61,6 +61,7 @@ class Observed(NamedTuple):
     deepest: dict[str, float]  # drawdown at hourly marks: of the run and the ways of doing nothing
     diagnostics: Diagnostics
     counters: dict[str, int]
+    paid: float  # fees in all, USD
 
 
 class RegimeWatch:
@@ -115,6 +116,7 @@ def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
         deepest=deepest,
         diagnostics=_diagnostics(history["orders"], history["executions"]),
         counters=dict(outcome.state.counters),
+        paid=float(outcome.state.accounts.fees),
     )
 
 

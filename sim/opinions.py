@@ -25,6 +25,7 @@ from core.state import BotState
 from engine.runtime import Runtime
 from grid.advice import offered
 from grid.regimes import is_on
+from sim.tables import day
 
 _QUERY = (
     "SELECT time, asked_at, cause, panelist, error, recommended_tier, recommended_direction, "
@@ -52,10 +53,14 @@ def recorded(file: Path, start: float, end: float) -> Told:
     except sqlite3.Error as error:
         raise MarketError(f"--opinions {file}: not a bot's database: {error}") from None
     found = [_event(row) for row in rows]
+    if not found:
+        raise MarketError(f"--opinions {file}: there are no opinions in this database")
     inside = tuple(x for x in found if start <= x.time <= end)
     if not inside:
+        times = [x.time for x in found]
         raise MarketError(
-            f"--opinions {file}: none of its {len(found)} opinions came within the data; opinions "
+            f"--opinions {file}: its {len(found)} opinions came from {day(min(times))} to "
+            f"{day(max(times))}, and the data go from {day(start)} to {day(end)} UTC; opinions "
             "belong to the market that they were given on"
         )
     return Told(inside, len(found) - len(inside))

@@ -1,16 +1,22 @@
 """The report of a backtest: text for the terminal, one offline page, JSON and CSV."""
 
 import csv
+import fcntl
 import json
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sim import report_plot, report_tables
+from core.domain import Instrument
+from core.record import plain
+from sim import against, report_plot, report_tables
 from sim.cases import Case, Findings, Full
 from sim.metrics import Trials
 from sim.tables import Picture, Table, page, text
@@ -19,9 +25,10 @@ PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv
 
 
 def tables(found: Findings) -> list[Table]:
-    """Return all tables: the verdicts first, then presets side by side."""
+    """Return all tables: what was asked and the verdicts first, then presets side by side."""
     cases = found.cases
-    made = [report_tables.verdicts(x) for x in cases]
+    made = [against.table(x) for x in found.against]
+    made += [report_tables.verdicts(x) for x in cases]
     made += [report_tables.performance(x) for x in cases]
     made.append(report_tables.through_exchange(cases, found.full))
     made += [report_tables.sizes(x) for x in cases]
@@ -39,7 +46,8 @@ def tables(found: Findings) -> list[Table]:
 def short(head: Mapping[str, str], found: Findings) -> str:
     """Return what a terminal is told; the rest stands on the page."""
     cases = found.cases
-    made = [report_tables.verdicts(x) for x in cases]
+    made = [against.table(x) for x in found.against]
+    made += [report_tables.verdicts(x) for x in cases]
     made += [report_tables.performance(x) for x in cases]
     made.append(report_tables.through_exchange(cases, found.full))
     if found.stressed:
@@ -52,15 +60,17 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
     """Write page, JSON and CSV into `folder`, which is made. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     cases, made = found.cases, tables(found)
-    parts: list[Table | Picture] = [*made[: len(cases)]]
+    first = len(found.against) + len(cases)
+    parts: list[Table | Picture] = [*made[:first]]
     for case in cases:
         parts += report_plot.pictures(case)
-    parts += made[len(cases) :]
+    parts += made[first:]
     data = {
         "head": dict(head),
         "trials": found.tried.to_dict(),
         "cases": [_case(x, found.tried) for x in (*cases, *found.stressed)],
         "full": [_full(x) for x in found.full],
+        "against": [against.to_dict(x) for x in found.against],
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as name:  # all four, or none
         new = Path(name)
@@ -70,8 +80,20 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
         )
         _write_days(new / DAYS, cases)
         _write_cycles(new / CYCLES, cases)
-        for file in (DAYS, CYCLES, DATA, PAGE):
-            (new / file).replace(folder / file)
+        with _alone(folder):  # another run may ask the same
+            for file in (DAYS, CYCLES, DATA, PAGE):
+                (new / file).replace(folder / file)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this program waiting that would write there."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _full(run: Full) -> dict[str, Any]:
@@ -150,10 +172,16 @@ def _write_cycles(file: Path, cases: Sequence[Case]) -> None:
             for n, x in enumerate(case.observed.fills.cycles):
                 rows.writerow((
                     case.name, x.slot_id, x.leg, _time(x.entry_time), _time(x.exit_time),
-                    x.entry_price, x.exit_price, x.volume, x.entry_fee, x.exit_fee, x.net_profit,
+                    _price(x.entry_price), _price(x.exit_price), x.volume,
+                    x.entry_fee, x.exit_fee, x.net_profit,
                     "" if x.regime_at_entry is None else x.regime_at_entry,
                     *(f"{m:.6f}" for m in given[:, n]),
                 ))  # fmt: skip
+
+
+def _price(value: float) -> str:
+    """Return a price on the tick grid: one of several executions is a mean, and rounded."""
+    return plain(Decimal(value).quantize(Instrument().tick_size))
 
 
 def _time(value: float) -> str:

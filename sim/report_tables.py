@@ -22,9 +22,10 @@ from sim.metrics import (
 )
 from sim.observed import Diagnostics, Observed, Spacing
 from sim.tables import NONE, Table, span
-from sim.verdict import ALIKE, DAYS_MIN, bootstrap
+from sim.verdict import ALIKE, DAYS_MIN, Interval, bootstrap
 
 COARSE = "needs finer data"
+NO_DIFFERENCE = "no difference"
 ORDERS = (
     "orders placed", "filled", "in several executions", "refused", "of them: would have crossed",
     "executions", "as maker, %", "limited by the market's volume, %", "from order to fill, median",
@@ -385,17 +386,29 @@ def _tally(x: Tally) -> str:
     return f"{x.right}, {x.wrong}, {x.inside}"
 
 
-def _against(run: Observed, base: Observed) -> str:
-    """Return by how much a run grew more a day than another one, with its interval."""
-    whole = base.fills.whole_days
-    own, other = liquidated(run)[whole], liquidated(base)[whole]
-    if len(own) != len(other) or len(own) <= DAYS_MIN:
-        return f"too few days: {max(0, len(own) - 1)}, {DAYS_MIN} are needed"
-    difference = np.diff(np.log(own)) - np.diff(np.log(other))
-    if np.ptp(difference) <= ALIKE:
-        return "no difference"
-    found = bootstrap(difference)
+def daily_growth(run: Observed) -> Floats:
+    """Return the log growth of equity at liquidation in each whole UTC day."""
+    grown: Floats = np.diff(np.log(liquidated(run)[run.fills.whole_days]))
+    return grown
+
+
+def apart(run: Floats, base: Floats) -> Interval | str:
+    """Return by how much a run grew more a day than another one, or why that is not known."""
+    if len(run) != len(base) or len(run) < DAYS_MIN:
+        return f"too few days: {len(run)}, {DAYS_MIN} are needed"
+    difference = run - base
+    return NO_DIFFERENCE if np.ptp(difference) <= ALIKE else bootstrap(difference)
+
+
+def apart_words(found: Interval | str) -> str:
+    """Return that in words, in % a day."""
+    if isinstance(found, str):
+        return found
     return f"{100 * found.mean:+.4f} ({100 * found.low:+.4f} to {100 * found.high:+.4f})"
+
+
+def _against(run: Observed, base: Observed) -> str:
+    return apart_words(apart(daily_growth(run), daily_growth(base)))
 
 
 def spacing_words(found: Spacing | None) -> str:

@@ -27,7 +27,7 @@ from exchange.sandbox_venue import SandboxConfig, SandboxVenue
 from market.replay import ReplaySource
 from market.synthetic import SyntheticSource
 from settings.table import DEMO_KEY, DEMO_SECRET
-from sim.arguments import number, whole
+from sim.arguments import NAMES, number, whole
 
 OPEN_ORDERS = {"starter": 60, "intermediate": 80, "pro": 225}
 GRACE_MAX_SEC = 5.0
@@ -134,7 +134,7 @@ def open_source(args: argparse.Namespace) -> ReplaySource | SyntheticSource:
     """Return the market. Raises MarketError."""
     kind, what = args.market
     if kind == "replay":
-        return ReplaySource(Path(what), symbol=args.symbol)
+        return ReplaySource(Path(what), symbol=args.symbol, names=NAMES)
     return SyntheticSource(int(what), instrument=Instrument())
 
 

@@ -6,6 +6,11 @@ alone would have found. Nothing here decides how a backtest goes: see `sim/score
 `sim/trials.py` for the study.
 """
 
+if __name__ == "__main__":  # what follows takes seconds
+    from sim.interrupt import end_at_once
+
+    end_at_once("sweep")
+
 import argparse
 import csv
 import logging
@@ -27,7 +32,9 @@ from engine.clock import monotonic
 from engine.progress import ProgressLine
 from engine.version import simulation_version
 from market.columns import ColumnSource
-from sim.arguments import assignment, date, number, whole
+from sim import interrupt as ctrl_c
+from sim.arguments import STUDY, assignment, changes, data_file, date, number, whole
+from sim.recording import opened
 from sim.score import DAY_SEC, DAYS_MIN, Score, backtest, settings_for
 from sim.space import Space, check_set, read_space
 
@@ -45,10 +52,9 @@ except ModuleNotFoundError as error:
         ".venv/bin/python -m pip install -r requirements-research.txt"
     ) from None
 
-STUDY = Path(__file__).resolve().parent.parent / "data" / "sweeps.db"
 SEED_MAX = 2**32 - 1
 SEARCHED_DAYS_MIN = 3
-OK, NO_RESULT, USAGE, STORE, IN_USE, INTERRUPTED = 0, 1, 2, 4, 5, 130
+OK, NO_RESULT, USAGE, STORE, IN_USE = 0, 1, 2, 4, 5
 
 
 class Plan(Record, frozen=True, kw_only=True):
@@ -95,7 +101,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "is at its default or by --set; .env is not read. docs/BACKTESTING.md says more.",
     )
     add = parser.add_argument
-    add("data", type=Path, metavar="DATA", help=".csv, .csv.gz or .parquet, as for REPLAY_FILE")
+    add(
+        "data", type=data_file, metavar="DATA", help=".csv, .csv.gz or .parquet, as for REPLAY_FILE"
+    )
     add("--space", type=Path, metavar="FILE", help="TOML: settings with bounds (default built in)")
     add("--trials", type=whole(1, 1_000_000), default=100,
         help="of the whole study, by all processes together (default 100)")  # fmt: skip
@@ -122,10 +130,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """Return what the arguments ask for. Raises ConfigError and MarketError."""
-    space, settings = read_space(args.space), dict(args.set)
+    space, settings = read_space(args.space), changes("--set", args.set)
     check_set(settings, space)
-    parsed(args.study)
-    source = ColumnSource(args.data, symbol=args.symbol, start=args.start)
+    _check_folder(args.study)
+    source = opened(args.data, symbol=args.symbol, start=args.start)
     with tempfile.TemporaryDirectory() as folder:
         settings_for(source, settings, Path(folder))
     start, end = source.start_time(), source.end_time()
@@ -144,6 +152,17 @@ def plan_of(args: argparse.Namespace) -> Plan:
             space=msgspec.json.decode(msgspec.json.encode(space)),  # as it will be read
         ),
     )  # fmt: skip
+
+
+def _check_folder(study: str) -> None:
+    """Raise ConfigError where a study's file would have no folder; make that of the default."""
+    address = parsed(study)
+    if study == str(STUDY):
+        STUDY.parent.mkdir(exist_ok=True)
+    elif address.get_backend_name() == "sqlite" and not (
+        Path(str(address.database)).absolute().parent.is_dir()
+    ):
+        raise ConfigError([f"--study {study}: must be a file in a folder that is there"])
 
 
 def _check_days(what: str, start: float, end: float, least: int) -> None:
@@ -237,7 +256,7 @@ def _explained(program: Callable[[], int]) -> int:
         return USAGE
     except KeyboardInterrupt:
         print("\nsweep: interrupted; what is done is kept", file=sys.stderr)
-        return INTERRUPTED
+        return ctrl_c.INTERRUPTED
     except (MarketError, StoreError, OSError) as error:
         print(f"sweep: {error}", file=sys.stderr)
         if isinstance(error, StoreInUse):
@@ -252,11 +271,11 @@ def _sweep(args: argparse.Namespace) -> int:
     try:
         print(f"study {name} at {trials.shown}, {plan.identity.window}", flush=True)
         interrupt = Interrupt()
-        signal.signal(signal.SIGINT, interrupt)
+        before = signal.signal(signal.SIGINT, interrupt)
         try:
             ended = search(plan, trials, interrupt)
         finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before)
         best = trials.best()
         if ended.is_interrupted:
             print(f"interrupted: {trials.count(DONE)} of {plan.count} trials are done and kept; "
@@ -271,9 +290,9 @@ def _sweep(args: argparse.Namespace) -> int:
     finally:
         trials.close()
     if ended.is_interrupted:
-        return INTERRUPTED
+        return ctrl_c.INTERRUPTED
     return OK if best is not None else NO_RESULT
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ctrl_c.run("sweep", main)

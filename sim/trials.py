@@ -34,6 +34,7 @@ from sim.ledger import (
     TRIED,
     Identity,
     Row,
+    check_free,
     engine_options,
     ledger_of,
     parsed,
@@ -231,13 +232,13 @@ class Trials:
             yield
 
     def _lock_file(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._open.callback(StoreLock(path, "another sweep").release)
         except StoreInUse:
             raise StoreInUse(
                 f"{path} is in use by another sweep; processes share a study in PostgreSQL only"
             ) from None
+        check_free(path, is_written=True)
 
     def _opened(self) -> RDBStorage:
         return RDBStorage(

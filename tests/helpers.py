@@ -17,6 +17,11 @@ def market_file(name: str) -> Path:
     return path
 
 
+def report_folder(out: Path) -> Path:
+    """Return the folder of the report that was written last."""
+    return max(out.iterdir(), key=lambda x: x.stat().st_mtime_ns)
+
+
 def write_candles(path: Path, *, bars: int, seed: int, interval: int = 60) -> None:
     """Write a random walk as candles: 0.3 % a bar, so that a small grid trades often."""
     rng = random.Random(seed)

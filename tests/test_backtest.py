@@ -2,8 +2,10 @@
 
 import csv
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from sim.backtest import main
 from sim.metrics import curve
-from tests.helpers import write_candles
+from tests.helpers import report_folder, write_candles
 from tests.test_daemon import ROOT, Running, environment, run_bot
 from tests.test_skipping import LIVELY, calm
 from tests.test_sweep import QUICK, market, swept
@@ -27,14 +29,14 @@ def backtested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "market.csv"
     write_candles(file, bars=2_500, seed=11)
     assert main([str(file), "--defaults", *BUSY, "--out", str(folder / "out")]) == 0
-    return folder / "out" / "market"
+    return report_folder(folder / "out")
 
 
 def run(file: Path, *args: str) -> dict[str, Any]:
     """Backtest `file`, in this process, with the defaults and `args`; return the JSON report."""
     out = file.parent / "out"
     assert main([str(file), "--defaults", "--no-stress", *args, "--out", str(out)]) == 0
-    found: dict[str, Any] = json.loads((out / file.stem / "report.json").read_text())
+    found: dict[str, Any] = json.loads((report_folder(out) / "report.json").read_text())
     return found
 
 
@@ -68,6 +70,8 @@ def test_the_figures_follow_from_the_days_that_are_written(made: Path) -> None:
     default = [x for x in cycles if x["case"] == "default"]
     assert len(default) == data["cases"][0]["arms"][0]["cycles"]["count"] > 5
     assert len(default) == data["cases"][0]["counters"]["cycles"]
+    prices = [x[name] for x in cycles for name in ("entry_price", "exit_price")]
+    assert {len(x.partition(".")[2]) for x in prices} == {7}
     first, second = (x["arms"][0]["cycles"]["count"] for x in data["cases"][:2])
     assert second <= first
 
@@ -112,13 +116,31 @@ def test_equal_runs_are_equal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["/nowhere.csv"], "/nowhere.csv"),
+        (["/nowhere.csv"], "/nowhere.csv does not exist"),
         (["FILE", "--set", "SLOT_COUNT=0"], "SLOT_COUNT='0'"),
         (["FILE", "--set", "MODE=live"], "MODE: a backtest has its own"),
         (["FILE", "--set", "NO_SUCH=1"], "NO_SUCH: there is no such setting"),
         (["FILE", "--shuffles", "3"], "must be a whole number, 200 to 10000"),
         (["FILE", "--from", "2031-01-01"], "has no start"),
-        (["FILE", "FILE"], "two files of one name"),
+        (["FILE", "--set", "REPLAY_FROM=2024-01-01"], "REPLAY_FROM: use --from"),
+        (["FILE", "--set", "REPLAY_SYMBOL=A"], "REPLAY_SYMBOL: use --symbol"),
+        (["FILE", "--set", "REPLAY_FILE=a.csv"], "REPLAY_FILE: use DATA"),
+        (["FILE", "--set", "STATE_DB=a.db"], "STATE_DB: a backtest has its own"),
+        (["FILE", "--set", "PAPER_PRESET=default"], "under default and under pessimistic"),
+        (["FILE", "--set", "SLOT_COUNT=2", "--set", "SLOT_COUNT=3"], "it twice, 2 and 3; keep one"),
+        (["FILE", "--against", "MODE=live"], "MODE: a backtest has its own"),
+        (["FILE", "--against", "NO_SUCH=1"], "NO_SUCH: there is no such setting"),
+        (["FILE", "--against", "SLOT_COUNT=0"], "SLOT_COUNT='0'"),
+        (["FILE", "--against", "PAIR_PROFIT_PCT=2"], "2.0 is already the value: nothing to comp"),
+        (["FILE", "--set", "SLOT_COUNT=4", "--against", "SLOT_COUNT=4"], "4 is already the value"),
+        (["FILE", "--against", "HMM_ENABLED=false"], "unset is already the value"),
+        (["FILE", "--symbol", "A"], "no column symbol; leave --symbol unset"),
+        (["FILE", "--from", "2031-01-01"], "; --from may be from"),
+        ([""], "'' must be the name of a file that ends in .csv"),
+        (["data.txt"], "'data.txt' must be the name of a file that ends in .csv"),
+        (["FILE", "/nowhere.csv"], "/nowhere.csv"),
+        (["EMPTY"], "has no volume in any bar"),
+        (["FILE", "FILE"], "market.csv is given twice"),
         (["FILE", "--study", "/nowhere.db"], "--study /nowhere.db: there is no such file"),
         (["FILE", "--env", "/nowhere.env"], "--env /nowhere.env: there is no such file"),
         ([], "required: DATA"),
@@ -130,7 +152,10 @@ def test_what_cannot_be_is_refused_in_words(
     """Exit code 2, what is wrong, nothing written."""
     file, out = tmp_path / "market.csv", tmp_path / "out"
     calm(file, bars=60, seed=1)
-    given = [str(file) if x == "FILE" else x for x in args]
+    empty = tmp_path / "empty.csv"
+    lines = file.read_text().splitlines()
+    empty.write_text("\n".join([lines[0], *(_without_volume(x) for x in lines[1:])]))
+    given = [{"FILE": str(file), "EMPTY": str(empty)}.get(x, x) for x in args]
     try:
         code: object = main([*given, "--defaults", "--out", str(out)])
     except SystemExit as ended:
@@ -140,19 +165,60 @@ def test_what_cannot_be_is_refused_in_words(
     assert not out.exists()
 
 
+def _without_volume(line: str) -> str:
+    cells = line.split(",")
+    return ",".join([*cells[:5], "0", *cells[6:]])
+
+
+@pytest.mark.parametrize("where", ["file", "file/in"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """With its name and the option, and nothing was computed."""
+    file = tmp_path / "market.csv"
+    calm(file, bars=60, seed=1)
+    (tmp_path / "file").touch()
+    out = tmp_path / where
+    assert main([str(file), "--defaults", "--out", str(out)]) == 4
+    said = capsys.readouterr()
+    assert f"--out {out}: " in said.err
+    assert "cannot be written" in said.err
+    assert said.out == ""
+
+
+def test_a_study_that_is_locked_is_told_soon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after a minute, and not only in the words of the database."""
+    monkeypatch.setattr("sim.ledger.PATIENCE_SEC", 0.05)
+    file, study = tmp_path / "market.csv", tmp_path / "study.db"
+    calm(file, bars=60, seed=1)
+    with closing(sqlite3.connect(study, isolation_level=None)) as db:
+        db.execute("CREATE TABLE x (y)")
+        db.execute("BEGIN EXCLUSIVE")
+        assert main([str(file), "--defaults", "--study", str(study)]) == 4
+    assert f"{study}: another process has had it locked" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
-    """As a shell starts it, in a folder of one's own: a verdict is printed, a page written."""
+    """As a shell starts it: a verdict is printed; two at once leave the report of one of them."""
     file = tmp_path / "market.csv"
     calm(file, bars=300, seed=2)
     command = [sys.executable, "-m", "sim.backtest", str(file), "--defaults",
                "--out", str(tmp_path / "out")]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "NOT DISTINGUISHABLE" in done.stdout
-    assert (tmp_path / "out/market/report.html").exists()
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT)
+            for _ in range(2)]  # fmt: skip
+    for process in both:
+        said, problems = process.communicate(timeout=200)
+        assert process.returncode == 0, problems
+        assert "NOT DISTINGUISHABLE" in said
+        assert str(report_folder(tmp_path / "out")) in said
+    folder = report_folder(tmp_path / "out")
+    assert len(list(folder.iterdir())) == 4
+    took = json.loads((folder / "report.json").read_text())["head"]["took"]
+    assert took in (folder / "report.html").read_text()
 
 
 @pytest.mark.slow(seconds=40)
@@ -192,6 +258,65 @@ def test_fixed_sizes_are_fixed_whatever_kelly_is(tmp_path: Path) -> None:
     assert off["full"] == []
     assert on["full"][0]["canonical_sha256"] != on["cases"][0]["canonical_sha256"]
     assert on["full"][0]["counters"]["cycles"] > 3
+
+
+@pytest.mark.slow(seconds=25)
+def test_a_setting_is_held_against_another_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other run is what a backtest with that value makes; too few days are told."""
+    file = tmp_path / "market.csv"
+    write_candles(file, bars=1_000, seed=11)
+    found = run(file, *BUSY, "--against", "SLOT_COUNT=2")
+    said = capsys.readouterr().out
+    assert (
+        "Against SLOT_COUNT=2, default"
+        in (report_folder(tmp_path / "out") / "report.html").read_text()
+    )
+    other = run(file, *BUSY, "--set", "SLOT_COUNT=2")
+    assert [x["name"] for x in found["against"]] == ["default", "pessimistic"]
+    for n, x in enumerate(found["against"]):
+        assert x["settings"] == {"SLOT_COUNT": {"as_set": "3", "against": "2"}}
+        runs = x["runs"]
+        assert runs["as_set"]["canonical_sha256"] == found["cases"][n]["canonical_sha256"]
+        assert runs["against"]["canonical_sha256"] == other["cases"][n]["canonical_sha256"]
+        assert (x["word"], x["reason"][:12]) == ("NOT DISTINGUISHABLE", "too few days")
+        assert runs["as_set"]["fees"] > 0
+    assert "Against SLOT_COUNT=2, pessimistic" in said
+    alike = run(file, *BUSY, "--against", "IMBALANCE_ALERT_MIN=90")["against"]
+    assert [(x["growth"], x["reason"]) for x in alike] == [("no difference", "the same trades")] * 2
+
+
+@pytest.mark.slow(seconds=20)
+def test_kellys_own_settings_are_compared_as_orders(tmp_path: Path) -> None:
+    """Named on either side, both runs are as they are set; else both have fixed sizes."""
+    file = tmp_path / "market.csv"
+    write_candles(file, bars=1_000, seed=11)
+    kelly = [x for name in ("KELLY_MIN_SAMPLES=3", "KELLY_FLOOR_MULT=0.1",
+             "KELLY_NEGATIVE_EDGE_MULT=0.1") for x in ("--set", name)]  # fmt: skip
+    on = run(file, *BUSY, *kelly, "--set", "KELLY_ENABLED=true", "--against", "KELLY_ENABLED=false")
+    off = run(file, *BUSY, *kelly, "--against", "KELLY_ENABLED=true")
+    for n in (0, 1):
+        fixed, sized = (on[x][n]["canonical_sha256"] for x in ("cases", "full"))
+        assert fixed != sized
+        for found, own, other in ((on, sized, fixed), (off, fixed, sized)):
+            runs = found["against"][n]["runs"]
+            assert runs["as_set"]["canonical_sha256"] == own
+            assert runs["against"]["canonical_sha256"] == other
+
+
+@pytest.mark.slow(seconds=20)
+def test_each_question_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """The same one writes the same again; prices in it are those of the venue's grid."""
+    file = tmp_path / "market.csv"
+    calm(file, bars=300, seed=2)
+    for args in ((), ("--no-skip",), ("--set", "SLOT_COUNT=2"), ("--from", "2023-11-14 23:00"),
+                 ("--against", "SLOT_COUNT=2")):  # fmt: skip
+        run(file, *args)
+    folders = list((tmp_path / "out").iterdir())
+    assert len(folders) == 4
+    assert {len(list(x.iterdir())) for x in folders} == {4}
+    assert all(x.name.startswith("market-") for x in folders)
 
 
 @pytest.mark.slow(seconds=30)

@@ -11,6 +11,7 @@ from core.ports import MarketError
 from sim.backtest import main
 from sim.opinions import RecordedAdvisor, recorded
 from store.sqlite import SqliteStore
+from tests.helpers import report_folder
 from tests.test_skipping import LIVELY, calm
 
 START = 1_700_000_040.0
@@ -53,13 +54,15 @@ def test_those_of_the_time_are_told_once_and_in_order(tmp_path: Path) -> None:
     [
         ("none.db", "no such file"),
         ("text.db", "not a bot's database"),
-        ("bot.db", "within the data"),
+        ("bot.db", "its 1 opinions came from 2023-11-14 22:12 to 2023-11-14 22:12, and the data"),
+        ("empty.db", "there are no opinions in this database"),
     ],
 )
 def test_a_file_without_opinions_is_refused(tmp_path: Path, name: str, words: str) -> None:
     """With what is wrong, and what belongs there."""
     (tmp_path / "text.db").write_text("nothing of the kind\n" * 99)
     database(tmp_path / "bot.db", [START - 100])
+    database(tmp_path / "empty.db", [])
     with pytest.raises(MarketError, match=words):
         recorded(tmp_path / name, START, START + 100)
 
@@ -70,7 +73,7 @@ def test_without_a_regime_there_is_no_opinion(
     """The message names the setting."""
     file = tmp_path / "market.csv"
     calm(file, bars=60, seed=1)
-    given = database(tmp_path / "bot.db", [START + 600])
+    given = tmp_path / "not even there.db"
     args = [str(file), "--defaults", "--out", str(tmp_path / "out"), "--opinions", str(given)]
     assert main(args) == 2
     assert "HMM_ENABLED=true" in capsys.readouterr().err
@@ -92,7 +95,7 @@ def test_telling_changes_nothing_and_following_is_a_run_of_its_own(
         out = tmp_path / folder
         args = [str(file), "--defaults", "--no-stress", *sets, "--out", str(out), *own]
         assert main(args) == 0
-        data = json.loads((out / "market" / "report.json").read_text())
+        data = json.loads((report_folder(out) / "report.json").read_text())
         cases |= {f"{folder}: {x['name']}": x for x in data["cases"]}
     plain, shadow = cases["plain: default"], cases["told: default"]
     followed = cases["told: default, opinions followed"]

@@ -214,6 +214,42 @@ def test_too_few_days_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "at least 3 are needed" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--study", "/nowhere/a.db"), "--study /nowhere/a.db: must be a file in a folder that is"),
+        (("--study", "sqlite:////nowhere/a.db"), "must be a file in a folder that is there"),
+        (("--set", "SEED=2", "--set", "SEED=3"), "SEED: --set gives it twice, 2 and 3; keep one"),
+        (("--set", "REPLAY_FROM=2024-01-01"), "REPLAY_FROM: has no part in a backtest"),
+        (("--symbol", "A"), "leave --symbol unset"),
+        (("--from", "2031-01-01"), "; --from may be from"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], words: str
+) -> None:
+    """In words that name what was typed; no folder is made."""
+    market(tmp_path)
+    assert swept(tmp_path, str(tmp_path / "x.db"), *args) in {1, 2}
+    assert words in capsys.readouterr().err
+    assert not Path("/nowhere").exists()
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_a_study_that_another_process_has_locked_is_told_soon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 5; nobody waits for a minute."""
+    monkeypatch.setattr("sim.ledger.PATIENCE_SEC", 0.05)
+    market(tmp_path)
+    study = tmp_path / "x.db"
+    with closing(sqlite3.connect(study, isolation_level=None)) as db:
+        db.execute("CREATE TABLE x (y)")
+        db.execute("BEGIN IMMEDIATE")
+        assert swept(tmp_path, str(study)) == 5
+    assert "another process has had it locked" in capsys.readouterr().err
+
+
 # ---- real processes -----------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from engine.clock import monotonic
 from engine.progress import ProgressLine
 from market.pipeline import primary_interval, secondary_interval
 from market.replay import ReplaySource
-from sim.arguments import assignment, date, number
+from sim.arguments import NAMES, assignment, date, number
 from sim.regime_stats import series
 from sim.regime_tables import frame, tables
 from sim.regimes import Study, settings_of, study
@@ -61,7 +61,7 @@ def made(args: argparse.Namespace) -> str:
         raise _Refused(f"--out {args.out}: this is a folder; name a file")
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(dict(args.set), Path(folder))
-        source = ReplaySource(args.file, symbol=args.symbol, start=args.start)
+        source = ReplaySource(args.file, symbol=args.symbol, start=args.start, names=NAMES)
         start, end = source.start_time(), source.end_time()
         if args.days is not None:
             end = min(end, start + args.days * DAY_SEC)
