@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from core.ports import MarketError
 from market.columns import ColumnSource
 from sim.arguments import NAMES
@@ -10,7 +12,7 @@ from sim.arguments import NAMES
 def opened(path: Path, *, symbol: str | None, start: float | None) -> ColumnSource:
     """Return the market of a file. Raises MarketError, also where no order could ever fill."""
     source = ColumnSource(path, symbol=symbol, start=start, names=NAMES)
-    if source.columns is not None and bool(source.columns.is_empty.all()):
+    if source.columns is not None and bool(np.isinf(source.columns.low).all()):
         raise MarketError(
             f"{path} has no volume in any bar; orders fill against volume, so none ever would"
         )
