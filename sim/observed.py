@@ -6,20 +6,23 @@ Floats: what comes after is statistics; the books were exact. Look next at `sim/
 from bisect import bisect_right
 from collections import Counter
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 
+from accounting import benchmarks, equity
 from core.events import RegimeEstimated
 from engine.positions import Marked, marked_positions
 from engine.runtime import Runtime
 from market.columns import ColumnSource
 from sim.arms import Cycle, Fills, Held
+from sim.coverage import Coverage
 from sim.metrics import Floats
 from sim.run import Outcome
 
 SPACING_WARN, SPACING_LEAST = 3.0, 1.5  # of an entry to its exit, in deviations of one bar
-WAYS = ("hold", "usd", "doge", "half")  # of doing nothing
+DONE_NOTHING = ("usd", "doge", "half")  # as the store names them
+END_SEC = 60.0  # a mark that lies less before the end gives way to it
 
 
 class Spacing(NamedTuple):
@@ -57,10 +60,11 @@ class Observed(NamedTuple):
     """What a report needs of a run."""
 
     fills: Fills
-    days: dict[str, Floats]  # at `fills.mark_times`: equity, base, the ways of doing nothing
+    days: dict[str, Floats]  # at `fills.mark_times`: equity and base, and doing nothing
     deepest: dict[str, float]  # drawdown at hourly marks: of the run and the ways of doing nothing
     diagnostics: Diagnostics
     counters: dict[str, int]
+    coverage: Coverage
 
 
 class RegimeWatch:
@@ -86,9 +90,9 @@ def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
     """Return the run in numbers; `regimes` are what the models said, as it was sized by."""
     history = outcome.store.export()
     sized = _Placements(history["orders"], RegimeWatch() if regimes is None else regimes)
-    hours = outcome.store.equity_points()
+    hours = _hours(outcome)
     times, bids = hours["time"], hours["mark"]
-    # The start, the end of each UTC day, and the last hour that there was.
+    # The start, the end of each UTC day, and the end of the data.
     is_mark = np.zeros(times.size, dtype=bool)
     if times.size:
         is_mark[[0, -1]] = True
@@ -102,20 +106,46 @@ def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
         quote=float(outcome.start_quote),
         taker=float(outcome.start_taker),
         slots=max(1, len(outcome.state.slots)),
+        days=outcome.coverage.days,
         least_usd=float(outcome.state.instrument.cost_min),
     )
-    days = {name: hours[name][is_mark] for name in ("equity", "base", *WAYS)}
+    days = {name: hours[name][is_mark] for name in ("equity", "base", *DONE_NOTHING)}
     coin = bids * fills.taker
     run = hours["equity"] - hours["base"] * coin
     deepest = {"equity": _deepest(run), "hold": _deepest(hours["hold"] - fills.base * coin)}
-    deepest |= {name: _deepest(hours[name]) for name in ("usd", "doge", "half")}
+    deepest |= {name: _deepest(hours[name]) for name in DONE_NOTHING}
     return Observed(
         fills=fills,
         days=days,
         deepest=deepest,
         diagnostics=_diagnostics(history["orders"], history["executions"]),
         counters=dict(outcome.state.counters),
+        coverage=outcome.coverage,
     )
+
+
+def _hours(outcome: Outcome) -> dict[str, Floats]:
+    """Return what is owned, and what doing nothing would be worth: once an hour, and at the end.
+
+    All in USD, all in coin, and half and half begin with what the start would have been sold for.
+    """
+    found, state = outcome.store.equity_points(), outcome.state
+    value, others = equity(state), benchmarks(state)
+    if value is None or others is None or state.market is None or not found["time"].size:
+        return found
+    if state.now > found["time"][0]:
+        end: dict[str, SupportsFloat] = {
+            "time": state.now, "equity": value, "hold": others.hold, "usd": others.usd,
+            "doge": others.doge, "half": others.half, "mark": state.market.bid,
+            "base": state.balances.base,
+        }  # fmt: skip
+        kept = found["time"] < state.now - END_SEC
+        kept[0] = True
+        found = {name: np.append(x[kept], float(end[name])) for name, x in found.items()}
+    fee = float(outcome.start_base * outcome.start_taker) * found["mark"][0]
+    for name in DONE_NOTHING:
+        found[name] = found[name] * (1.0 - fee / found[name][0])
+    return found
 
 
 def _deepest(equity: Floats) -> float:

@@ -96,9 +96,11 @@ def performance(case: Case) -> Table:
     )  # fmt: skip
 
 
-def figures(seen: Observed, equity: Floats) -> Curve:
-    """Return the figures of daily equity at the marks of a run."""
-    return curve(equity, elapsed_days=seen.fills.elapsed_days)
+def figures(seen: Observed, equity: Floats, tried: Trials | None = None) -> Curve:
+    """Return the figures of equity at the marks of a run; ratios of 20 days or more only."""
+    marks = seen.fills
+    found = curve(equity, tried, elapsed_days=marks.elapsed_days, whole=marks.spliced(equity))
+    return found if found.days >= DAYS_MIN else found.without_days()
 
 
 def _row(name: str, x: Curve, deepest: float | None = None) -> tuple[str, ...]:
@@ -274,7 +276,7 @@ def above_holding(case: Case, arm: Arm, tried: Trials) -> Curve:
     """Return the figures of the arm's equity measured in that of holding the start."""
     marks = case.observed.fills
     held = marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
-    return curve(arm.equity / held, tried if tried.count else None, elapsed_days=marks.elapsed_days)
+    return figures(case.observed, arm.equity / held, tried if tried.count else None)
 
 
 def evidence(case: Case, tried: Trials) -> Table:
@@ -387,8 +389,7 @@ def _tally(x: Tally) -> str:
 
 def _against(run: Observed, base: Observed) -> str:
     """Return by how much a run grew more a day than another one, with its interval."""
-    whole = base.fills.whole_days
-    own, other = liquidated(run)[whole], liquidated(base)[whole]
+    own, other = (x.fills.spliced(liquidated(x)) for x in (run, base))
     if len(own) != len(other) or len(own) <= DAYS_MIN:
         return f"too few days: {max(0, len(own) - 1)}, {DAYS_MIN} are needed"
     difference = np.diff(np.log(own)) - np.diff(np.log(other))
