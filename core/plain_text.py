@@ -22,6 +22,6 @@ def in_words(name: str) -> str:
     return str(name).replace("_", " ")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number of things in words: 1 day, 2,000 days."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """Return a number of things in words: 1 day, 2,000 days; `several` where it is no mere s."""
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"

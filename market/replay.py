@@ -184,7 +184,9 @@ class ReplaySource:
     def describe(self) -> str:
         """Return what was found, in plain words."""
         text = f"{self._total:,} items"
-        if self.is_candles:
+        if self.is_candles and not self.gap_count:
+            text += ", no gaps"
+        elif self.is_candles:
             text += (
                 f", {counted(self.gap_count, 'gap')}, the longest {self.longest_gap_sec / 60:g} "
                 f"min, {counted(self.filled_count, 'bar')} filled"

@@ -27,9 +27,8 @@ from sim.sweep import STUDY
 
 if TYPE_CHECKING:
     from core.events import OpinionGiven
-    from sim.cases import Findings
+    from sim.cases import Case, Findings
     from sim.metrics import Trials
-    from sim.observed import Spacing
 
 ROOT = Path(__file__).parent.parent
 OUT = Path("backtest")
@@ -115,7 +114,7 @@ def backtest(args: argparse.Namespace, file: Path) -> str:
     began, cpu = monotonic(), cpu_seconds()
     found = _run(args, settings, source, tried, () if told is None else told.opinions)
     folder = args.out / _stem(file)
-    head = _head(settings, source, found.cases[0].spacing)
+    head = _head(settings, source, found.cases[0])
     if told is not None:
         head["opinions told again"] = (
             f"{len(told.opinions)}, from {args.opinions.name}; {told.left_out} lie outside the data"
@@ -163,11 +162,9 @@ def _run(
     return cases.Findings(tuple(made[:count]), tuple(made[count:]), tuple(lived), tried)
 
 
-def _head(
-    settings: config.Settings, source: ColumnSource, apart: "Spacing | None"
-) -> dict[str, str]:
+def _head(settings: config.Settings, source: ColumnSource, case: "Case") -> dict[str, str]:
     """Return what the report is about."""
-    from sim.report_tables import spacing_words  # noqa: PLC0415
+    from sim.report_words import days_words, spacing_words  # noqa: PLC0415
 
     start, end = source.start_time(), source.end_time()
     own = {*FIXED, "REPLAY_FILE", "STATE_DB"}
@@ -180,7 +177,8 @@ def _head(
         "data": source.name,
         "from, to (UTC)": f"{_day(start)}, {_day(end)}: {(end - start) / 86_400:.1f} days",
         "bars": f"{source.describe()}; content {source.fingerprint}",
-        "spacing": spacing_words(apart),
+        "days that count": days_words(case.observed.coverage),
+        "spacing": spacing_words(case.spacing, source),
         "settings that are not defaults": ", ".join(changed) or "none",
         "seed": str(settings.seed),
         "program": f"{VERSION}, code {code_version()}",

@@ -18,7 +18,15 @@ from exchange.matching import MatchingConfig, preset
 from market.columns import ColumnSource
 from sim.arms import SHUFFLES, Comparison, Fills, compare
 from sim.metrics import Trials
-from sim.observed import SPACING_WARN, Observed, RegimeWatch, Spacing, observed, spacing
+from sim.observed import (
+    COARSE,
+    SPACING_WARN,
+    Observed,
+    RegimeWatch,
+    Spacing,
+    observed,
+    spacing,
+)
 from sim.opinions import Follower, RecordedAdvisor
 from sim.run import live_through
 from sim.verdict import Verdict, judge
@@ -125,7 +133,7 @@ def run_case(
     finally:
         outcome.store.close()
     comparison = compare(seen.fills, outcome.params, shuffles=shuffles, seed=settings.seed)
-    is_coarse = apart is not None and apart.word == "needs finer data"
+    is_coarse = apart is not None and apart.word == COARSE
     return Case(
         name=name,
         matching=matching,

@@ -3,12 +3,14 @@
 Floats: what comes after is statistics; the books were exact. Look next at `sim/arms.py`.
 """
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from decimal import Decimal
 from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
+import numpy.typing as npt
 
 from accounting import benchmarks, equity
 from core.events import RegimeEstimated
@@ -21,8 +23,17 @@ from sim.metrics import Floats
 from sim.run import Outcome
 
 SPACING_WARN, SPACING_LEAST = 3.0, 1.5  # of an entry to its exit, in deviations of one bar
+COARSE = "needs finer data"
+HEAVY_EACH, HEAVY_ALL = 0.1, 0.5  # of the variance: of one heavy bar, and of all together
 DONE_NOTHING = ("usd", "doge", "half")  # as the store names them
 END_SEC = 60.0  # a mark that lies less before the end gives way to it
+
+
+class Move(NamedTuple):
+    """What one bar moved the price by."""
+
+    time: float  # of its end, UTC seconds
+    move_pct: float  # in % of the price before
 
 
 class Spacing(NamedTuple):
@@ -32,12 +43,14 @@ class Spacing(NamedTuple):
     deviation_pct: float  # of one bar's log return
     to_exit: float  # distance from an entry to its exit, in these
     to_entry: float  # from the market to an entry
+    heavy: tuple[Move, ...] = ()  # a handful of bars that make most of the variance
+    to_exit_without: float | None = None  # with these left out
 
     @property
     def word(self) -> str:
         """Return "" where the bars are fine enough, "warning", or "needs finer data"."""
         if self.to_exit < SPACING_LEAST:
-            return "needs finer data"
+            return COARSE
         return "warning" if self.to_exit < SPACING_WARN else ""
 
 
@@ -156,17 +169,32 @@ def spacing(source: ColumnSource, outcome: Outcome) -> Spacing | None:
     """Return how far apart orders are in bars' deviations; None of trades, or without a move."""
     if source.columns is None:
         return None
-    moves = np.diff(np.log(source.columns.close))
+    ends = source.columns.closes_at
+    is_next = np.diff(ends) < 1.5 * source.interval  # what a gap moved by is no bar's move
+    times, moves = ends[1:][is_next], np.diff(np.log(source.columns.close))[is_next]
     deviation = float(np.std(moves)) * 100.0 if moves.size > 1 else 0.0
     if deviation <= 0.0:
         return None
-    params = outcome.params
+    to_exit = float(outcome.params.profit_pct) / deviation
+    heavy = _heavy(moves)
+    rest = float(np.std(np.delete(moves, heavy))) * 100.0
     return Spacing(
         bar_sec=source.interval,
         deviation_pct=deviation,
-        to_exit=float(params.profit_pct) / deviation,
-        to_entry=float(params.entry_pct) / deviation,
+        to_exit=to_exit,
+        to_entry=float(outcome.params.entry_pct) / deviation,
+        heavy=tuple(Move(float(times[n]), 100.0 * math.expm1(moves[n])) for n in heavy),
+        to_exit_without=to_exit * deviation / rest if len(heavy) and rest > 0.0 else None,
     )
+
+
+def _heavy(moves: Floats) -> npt.NDArray[np.intp]:
+    """Return which bars make most of the moves' variance; none where that takes many."""
+    squares = (moves - moves.mean()) ** 2
+    share = squares / squares.sum()
+    found = np.flatnonzero(share >= HEAVY_EACH)
+    is_few = found.size <= moves.size // 100
+    return found if is_few and share[found].sum() > HEAVY_ALL else found[:0]
 
 
 class _Placements:
