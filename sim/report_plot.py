@@ -172,11 +172,11 @@ def _cycles(axes: Any, case: Case) -> None:
             hours = [max((x.exit_time - x.entry_time) / 3600.0, 1e-3) for x in own]
             made = [x.net_profit for x in own]
             axes.scatter(hours, made, s=9, alpha=0.6, linewidth=0,
-                         color=REGIMES.get(name, "#009e73"), label=f"{name}: {len(own)}")
+                         color=REGIMES.get(name, "#009e73"), label=f"{name} at entry: {len(own)}")
             # fmt: on
     if cycles:
         axes.set_xscale("log")
-        axes.legend(loc="best", frameon=False, title="regime at entry")
+        _above(axes)
     axes.axhline(0.0, color="#444", linewidth=0.6)
     axes.set_xlabel("hours open")
     axes.set_ylabel("net profit, USD")
