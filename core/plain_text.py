@@ -20,3 +20,8 @@ def clean_text(value: object, most: int = TEXT_MAX) -> str:
 def in_words(name: str) -> str:
     """Return a name of the program's as words: daily_loss is "daily loss"."""
     return str(name).replace("_", " ")
+
+
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """Return a number of things in words: 1 day, 2,000 days; `several` where it is no mere s."""
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"

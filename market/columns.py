@@ -6,6 +6,7 @@ candles of. Whatever is irregular is left to the replay, which has the words for
 
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from market.replay import (
     FILL_BARS,
     FILL_SEC,
     GAP_MAX_SEC,
+    HOUR,
     MINUTE,
     PRICE_MAX,
     PRICE_MIN,
@@ -53,6 +55,17 @@ class ColumnSource(ReplaySource):
     def exact_close(self, n: int) -> Decimal:
         """Return the close of bar `n` as it is written."""
         return self._exact(3, int(self._row[n]))
+
+    @cached_property
+    def hours(self) -> frozenset[int]:
+        """Return the UTC hours since 1970 that have prices; what is made up for gaps is none."""
+        if self.columns is None:
+            return super().hours
+        opens = self._opens[~self._is_made]
+        first = np.floor(opens / HOUR).astype(np.int64)
+        last = np.ceil((opens + self.interval) / HOUR).astype(np.int64)
+        spans = np.unique(np.stack([first, last], axis=1), axis=0).tolist()
+        return frozenset(x for begin, end in spans for x in range(begin, end))
 
     def _known(self) -> Recorded:
         if self.columns is None or self.interval < MINUTE:

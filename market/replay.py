@@ -16,12 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from core.domain import Side
 from core.market import Candle, CandleRow, Evidence, Trade
+from core.plain_text import counted
 from core.ports import MarketError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ TIME_MIN, TIME_MAX = 1_230_768_000, 4_102_444_800  # 2009 and 2100 begin, UTC
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 INTERVAL_MIN_SEC, INTERVAL_MAX_SEC = 1.0, 15 * 86_400.0
 MINUTE = 60.0
+HOUR = 3600.0
 GAP_MAX_SEC = 31 * 86_400.0
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?\s*", re.ASCII)
 _LENGTH_MAX = 64
@@ -139,6 +142,18 @@ class ReplaySource:
         """Return the time of the last evidence."""
         return self._end
 
+    @cached_property
+    def hours(self) -> frozenset[int]:
+        """Return the UTC hours since 1970 that have prices; what is made up for gaps is none."""
+        made: set[int] = set()
+        for item in self._evidence():
+            if not isinstance(item, Candle):
+                made.add(int(item.time // HOUR))
+            elif not item.is_filled:
+                last = math.ceil((item.time + item.interval) / HOUR)
+                made.update(range(int(item.time // HOUR), last))
+        return frozenset(made)
+
     def total(self) -> int:
         """Return how many items there are in all, filled candles included."""
         return self._total
@@ -172,10 +187,12 @@ class ReplaySource:
     def describe(self) -> str:
         """Return what was found, in plain words."""
         text = f"{self._total:,} items"
-        if self.is_candles:
+        if self.is_candles and not self.gap_count:
+            text += ", no gaps"
+        elif self.is_candles:
             text += (
-                f", {self.gap_count} gaps, the longest {self.longest_gap_sec / 60:g} min, "
-                f"{self.filled_count} bars filled"
+                f", {counted(self.gap_count, 'gap')}, the longest {self.longest_gap_sec / 60:g} "
+                f"min, {counted(self.filled_count, 'bar')} filled"
             )
         return text
 

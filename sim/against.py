@@ -65,9 +65,9 @@ def compared(found: Against) -> Compared:
 
 def beyond_holding(run: Observed) -> Floats:
     """Return each whole UTC day's log growth less that of the balances with which it began."""
-    whole = run.fills.whole_days
-    rise = np.diff(run.fills.bids[whole]) / run.fills.bids[whole][:-1]
-    beyond: Floats = daily_growth(run) - np.log1p(coin_share(run)[whole][:-1] * rise)
+    at, bids = run.fills.whole_days, run.fills.bids
+    rise = bids[at + 1] / bids[at] - 1.0
+    beyond: Floats = daily_growth(run) - np.log1p(coin_share(run)[at] * rise)
     return beyond
 
 

@@ -64,22 +64,30 @@ class Fills(NamedTuple):
 
     cycles: Sequence[Cycle]
     held: Sequence[Held]
-    mark_times: Floats  # the start of the run, then the end of each UTC day
+    mark_times: Floats  # the start of the run, the end of each UTC day, the end of the data
     bids: Floats  # at these times
     base: float  # balances at the start
     quote: float
     taker: float  # fee rate, a fraction
     slots: int
+    days: frozenset[int]  # UTC days since 1970 that have prices
     least_usd: float = 0.0  # the venue's minimum of an order
 
     @property
-    def whole_days(self) -> slice:
-        """Return the marks that begin or end a whole UTC day; all where those are fewer than two.
+    def whole_days(self) -> npt.NDArray[np.intp]:
+        """Return n of each whole UTC day with prices: it lasts from mark n to mark n + 1."""
+        day = self.mark_times // DAY_SEC
+        is_midnight = self.mark_times % DAY_SEC < HOUR_SEC
+        is_day = is_midnight[:-1] & is_midnight[1:] & (np.diff(day) == 1)
+        return np.flatnonzero(is_day & np.isin(day[:-1], list(self.days)))
 
-        The first and the last mark of a run lie within a day.
+    def spliced(self, equity: Floats) -> Floats:
+        """Return what 1 becomes by `equity`, one at each mark, in whole days: (days + 1,).
+
+        Days that do not count are cut out; nan from where equity was not above 0.
         """
-        found = np.flatnonzero(self.mark_times % DAY_SEC < HOUR_SEC)
-        return slice(found[0], found[-1] + 1) if len(found) > 1 else slice(None)
+        at, worth = self.whole_days, np.where(equity > 0, equity, np.nan)
+        return np.cumprod(np.concatenate([[1.0], worth[at + 1] / worth[at]]))
 
     @property
     def elapsed_days(self) -> float:
@@ -244,11 +252,14 @@ class Replay:
     def placebo(self, multipliers: Floats, shuffles: int, seed: int) -> Floats:
         """Return the log growth a day of each shuffle of `multipliers`; −inf where all is lost."""
         made, _ = self._play(_Given(self.shuffled(multipliers, shuffles, seed)), shuffles)
-        days = range(len(self.fills.mark_times))[self.fills.whole_days]
-        first, last = (self._worth(days[at], made) if days else np.ones(shuffles) for at in (0, -1))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            growth = np.log(last / first) / max(1, len(days) - 1)
-        return np.where((first > 0) & (last > 0), growth, -np.inf)
+        days = self.fills.whole_days
+        growth = np.zeros(shuffles)
+        first, last = np.setdiff1d(days, days + 1), np.setdiff1d(days + 1, days)
+        for begin, end in zip(first, last, strict=True):  # a stretch of days without a break
+            before, after = self._worth(begin, made), self._worth(end, made)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                growth += np.where((before > 0) & (after > 0), np.log(after / before), -np.inf)
+        return growth / max(1, len(days))
 
     def shuffled(self, multipliers: Floats, shuffles: int, seed: int) -> Floats:
         """Return (positions, shuffles): `multipliers` shuffled within the UTC month of entry."""

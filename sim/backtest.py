@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from exchange.matching import MatchingConfig
     from sim.cases import Case, Findings, Full
     from sim.metrics import Trials
-    from sim.observed import Spacing
     from sim.opinions import Told
 
 ROOT = Path(__file__).parent.parent
@@ -199,7 +198,7 @@ def backtest(args: argparse.Namespace, question: Question) -> str:
     began, cpu = monotonic(), cpu_seconds()
     found = _run(args, question)
     told, folder = question.told, question.folder
-    head = _head(question.settings, question.source, found.cases[0].spacing)
+    head = _head(question.settings, question.source, found.cases[0])
     if told is not None:
         head["opinions told again"] = (
             f"{len(told.opinions)}, from {args.opinions.name}; {told.left_out} lie outside the data"
@@ -294,11 +293,9 @@ def _differing(args: argparse.Namespace, question: Question) -> dict[str, tuple[
     return {name: (values[name], text) for name, text in args.against}
 
 
-def _head(
-    settings: config.Settings, source: ColumnSource, apart: "Spacing | None"
-) -> dict[str, str]:
+def _head(settings: config.Settings, source: ColumnSource, case: "Case") -> dict[str, str]:
     """Return what the report is about."""
-    from sim.report_tables import spacing_words  # noqa: PLC0415
+    from sim.report_words import days_words, spacing_words  # noqa: PLC0415
 
     start, end = source.start_time(), source.end_time()
     changed = [
@@ -310,7 +307,8 @@ def _head(
         "data": source.name,
         "from, to (UTC)": f"{_day(start)}, {_day(end)}: {(end - start) / 86_400:.1f} days",
         "bars": f"{source.describe()}; content {source.fingerprint}",
-        "spacing": spacing_words(apart),
+        "days that count": days_words(case.observed.coverage),
+        "spacing": spacing_words(case.spacing, source),
         "settings that are not defaults": ", ".join(changed) or "none",
         "seed": str(settings.seed),
         "program": f"{VERSION}, code {code_version()}",

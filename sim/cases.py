@@ -16,9 +16,17 @@ from engine.books import canonical_text, digest
 from engine.wiring import matching_config
 from exchange.matching import MatchingConfig, preset
 from market.columns import ColumnSource
-from sim.arms import SHUFFLES, Comparison, compare
+from sim.arms import SHUFFLES, Comparison, Fills, compare
 from sim.metrics import Trials
-from sim.observed import SPACING_WARN, Observed, RegimeWatch, Spacing, observed, spacing
+from sim.observed import (
+    COARSE,
+    SPACING_WARN,
+    Observed,
+    RegimeWatch,
+    Spacing,
+    observed,
+    spacing,
+)
 from sim.opinions import Follower, RecordedAdvisor
 from sim.run import live_through
 from sim.verdict import Verdict, judge
@@ -134,8 +142,7 @@ def run_case(
     finally:
         outcome.store.close()
     comparison = compare(seen.fills, outcome.params, shuffles=shuffles, seed=settings.seed)
-    is_coarse = apart is not None and apart.word == "needs finer data"
-    whole = seen.fills.whole_days
+    is_coarse = apart is not None and apart.word == COARSE
     return Case(
         name=name,
         matching=matching,
@@ -144,7 +151,7 @@ def run_case(
         spacing=apart,
         regimes=watch,
         comparison=comparison,
-        verdicts=() if is_coarse else tuple(_verdicts(comparison, whole, settings.seed)),
+        verdicts=() if is_coarse else tuple(_verdicts(comparison, seen.fills, settings.seed)),
         cpu_sec=outcome.cpu_sec,
         digest=exported,
         advised=Advised(
@@ -185,10 +192,10 @@ def with_kelly(settings: Settings, *, is_on: bool) -> Settings:
     return replace(settings, params=replace(settings.params, kelly_enabled=is_on))
 
 
-def _verdicts(comparison: Comparison, whole: slice, seed: int) -> Iterator[Verdict]:
+def _verdicts(comparison: Comparison, fills: Fills, seed: int) -> Iterator[Verdict]:
     for x in comparison.tested:
         yield judge(
-            x.arm.name, tested=x.arm.equity[whole], matched=x.matched.equity[whole],
-            placebo=x.placebo,
+            x.arm.name, tested=fills.spliced(x.arm.equity),
+            matched=fills.spliced(x.matched.equity), placebo=x.placebo,
             multipliers=x.arm.multipliers, seed=seed,
         )  # fmt: skip

@@ -1,10 +1,10 @@
 """Figures of one equity curve and of its cycles; None wherever a figure is not defined.
 
-Equity is one mark a UTC day, at liquidation (bid less taker fee); returns are simple, a year has
-365 days, the riskless rate is 0. Sources: Bailey and López de Prado, "The Sharpe ratio efficient
-frontier" (Journal of Risk 15, 2012: PSR, MinTRL) and "The deflated Sharpe ratio" (Journal of
-Portfolio Management 40, 2014); Wilson (JASA 22, 1927) for the interval of a share; Martin and
-McCann (1989) for the ulcer index.
+Equity is one mark a UTC day, at liquidation (bid less taker fee); returns are simple, of whole days
+with prices; a year has 365 days, the riskless rate is 0. Sources: Bailey and López de Prado, "The
+Sharpe ratio efficient frontier" (Journal of Risk 15, 2012: PSR, MinTRL) and "The deflated Sharpe
+ratio" (Journal of Portfolio Management 40, 2014); Wilson (JASA 22, 1927) for the interval of a
+share; Martin and McCann (1989) for the ulcer index.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from core.record import Record
+from core.record import Record, replace
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class Trials(Record, frozen=True, kw_only=True):
 class Curve(Record, frozen=True, kw_only=True):
     """Figures of daily equity. Fractions; drawdowns and downside are positive, CVaR is a return."""
 
-    days: int
+    days: int  # that count: whole ones with prices
     total_return: float | None = None
     cagr: float | None = None
     growth_per_day: float | None = None  # mean log growth
@@ -49,6 +49,16 @@ class Curve(Record, frozen=True, kw_only=True):
     psr: float | None = None  # probability that the true Sharpe ratio is positive
     track_days_min: float | None = None  # MinTRL: days for a PSR of 95 %
     deflated_sharpe: float | None = None
+
+    def without_days(self) -> "Curve":
+        """Return the figures less those that rest on single days."""
+        return replace(self, **dict.fromkeys(OF_DAYS))
+
+
+OF_DAYS = (
+    "volatility", "sharpe_per_day", "sharpe", "sortino", "cvar_95", "psr", "track_days_min",
+    "deflated_sharpe",
+)  # fmt: skip
 
 
 class CycleFigures(Record, frozen=True, kw_only=True):
@@ -66,43 +76,55 @@ class CycleFigures(Record, frozen=True, kw_only=True):
 
 
 def curve(
-    equity: Floats, trials: Trials | None = None, *, elapsed_days: float | None = None
+    equity: Floats,
+    trials: Trials | None = None,
+    *,
+    elapsed_days: float | None = None,
+    whole: Floats | None = None,
 ) -> Curve:
-    """Return the figures of `equity`, float64 (days + 1,): the first mark is the start.
+    """Return the figures of `equity`, float64 (marks,): the first mark is the start.
 
-    `elapsed_days`: the time from the first mark to the last, where the first and the last day are
-    not whole; growth is a day of these.
+    `whole`: equity in whole days with prices alone, float64 (days + 1,), where not every mark ends
+    such a day; what rests on single days is of these. `elapsed_days`: the time from the first mark
+    to the last, of which growth is a day's.
     A curve that touches zero, or holds a number that is not finite, has its length only.
     """
-    days = max(0, len(equity) - 1)
-    if days == 0 or not (np.isfinite(equity).all() and (equity > 0).all()):
+    whole = equity if whole is None else whole
+    days = max(0, len(whole) - 1)
+    if len(equity) < 2 or not (np.isfinite(equity).all() and (equity > 0).all()):
         return Curve(days=days)
-    returns = equity[1:] / equity[:-1] - 1.0
     total = float(equity[-1] / equity[0])
-    span = elapsed_days or float(days)
+    span = elapsed_days or float(len(equity) - 1)
     cagr = _finite(_power(total, YEAR_DAYS / span) - 1.0) if span >= CAGR_DAYS_MIN else None
     drawdown = 1.0 - equity / np.maximum.accumulate(equity)
     deepest = float(drawdown.max())
-    volatility = _deviation(returns)
-    sharpe = _ratio(float(returns.mean()), volatility)
-    downside = math.sqrt(float(np.mean(np.minimum(returns, 0.0) ** 2)))
-    sortino = _ratio(float(returns.mean()), downside)
-    annual = math.sqrt(YEAR_DAYS)
-    worst = np.sort(returns)[: math.ceil(TAIL * days)]
     found = Curve(
         days=days,
         total_return=_finite(total - 1.0),
         cagr=cagr,
         growth_per_day=_finite(math.log(total) / span) if total > 0 else None,
+        drawdown_max=deepest,
+        drawdown_days=_deepest_days(equity, drawdown),
+        ulcer=math.sqrt(float(np.mean(drawdown**2))),
+        calmar=None if cagr is None else _ratio(cagr, deepest),
+    )
+    return found if days == 0 else _with_ratios(found, whole[1:] / whole[:-1] - 1.0, trials)
+
+
+def _with_ratios(found: Curve, returns: Floats, trials: Trials | None) -> Curve:
+    """Return the figures with those that rest on single days."""
+    annual, mean = math.sqrt(YEAR_DAYS), float(returns.mean())
+    volatility = _deviation(returns)
+    sharpe = _ratio(mean, volatility)
+    sortino = _ratio(mean, math.sqrt(float(np.mean(np.minimum(returns, 0.0) ** 2))))
+    worst = np.sort(returns)[: math.ceil(TAIL * len(returns))]
+    found = replace(
+        found,
         volatility=None if volatility is None else _finite(volatility * annual),
         sharpe_per_day=sharpe,
         sharpe=None if sharpe is None else _finite(sharpe * annual),
         sortino=None if sortino is None else _finite(sortino * annual),
-        drawdown_max=deepest,
-        drawdown_days=_deepest_days(equity, drawdown),
-        ulcer=math.sqrt(float(np.mean(drawdown**2))),
         cvar_95=_finite(float(worst.mean())),
-        calmar=None if cagr is None else _ratio(cagr, deepest),
     )
     return found if sharpe is None else _with_evidence(found, sharpe, returns, trials)
 
@@ -115,13 +137,11 @@ def _with_evidence(found: Curve, sharpe: float, returns: Floats, trials: Trials 
     deflated = None
     if best is not None:
         deflated = probabilistic_sharpe(sharpe, days=found.days, against=best, **shape)
-    return Curve(
-        **{
-            **found.to_dict(),
-            "psr": probabilistic_sharpe(sharpe, days=found.days, **shape),
-            "track_days_min": track_record_days(sharpe, **shape),
-            "deflated_sharpe": deflated,
-        }
+    return replace(
+        found,
+        psr=probabilistic_sharpe(sharpe, days=found.days, **shape),
+        track_days_min=track_record_days(sharpe, **shape),
+        deflated_sharpe=deflated,
     )
 
 

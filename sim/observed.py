@@ -3,23 +3,37 @@
 Floats: what comes after is statistics; the books were exact. Look next at `sim/arms.py`.
 """
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
+import numpy.typing as npt
 
+from accounting import benchmarks, equity
 from core.events import RegimeEstimated
 from engine.positions import Marked, marked_positions
 from engine.runtime import Runtime
 from market.columns import ColumnSource
 from sim.arms import Cycle, Fills, Held
+from sim.coverage import Coverage
 from sim.metrics import Floats
 from sim.run import Outcome
 
 SPACING_WARN, SPACING_LEAST = 3.0, 1.5  # of an entry to its exit, in deviations of one bar
-WAYS = ("hold", "usd", "doge", "half")  # of doing nothing
+COARSE = "needs finer data"
+HEAVY_EACH, HEAVY_ALL = 0.1, 0.5  # of the variance: of one heavy bar, and of all together
+DONE_NOTHING = ("usd", "doge", "half")  # as the store names them
+END_SEC = 60.0  # a mark that lies less before the end gives way to it
+
+
+class Move(NamedTuple):
+    """What one bar moved the price by."""
+
+    time: float  # of its end, UTC seconds
+    move_pct: float  # in % of the price before
 
 
 class Spacing(NamedTuple):
@@ -29,12 +43,14 @@ class Spacing(NamedTuple):
     deviation_pct: float  # of one bar's log return
     to_exit: float  # distance from an entry to its exit, in these
     to_entry: float  # from the market to an entry
+    heavy: tuple[Move, ...] = ()  # a handful of bars that make most of the variance
+    to_exit_without: float | None = None  # with these left out
 
     @property
     def word(self) -> str:
         """Return "" where the bars are fine enough, "warning", or "needs finer data"."""
         if self.to_exit < SPACING_LEAST:
-            return "needs finer data"
+            return COARSE
         return "warning" if self.to_exit < SPACING_WARN else ""
 
 
@@ -57,11 +73,12 @@ class Observed(NamedTuple):
     """What a report needs of a run."""
 
     fills: Fills
-    days: dict[str, Floats]  # at `fills.mark_times`: equity, base, the ways of doing nothing
+    days: dict[str, Floats]  # at `fills.mark_times`: equity and base, and doing nothing
     deepest: dict[str, float]  # drawdown at hourly marks: of the run and the ways of doing nothing
     diagnostics: Diagnostics
     counters: dict[str, int]
     paid: float  # fees in all, USD
+    coverage: Coverage
 
 
 class RegimeWatch:
@@ -87,9 +104,9 @@ def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
     """Return the run in numbers; `regimes` are what the models said, as it was sized by."""
     history = outcome.store.export()
     sized = _Placements(history["orders"], RegimeWatch() if regimes is None else regimes)
-    hours = outcome.store.equity_points()
+    hours = _hours(outcome)
     times, bids = hours["time"], hours["mark"]
-    # The start, the end of each UTC day, and the last hour that there was.
+    # The start, the end of each UTC day, and the end of the data.
     is_mark = np.zeros(times.size, dtype=bool)
     if times.size:
         is_mark[[0, -1]] = True
@@ -103,13 +120,14 @@ def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
         quote=float(outcome.start_quote),
         taker=float(outcome.start_taker),
         slots=max(1, len(outcome.state.slots)),
+        days=outcome.coverage.days,
         least_usd=float(outcome.state.instrument.cost_min),
     )
-    days = {name: hours[name][is_mark] for name in ("equity", "base", *WAYS)}
+    days = {name: hours[name][is_mark] for name in ("equity", "base", *DONE_NOTHING)}
     coin = bids * fills.taker
     run = hours["equity"] - hours["base"] * coin
     deepest = {"equity": _deepest(run), "hold": _deepest(hours["hold"] - fills.base * coin)}
-    deepest |= {name: _deepest(hours[name]) for name in ("usd", "doge", "half")}
+    deepest |= {name: _deepest(hours[name]) for name in DONE_NOTHING}
     return Observed(
         fills=fills,
         days=days,
@@ -117,7 +135,32 @@ def observed(outcome: Outcome, regimes: RegimeWatch | None = None) -> Observed:
         diagnostics=_diagnostics(history["orders"], history["executions"]),
         counters=dict(outcome.state.counters),
         paid=float(outcome.state.accounts.fees),
+        coverage=outcome.coverage,
     )
+
+
+def _hours(outcome: Outcome) -> dict[str, Floats]:
+    """Return what is owned, and what doing nothing would be worth: once an hour, and at the end.
+
+    All in USD, all in coin, and half and half begin with what the start would have been sold for.
+    """
+    found, state = outcome.store.equity_points(), outcome.state
+    value, others = equity(state), benchmarks(state)
+    if value is None or others is None or state.market is None or not found["time"].size:
+        return found
+    if state.now > found["time"][0]:
+        end: dict[str, SupportsFloat] = {
+            "time": state.now, "equity": value, "hold": others.hold, "usd": others.usd,
+            "doge": others.doge, "half": others.half, "mark": state.market.bid,
+            "base": state.balances.base,
+        }  # fmt: skip
+        kept = found["time"] < state.now - END_SEC
+        kept[0] = True
+        found = {name: np.append(x[kept], float(end[name])) for name, x in found.items()}
+    fee = float(outcome.start_base * outcome.start_taker) * found["mark"][0]
+    for name in DONE_NOTHING:
+        found[name] = found[name] * (1.0 - fee / found[name][0])
+    return found
 
 
 def _deepest(equity: Floats) -> float:
@@ -128,17 +171,32 @@ def spacing(source: ColumnSource, outcome: Outcome) -> Spacing | None:
     """Return how far apart orders are in bars' deviations; None of trades, or without a move."""
     if source.columns is None:
         return None
-    moves = np.diff(np.log(source.columns.close))
+    ends = source.columns.closes_at
+    is_next = np.diff(ends) < 1.5 * source.interval  # what a gap moved by is no bar's move
+    times, moves = ends[1:][is_next], np.diff(np.log(source.columns.close))[is_next]
     deviation = float(np.std(moves)) * 100.0 if moves.size > 1 else 0.0
     if deviation <= 0.0:
         return None
-    params = outcome.params
+    to_exit = float(outcome.params.profit_pct) / deviation
+    heavy = _heavy(moves)
+    rest = float(np.std(np.delete(moves, heavy))) * 100.0
     return Spacing(
         bar_sec=source.interval,
         deviation_pct=deviation,
-        to_exit=float(params.profit_pct) / deviation,
-        to_entry=float(params.entry_pct) / deviation,
+        to_exit=to_exit,
+        to_entry=float(outcome.params.entry_pct) / deviation,
+        heavy=tuple(Move(float(times[n]), 100.0 * math.expm1(moves[n])) for n in heavy),
+        to_exit_without=to_exit * deviation / rest if len(heavy) and rest > 0.0 else None,
     )
+
+
+def _heavy(moves: Floats) -> npt.NDArray[np.intp]:
+    """Return which bars make most of the moves' variance; none where that takes many."""
+    squares = (moves - moves.mean()) ** 2
+    share = squares / squares.sum()
+    found = np.flatnonzero(share >= HEAVY_EACH)
+    is_few = found.size <= moves.size // 100
+    return found if is_few and share[found].sum() > HEAVY_ALL else found[:0]
 
 
 class _Placements:

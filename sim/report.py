@@ -19,6 +19,8 @@ from core.record import plain
 from sim import against, report_plot, report_tables
 from sim.cases import Case, Findings, Full
 from sim.metrics import Trials
+from sim.observed import COARSE
+from sim.report_words import WORDS, headline
 from sim.tables import Picture, Table, page, text
 
 PAGE, DATA, DAYS, CYCLES = "report.html", "report.json", "days.csv", "cycles.csv"
@@ -40,7 +42,7 @@ def tables(found: Findings) -> list[Table]:
     made += [report_tables.entries_by_regime(x) for x in cases]
     made += [report_tables.losers(x) for x in cases]
     made.append(report_tables.diagnostics(cases))
-    return [x for x in made if x.rows or x.is_told_empty]
+    return _told(made, cases[0])
 
 
 def short(head: Mapping[str, str], found: Findings) -> str:
@@ -53,7 +55,17 @@ def short(head: Mapping[str, str], found: Findings) -> str:
     if found.stressed:
         made.append(report_tables.stress([cases[0], *found.stressed]))
     made.append(report_tables.opinions(cases))
-    return text(head, [x for x in made if x.rows or x.is_told_empty])
+    return text(head, _told(made, cases[0]), headline(found))
+
+
+def _told(made: list[Table], case: Case) -> list[Table]:
+    """Return the tables that say something, marked where the data are too coarse for them."""
+    return [x._replace(title=_marked(x.title, case)) for x in made if x.rows or x.is_told_empty]
+
+
+def _marked(title: str, case: Case) -> str:
+    is_coarse = case.spacing is not None and case.spacing.word == COARSE
+    return f"{title} ({COARSE})" if is_coarse else title
 
 
 def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
@@ -63,9 +75,12 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
     first = len(found.against) + len(cases)
     parts: list[Table | Picture] = [*made[:first]]
     for case in cases:
-        parts += report_plot.pictures(case)
+        drawn = report_plot.pictures(case)
+        parts += [x._replace(title=_marked(x.title, cases[0])) for x in drawn]
     parts += made[first:]
+    lead = headline(found)
     data = {
+        "headline": lead,
         "head": dict(head),
         "trials": found.tried.to_dict(),
         "cases": [_case(x, found.tried) for x in (*cases, *found.stressed)],
@@ -74,7 +89,9 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
     }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as name:  # all four, or none
         new = Path(name)
-        (new / PAGE).write_text(page(f"Backtest: {head['data']}", head, parts), encoding="utf-8")
+        (new / PAGE).write_text(
+            page(f"Backtest: {head['data']}", head, parts, lead=lead, words=WORDS), encoding="utf-8"
+        )
         (new / DATA).write_text(
             json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -150,9 +167,8 @@ def _write_days(file: Path, cases: Sequence[Case]) -> None:
         rows.writerow(("case", "arm", "time_utc", "equity_usd", "bid"))
         for case in cases:
             fills = case.observed.fills
-            hold = fills.quote + fills.base * fills.bids * (1.0 - fills.taker)
             curves = [(x.name, x.equity) for x in report_tables.arms(case)]
-            for name, equity in [*curves, ("holding the start", hold)]:
+            for name, equity in [*curves, ("holding the start", report_tables.holding(case))]:
                 for at, value, bid in zip(fills.mark_times, equity, fills.bids, strict=True):
                     rows.writerow((case.name, name, _time(at), f"{value:.8f}", f"{bid:.8f}"))
 

@@ -20,11 +20,10 @@ from sim.metrics import (
     cycle_figures,
     expected_best_sharpe,
 )
-from sim.observed import Diagnostics, Observed, Spacing
+from sim.observed import COARSE, Diagnostics, Observed
 from sim.tables import NONE, Table, span
 from sim.verdict import ALIKE, DAYS_MIN, Interval, bootstrap
 
-COARSE = "needs finer data"
 NO_DIFFERENCE = "no difference"
 ORDERS = (
     "orders placed", "filled", "in several executions", "refused", "of them: would have crossed",
@@ -51,14 +50,13 @@ def arms(case: Case) -> list[Arm]:
 def verdicts(case: Case) -> Table:
     """Return what is to be thought of each Kelly sizing."""
     rows = []
-    for x in case.verdicts:
+    for x, tested in zip(case.verdicts, case.comparison.tested, strict=False):
         found = x.interval
         rows.append((
-            x.sentence.split(":")[1].split(" grew")[0].strip(), x.word,
+            tested.arm.name, x.word,
             number(None if found is None else found.mean, 4, scale=100, sign=True),
             NONE if found is None else f"{100 * found.low:+.4f} to {100 * found.high:+.4f}",
             number(x.detectable, 4, scale=100), number(x.p_better, 3), str(x.days),
-            x.reason or "",
         ))  # fmt: skip
     return Table(
         f"Verdict, {case.name}",
@@ -68,38 +66,51 @@ def verdicts(case: Case) -> Table:
         if case.verdicts
         else "None is given: the bars are too coarse for these distances.",
         ("sizing", "verdict", "difference", "95 % interval", "seen from", "shuffles as well",
-         "days", "what was not met"),
+         "days"),
         rows,
         is_told_empty=True,
+        sentences=tuple(x.sentence for x in case.verdicts),
     )  # fmt: skip
 
 
 def performance(case: Case) -> Table:
     """Return all sizings and ways of doing nothing side by side."""
-    mark = case.observed.fills
     seen = case.observed
     rows = [_row(x.name, figures(seen, x.equity)) for x in arms(case)]
     rows[0] = _row("fixed", figures(seen, case.comparison.fixed.equity), seen.deepest["equity"])
-    taxed = mark.bids * (1.0 - mark.taker)
-    hold = figures(seen, mark.quote + mark.base * taxed)
-    rows.append(_row("holding the start", hold, seen.deepest["hold"]))
+    held = figures(seen, holding(case))
+    rows.append(_row("holding the start", held, seen.deepest["hold"]))
     for name, title in (("usd", "all in USD"), ("doge", "all in coin"), ("half", "half and half")):
         rows.append(_row(title, figures(seen, seen.days[name]), seen.deepest[name]))
     return Table(
         f"Equity, {case.name}",
-        "Daily marks at liquidation: bid less taker fee (coin and half: at the bid). Return and "
-        "drawdown in %; ratios a year of 365 days; drawdown at daily marks, and at hourly ones "
+        "Marks at liquidation: bid less taker fee; all begin with the same worth. Return and "
+        "drawdown in %; ratios a year of 365 days, of whole UTC days with prices: "
+        f"{_enough(len(seen.fills.whole_days))}. Drawdown at daily marks, and at hourly ones "
         "where those are known: sizings are marked once a day. PSR: probability that the true "
         "Sharpe ratio is above 0, if nothing else was tried.",
-        ("arm", "return %", "% a day", "CAGR %", "volatility %", "Sharpe", "Sortino",
+        ("sizing", "return %", "% a day", "CAGR %", "volatility %", "Sharpe", "Sortino",
          "drawdown %", "at hours %", "days down", "ulcer %", "CVaR 95 %", "Calmar", "PSR"),
         rows,
     )  # fmt: skip
 
 
-def figures(seen: Observed, equity: Floats) -> Curve:
-    """Return the figures of daily equity at the marks of a run."""
-    return curve(equity, elapsed_days=seen.fills.elapsed_days)
+def _enough(days: int) -> str:
+    """Return how many days there are, and whether ratios are told of them."""
+    return f"{days:,}" + (f", none of fewer than {DAYS_MIN}" if days < DAYS_MIN else "")
+
+
+def holding(case: Case) -> Floats:
+    """Return what holding the start would be worth at the marks, at liquidation."""
+    marks = case.observed.fills
+    return marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
+
+
+def figures(seen: Observed, equity: Floats, tried: Trials | None = None) -> Curve:
+    """Return the figures of equity at the marks of a run; ratios of 20 days or more only."""
+    marks = seen.fills
+    found = curve(equity, tried, elapsed_days=marks.elapsed_days, whole=marks.spliced(equity))
+    return found if found.days >= DAYS_MIN else found.without_days()
 
 
 def _row(name: str, x: Curve, deepest: float | None = None) -> tuple[str, ...]:
@@ -134,7 +145,7 @@ def sizes(case: Case) -> Table:
         "Mean order in USD; open notional and value of the coin in % of equity; turnover a day in "
         "equities; fees in USD; wins in % with Wilson's 95 % interval; profit a cycle in USD; "
         "sizes that floor, ceiling or a cap decided, in %; entries that cash did not suffice for.",
-        ("arm", "order", "open %", "coin %", "most %", "turnover", "fees", "cycles", "wins %",
+        ("sizing", "order", "open %", "coin %", "most %", "turnover", "fees", "cycles", "wins %",
          "won ÷ lost", "a cycle", "at bounds %", "cut"),
         rows,
     )  # fmt: skip
@@ -192,39 +203,45 @@ def entries_by_regime(case: Case) -> Table:
 
 def worst_cells(case: Case) -> Table:
     """Return the growth by month and by third of volatility: where it fails, it is seen."""
-    marks, equity = case.observed.fills, case.comparison.fixed.equity
-    held = marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
+    marks, equity, held = case.observed.fills, case.comparison.fixed.equity, holding(case)
+    whole = np.zeros(max(0, len(marks.mark_times) - 1), dtype=bool)
+    whole[marks.whole_days] = True
     rows = [
-        (name, str(int(chosen.sum())), *_cell(equity, chosen), *_cell(held, chosen)[:1])
-        for name, chosen in _cells(marks.mark_times, marks.bids)
-    ]
+        (name, str(int((chosen & whole).sum())), _sum(equity, chosen),
+         _worst(equity, chosen & whole), _sum(held, chosen))
+        for name, chosen in _cells(marks.mark_times, marks.bids, whole)
+    ]  # fmt: skip
     return Table(
         f"By month and volatility, {case.name}",
-        "Fixed sizes: log growth in % in all, the worst day, and that of holding the start.",
+        "Fixed sizes: log growth in % in all, the worst day, and the growth of holding the start. "
+        "Days are whole ones with prices; a month's growth has the others too, a third's has not.",
         ("part", "days", "growth %", "worst day %", "holding %"),
         rows,
     )
 
 
-def _cells(times: Floats, bids: Floats) -> Iterator[tuple[str, np.ndarray]]:
+def _cells(times: Floats, bids: Floats, whole: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     if len(times) < 2:
         return
     months = np.array([datetime.fromtimestamp(x - 1, UTC).strftime("%Y-%m") for x in times[1:]])
     for month in sorted(set(months)):
         yield month, months == month
+    if whole.sum() < len(TERCILES):
+        return
     move = np.abs(np.diff(np.log(bids)))
-    low, high = np.quantile(move, [1 / 3, 2 / 3])
+    low, high = np.quantile(move[whole], [1 / 3, 2 / 3])
     cells = (move <= low, (move > low) & (move <= high), move > high)
-    yield from zip(TERCILES, cells, strict=True)
+    yield from ((name, x & whole) for name, x in zip(TERCILES, cells, strict=True))
 
 
-def _cell(equity: Floats, chosen: np.ndarray) -> tuple[str, str]:
+def _sum(equity: Floats, chosen: np.ndarray) -> str:
+    """Return the log growth in chosen spans between marks, in %."""
+    return number(float(np.diff(np.log(equity))[chosen].sum()), 2, scale=100, sign=True)
+
+
+def _worst(equity: Floats, chosen: np.ndarray) -> str:
     growth = np.diff(np.log(equity))[chosen]
-    if growth.size == 0:
-        return NONE, NONE
-    return number(float(growth.sum()), 2, scale=100, sign=True), number(
-        float(growth.min()), 2, scale=100, sign=True
-    )
+    return number(float(growth.min()) if growth.size else None, 2, scale=100, sign=True)
 
 
 def diagnostics(cases: Sequence[Case]) -> Table:
@@ -260,22 +277,31 @@ def stress(cases: Sequence[Case]) -> Table:
             case.name, number(found.total_return, 2, scale=100, sign=True),
             number(seen.deepest["equity"], 2, scale=100), str(fixed.cycles.count),
             number(fixed.fees),
-            ", ".join(words) or COARSE, "fragile" if words != first else "",
+            ", ".join(words) or COARSE,
+            "fragile" if words != first
+            else "nothing changed in the fills" if case is not cases[0]
+            and _filled(case) == _filled(cases[0]) else "",
         ))  # fmt: skip
     return Table(
         "Under stress",
         "Fixed sizes in % and USD, drawdown at hourly marks, and the verdicts on the Kelly sizings "
-        "in the order above; one that changes is fragile.",
+        "in the order above; one that changes is fragile. Where nothing changed in the fills a row "
+        "shows no robustness: of fees it tells what they cost, of other conditions nothing.",
         ("conditions", "return %", "drawdown %", "cycles", "fees", "verdicts", ""),
         rows,
     )
 
 
+def _filled(case: Case) -> list[tuple[object, ...]]:
+    """Return what was filled, and when, whatever it cost."""
+    fills = case.observed.fills
+    done = [(*_same(x), x.entry_price, x.exit_price, x.volume) for x in fills.cycles]
+    return done + [(x.slot_id, x.leg, x.entry_time, x.entry_price, x.volume) for x in fills.held]
+
+
 def above_holding(case: Case, arm: Arm, tried: Trials) -> Curve:
     """Return the figures of the arm's equity measured in that of holding the start."""
-    marks = case.observed.fills
-    held = marks.quote + marks.base * marks.bids * (1.0 - marks.taker)
-    return curve(arm.equity / held, tried if tried.count else None, elapsed_days=marks.elapsed_days)
+    return figures(case.observed, arm.equity / holding(case), tried if tried.count else None)
 
 
 def evidence(case: Case, tried: Trials) -> Table:
@@ -301,7 +327,7 @@ def evidence(case: Case, tried: Trials) -> Table:
         "Daily growth of the equity measured in that of holding the start: Sharpe ratio a day, the "
         "probability that the true one is above 0 (PSR), and above that of luck (deflated); days "
         f"that such a ratio needs for 95 %. {told}.",
-        ("arm", "% a day", "Sharpe a day", "PSR", "deflated", "days needed"),
+        ("sizing", "% a day", "Sharpe a day", "PSR", "deflated", "days needed"),
         rows,
     )  # fmt: skip
 
@@ -387,8 +413,8 @@ def _tally(x: Tally) -> str:
 
 
 def daily_growth(run: Observed) -> Floats:
-    """Return the log growth of equity at liquidation in each whole UTC day."""
-    grown: Floats = np.diff(np.log(liquidated(run)[run.fills.whole_days]))
+    """Return the log growth of equity at liquidation in each whole UTC day with prices."""
+    grown: Floats = np.diff(np.log(run.fills.spliced(liquidated(run))))
     return grown
 
 
@@ -397,6 +423,8 @@ def apart(run: Floats, base: Floats) -> Interval | str:
     if len(run) != len(base) or len(run) < DAYS_MIN:
         return f"too few days: {len(run)}, {DAYS_MIN} are needed"
     difference = run - base
+    if not np.isfinite(difference).all():
+        return "equity was used up"
     return NO_DIFFERENCE if np.ptp(difference) <= ALIKE else bootstrap(difference)
 
 
@@ -409,19 +437,6 @@ def apart_words(found: Interval | str) -> str:
 
 def _against(run: Observed, base: Observed) -> str:
     return apart_words(apart(daily_growth(run), daily_growth(base)))
-
-
-def spacing_words(found: Spacing | None) -> str:
-    """Return how the distances stand against the bars."""
-    if found is None:
-        return "not known: no bars"
-    text = (
-        f"exit {found.to_exit:.1f}, entry {found.to_entry:.1f} deviations of a bar "
-        f"({found.deviation_pct:.3f} % in {found.bar_sec / 60:g} min)"
-    )
-    if found.word == COARSE:
-        return f"{text}: {COARSE}; below 1.5 a bar hides what happened, no verdict is given"
-    return f"{text}: warning, below 3 some cycles may not be as they were" if found.word else text
 
 
 def _span(seconds: float | None) -> str:

@@ -29,6 +29,7 @@ from exchange.skipping import SkippingExchange, Terms
 from grid.quiet import idle_until
 from grid.watch import HOUR_SEC
 from market.columns import ColumnSource
+from sim.coverage import Coverage, coverage
 from sim.unkept import UnkeptCandles
 from store.backtest import BacktestStore
 
@@ -43,6 +44,7 @@ class Outcome(NamedTuple):
     start_quote: Decimal
     start_taker: Decimal  # the fee rate at the start
     cpu_sec: float
+    coverage: Coverage
 
 
 def live_through(
@@ -98,7 +100,10 @@ def live_through(
         if models is not None:
             models.close()
     taker = venue.fees.taker
-    return Outcome(runtime.state, params, store, base, quote, taker, cpu_seconds() - began)
+    cpu_sec = cpu_seconds() - began
+    return Outcome(
+        runtime.state, params, store, base, quote, taker, cpu_sec, coverage(source.hours)
+    )
 
 
 def _after(

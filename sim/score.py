@@ -2,14 +2,15 @@
 
 Equity is marked at liquidation: the bid less the taker fee on all base, for the grid and for the
 starting balances held alike. The fee is that of the start, whatever the volume since: else holding
-would not be the same for all, and trading much would look like a gain. A day is a whole UTC day,
-from the first mark after one midnight to that after the next; what is before the first midnight or
-after the last is lived through and not counted.
+would not be the same for all, and trading much would look like a gain. A day is a whole UTC day
+with prices (`sim/coverage.py`), from the first mark after one midnight to that after the next; all
+else is lived through and not counted.
 """
 
 import math
 import tempfile
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from scipy import stats
 import config
 from core import actions as a
 from core.domain import ONE
+from core.plain_text import counted
 from core.ports import MarketError
 from core.record import Record
 from core.state import BotState
@@ -36,7 +38,7 @@ DAYS_MIN = 2  # the least that have a deviation
 class Score(Record, frozen=True, kw_only=True):
     """One backtest; growth is the mean log growth a day, the Sharpe ratio that of the excess."""
 
-    days: int  # that have a mark at both ends; a gap of several counts as one
+    days: int  # whole ones with prices
     growth: float
     hold: float  # growth of the starting balances held
     excess: float  # growth less hold: what a sweep makes large
@@ -84,7 +86,10 @@ def backtest(source: ColumnSource, changes: Mapping[str, str]) -> Score:
         outcome = live_through(settings, source, folder=folder, watch=watch)
         outcome.store.close()
     state = outcome.state
-    return score(marks, cycles=state.counters.get("cycles", 0), fees=float(state.accounts.fees))
+    return score(
+        marks, outcome.coverage.days,
+        cycles=state.counters.get("cycles", 0), fees=float(state.accounts.fees),
+    )  # fmt: skip
 
 
 def _note(marks: list[_Mark], state: BotState, actions: tuple[a.Action, ...]) -> None:
@@ -103,26 +108,31 @@ def _note(marks: list[_Mark], state: BotState, actions: tuple[a.Action, ...]) ->
             )
 
 
-def score(marks: list[_Mark], *, cycles: int, fees: float) -> Score:
-    """Return the score of a run's marks, oldest first. Raises MarketError for too few days."""
-    days = [x for x in marks if x.is_daily]
-    if days and days[0].time % DAY_SEC >= HOUR_SEC:
-        days = days[1:]  # the run began within a day
-    if len(days) <= DAYS_MIN:
+def score(marks: list[_Mark], priced_days: AbstractSet[int], *, cycles: int, fees: float) -> Score:
+    """Return the score of a run's marks, oldest first, by the days since 1970 that have prices.
+
+    Raises MarketError for too few days.
+    """
+    midnights = [x for x in marks if x.is_daily and x.time % DAY_SEC < HOUR_SEC]
+    days = [
+        (before, after) for before, after in pairwise(midnights)
+        if after.time // DAY_SEC - before.time // DAY_SEC == 1
+        and before.time // DAY_SEC in priced_days
+    ]  # fmt: skip
+    if len(days) < DAYS_MIN:
         raise MarketError(
-            f"{max(0, len(days) - 1)} whole UTC days have prices; at least {DAYS_MIN} are needed"
+            f"{counted(len(days), 'whole UTC day')} with prices; at least {DAYS_MIN} are needed"
         )
-    own = _steps([x.equity for x in days])
-    held = _steps([x.hold for x in days])
+    own = [math.log(after.equity / before.equity) for before, after in days]
+    held = [math.log(after.hold / before.hold) for before, after in days]
     excess = [x - y for x, y in zip(own, held, strict=True)]
-    elapsed = int(days[-1].time // DAY_SEC - days[0].time // DAY_SEC)
     skewness, kurtosis = _shape(excess)
     deviation = stdev(excess)
     return Score(
         days=len(excess),
-        growth=sum(own) / elapsed,
-        hold=sum(held) / elapsed,
-        excess=sum(excess) / elapsed,
+        growth=fmean(own),
+        hold=fmean(held),
+        excess=fmean(excess),
         sharpe=fmean(excess) / deviation if deviation > 0 else 0.0,
         skewness=skewness,
         kurtosis=kurtosis,
@@ -130,10 +140,6 @@ def score(marks: list[_Mark], *, cycles: int, fees: float) -> Score:
         cycles=cycles,
         fees=fees,
     )
-
-
-def _steps(values: list[float]) -> list[float]:
-    return [math.log(after / before) for before, after in pairwise(values)]
 
 
 def _shape(values: list[float]) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from core.plain_text import counted
 from core.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -134,7 +135,7 @@ def _unjudged(tested: Floats, matched: Floats, multipliers: Floats) -> str | Non
     if np.ptp(multipliers) <= ALIKE:
         return "its sizes did not vary"
     if len(tested) - 1 < DAYS_MIN:
-        return f"{max(0, len(tested) - 1)} days are fewer than {DAYS_MIN}"
+        return f"{counted(max(0, len(tested) - 1), 'whole day')} with prices; {DAYS_MIN} are needed"
     for equity in (tested, matched):
         if not (np.isfinite(equity).all() and (equity > 0).all()):
             return "equity was used up"

@@ -54,7 +54,7 @@ def stream(
     marks = START + DAY_SEC * np.arange(days + 1.0)
     return Fills(
         cycles=found, held=(), mark_times=marks, bids=np.ones(days + 1), base=20_000.0,
-        quote=quote, taker=0.0, slots=4,
+        quote=quote, taker=0.0, slots=4, days=days_from(START, days),
     )  # fmt: skip
 
 
@@ -88,5 +88,11 @@ def market(seed: int, *, cycles: int = 120, held: int = 4, days: int = 40) -> Fi
         )  # fmt: skip
     return Fills(
         cycles=done, held=kept, mark_times=marks, bids=bids, base=50_000.0, quote=5_000.0,
-        taker=0.004, slots=4,
+        taker=0.004, slots=4, days=days_from(START, days),
     )  # fmt: skip
+
+
+def days_from(start: float, count: int) -> frozenset[int]:
+    """Return so many UTC days since 1970, from the midnight `start` on."""
+    first = int(start // DAY_SEC)
+    return frozenset(range(first, first + count))

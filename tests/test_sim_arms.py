@@ -142,7 +142,7 @@ def short_of_cash(*cycles: Cycle, least_usd: float = 0.0) -> Fills:
     marks = np.array([0.0, 86_400.0, 172_800.0])
     return Fills(
         cycles=cycles, held=(), mark_times=marks, bids=np.ones(3), base=100.0, quote=100.0,
-        taker=0.0, slots=1, least_usd=least_usd,
+        taker=0.0, slots=1, days=frozenset({0, 1}), least_usd=least_usd,
     )  # fmt: skip
 
 

@@ -128,8 +128,8 @@ LEVEL = grown(np.random.default_rng(1).normal(0.0, 0.01, 40))
     [
         (LEVEL, LEVEL, np.array([]), "no cycles"),
         (LEVEL, LEVEL, np.full(5, 1.25), "did not vary"),
-        (LEVEL[:20], LEVEL[:20], VARIED, "19 days are fewer than 20"),
-        (LEVEL[:0], LEVEL[:0], VARIED, "0 days"),
+        (LEVEL[:20], LEVEL[:20], VARIED, "19 whole days with prices; 20 are needed"),
+        (LEVEL[:0], LEVEL[:0], VARIED, "0 whole days"),
         (LEVEL, LEVEL, VARIED, "not at all"),
         (LEVEL, LEVEL * np.exp(0.01 * np.arange(41)), VARIED, "by a constant"),
         (LEVEL - LEVEL.min(), LEVEL, VARIED, "used up"),

@@ -19,7 +19,7 @@ import pytest
 
 from core import events as e
 from core.domain import FeeRates
-from core.ports import ConfigError
+from core.ports import ConfigError, MarketError
 from sim import space as space_
 from sim.ledger import parsed
 from sim.score import DAY_SEC, _Mark, _note, score
@@ -90,11 +90,22 @@ def test_a_score_is_of_whole_days_against_holding() -> None:
     """What is before the first midnight does not count, but for the drawdown."""
     values = [(0.5, 200.0, 100.0), (1, 100.0, 100.0), (2, 110.0, 100.0), (3, 121.0, 110.0)]
     marks = [_Mark(DAY_SEC * at, equity, hold, True, Decimal(0)) for at, equity, hold in values]
-    found = score(marks, cycles=3, fees=1.5)
+    found = score(marks, {0, 1, 2}, cycles=3, fees=1.5)
     assert (found.days, found.cycles, found.fees, found.drawdown) == (2, 3, 1.5, 0.5)
     assert found.growth == pytest.approx(0.0953102)
     assert found.excess == pytest.approx(found.growth - 0.0953102 / 2)
     assert found.sharpe == pytest.approx(0.5**0.5)
+
+
+def test_a_score_leaves_days_without_prices_out() -> None:
+    """What the price moved by over them is nobody's day."""
+    values = (100.0, 110.0, 121.0, 500.0, 550.0)
+    marks = [_Mark(DAY_SEC * n, x, 100.0, True, Decimal(0)) for n, x in enumerate(values)]
+    found = score(marks, {0, 1, 3}, cycles=0, fees=0.0)
+    assert found.days == 3
+    assert found.growth == pytest.approx(0.0953102)
+    with pytest.raises(MarketError, match="1 whole UTC day with prices"):
+        score(marks, {3}, cycles=0, fees=0.0)
 
 
 def test_a_fee_that_falls_with_volume_is_no_gain() -> None:
