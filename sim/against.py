@@ -13,7 +13,7 @@ import numpy as np
 from core.record import Record
 from sim.cases import Against, Case, Full
 from sim.metrics import Floats
-from sim.observed import Observed
+from sim.observed import COARSE, Observed
 from sim.report_tables import (
     NO_DIFFERENCE,
     apart,
@@ -57,6 +57,8 @@ def compared(found: Against) -> Compared:
             word=SAME, reason="the same trades", days=days, growth=NO_DIFFERENCE,
             beyond=NO_DIFFERENCE,
         )  # fmt: skip
+    if any(x.spacing is not None and x.spacing.word == COARSE for x in (found.own, found.other)):
+        return Compared(word=SAME, reason=COARSE, days=days, growth=COARSE, beyond=COARSE)
     growth = apart(daily_growth(own), daily_growth(other))
     beyond = apart(beyond_holding(own), beyond_holding(other))
     word, reason = _word(growth, beyond)
@@ -92,6 +94,14 @@ def table(found: Against) -> Table:
          "beyond holding", "verdict", "why"),
         rows,
     )  # fmt: skip
+
+
+def sentence(found: Against) -> str:
+    """Return what came out, for who asked."""
+    made = compared(found)
+    own, other = (_words(found, n) for n in (0, 1))
+    by = "" if isinstance(made.growth, str) else f" by {apart_words(made.growth)} % a day"
+    return f"{own} against {other}, under {found.other.name}: {made.word}{by}; {made.reason}."
 
 
 def to_dict(found: Against) -> dict[str, Any]:

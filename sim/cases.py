@@ -67,6 +67,7 @@ class Full(NamedTuple):
     name: str
     mode: str
     observed: Observed
+    spacing: Spacing | None
     cpu_sec: float
     digest: str
 
@@ -181,7 +182,8 @@ def run_full(
     try:
         return Full(
             name=name, mode=outcome.params.kelly.mode, observed=observed(outcome),
-            cpu_sec=outcome.cpu_sec, digest=digest(canonical_text(outcome.store, outcome.state)),
+            spacing=spacing(source, outcome), cpu_sec=outcome.cpu_sec,
+            digest=digest(canonical_text(outcome.store, outcome.state)),
         )  # fmt: skip
     finally:
         outcome.store.close()

@@ -55,7 +55,12 @@ def short(head: Mapping[str, str], found: Findings) -> str:
     if found.stressed:
         made.append(report_tables.stress([cases[0], *found.stressed]))
     made.append(report_tables.opinions(cases))
-    return text(head, _told(made, cases[0]), headline(found))
+    return text(head, _told(made, cases[0]), lead(found))
+
+
+def lead(found: Findings) -> list[str]:
+    """Return what came out in plain sentences, what was asked first."""
+    return [*map(against.sentence, found.against), *headline(found)]
 
 
 def _told(made: list[Table], case: Case) -> list[Table]:
@@ -78,9 +83,8 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
         drawn = report_plot.pictures(case)
         parts += [x._replace(title=_marked(x.title, cases[0])) for x in drawn]
     parts += made[first:]
-    lead = headline(found)
     data = {
-        "headline": lead,
+        "headline": lead(found),
         "head": dict(head),
         "trials": found.tried.to_dict(),
         "cases": [_case(x, found.tried) for x in (*cases, *found.stressed)],
@@ -90,7 +94,8 @@ def write(folder: Path, head: Mapping[str, str], found: Findings) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as name:  # all four, or none
         new = Path(name)
         (new / PAGE).write_text(
-            page(f"Backtest: {head['data']}", head, parts, lead=lead, words=WORDS), encoding="utf-8"
+            page(f"Backtest: {head['data']}", head, parts, lead=lead(found), words=WORDS),
+            encoding="utf-8",
         )
         (new / DATA).write_text(
             json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8"

@@ -5,11 +5,12 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from sim.against import Compared, compared, table
+from sim.against import Compared, compared, sentence, table
 from sim.arms import Fills
 from sim.cases import Against, Full
+from sim.coverage import Coverage
 from sim.metrics import Floats
-from sim.observed import Diagnostics, Observed
+from sim.observed import COARSE, Diagnostics, Observed, Spacing
 from sim.verdict import BETTER, SAME, WORSE, Interval
 
 DAY, TAKER = 86_400.0, 0.004
@@ -23,15 +24,19 @@ def run(digest: str, *, coin: float, gains: Floats, rise: float = 0.01) -> Full:
     moves = np.cumsum(np.append(0.0, chance.normal(rise, 0.002, days)))
     bids, cash = 0.1 * np.exp(moves), 1_000.0 + np.append(0.0, np.cumsum(gains))
     base = np.full(days + 1, coin)
+    known = frozenset(range(20_000, 20_000 + days))
     fills = Fills(
         cycles=[], held=[], mark_times=DAY * (20_000 + np.arange(days + 1)), bids=bids, base=coin,
-        quote=1_000.0, taker=TAKER, slots=1,
+        quote=1_000.0, taker=TAKER, slots=1, days=known,
     )  # fmt: skip
     seen = Observed(
         fills=fills, days={"equity": cash + coin * bids, "base": base}, deepest={"equity": 0.1},
         diagnostics=NOTHING, counters={"cycles": 3}, paid=1.5,
+        coverage=Coverage(known, (), 0, 0),
     )  # fmt: skip
-    return Full(name="default", mode="tilt", observed=seen, cpu_sec=0.0, digest=digest)
+    return Full(
+        name="default", mode="tilt", observed=seen, spacing=None, cpu_sec=0.0, digest=digest
+    )
 
 
 def gains(mean: float, days: int = 60) -> Floats:
@@ -75,6 +80,24 @@ def test_what_cannot_be_told_is_said() -> None:
     apart = judged(run("a", coin=5_000, gains=gains(0.0)), run("b", coin=5_000, gains=-gains(0.0)))
     assert apart.word == SAME
     assert apart.reason.startswith("the difference may be 0; a true one below ")
+
+
+def test_no_word_where_bars_are_too_coarse_for_either() -> None:
+    """Their order of events is not known; nor on equity that was used up."""
+    coarse = Spacing(bar_sec=60.0, deviation_pct=1.0, to_exit=1.0, to_entry=1.0)
+    own, other = run("a", coin=5_000, gains=gains(3.0)), run("b", coin=5_000, gains=gains(0.0))
+    made = judged(own, other._replace(spacing=coarse))
+    assert (made.word, made.reason) == (SAME, COARSE)
+    lost = run("c", coin=0, gains=gains(-40.0))
+    assert judged(own, lost).reason == "equity was used up"
+
+
+def test_the_sentence_says_what_was_asked() -> None:
+    """Both values, the preset, the word and the interval."""
+    own, other = run("a", coin=5_000, gains=gains(3.0)), run("b", coin=5_000, gains=gains(0.0))
+    told = sentence(Against({"SLOT_COUNT": ("4", "3")}, own, other))
+    assert told.startswith("SLOT_COUNT=4 against SLOT_COUNT=3, under default: BETTER by +0.")
+    assert told.endswith(" % a day; both intervals are above 0.")
 
 
 def test_the_table_holds_both_runs() -> None:
