@@ -8,7 +8,7 @@ numbers that are searched are doubles; a bar that is near a bound is left to the
 from decimal import Decimal
 from functools import cached_property
 from math import exp
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from core.ports import Message
 from core.state import Market, Quiet
 from exchange.matching import DAY_SEC, MatchingConfig
 from exchange.paper import TICK_SEC, PaperExchange
-from exchange.paper_file import Cursor, PaperFile
+from exchange.paper_file import PaperFile
 from exchange.rates import READ_BALANCES_COST, latency
 
 HOUR_SEC = 3600
@@ -31,10 +31,6 @@ LATENCY_SIGMAS = 9.42  # no draw of 64 bits is farther out
 
 class _InMemory(PaperFile):
     """The tables of orders and executions alone: a backtest is never taken up again."""
-
-    def commit(self, cursor: Cursor, **_parts: Any) -> None:  # noqa: ARG002 - the port
-        """Write what was added; where it stands is nowhere but in memory."""
-        self.flush()
 
     def add_message(self, message: Message) -> None:
         """Forget it."""
@@ -92,6 +88,10 @@ class SkippingExchange(PaperExchange):
         super().__init__(
             ":memory:", source, instrument, config, start_base=start_base, start_quote=start_quote
         )
+
+    def _commit(self) -> None:
+        """Write what was added; where it stands is nowhere but in memory."""
+        self._file.flush()
 
     @property
     def is_idle(self) -> bool:

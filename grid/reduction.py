@@ -110,7 +110,10 @@ class Reduction:
 
     def slot(self, slot_id: int) -> SlotState | None:
         """Return the slot, or None if there is none of that id."""
-        return next((slot for slot in self.state.slots if slot.slot_id == slot_id), None)
+        for slot in self.state.slots:
+            if slot.slot_id == slot_id:
+                return slot
+        return None
 
     def known_slot(self, slot_id: int) -> SlotState:
         """Return the slot; it must exist."""
