@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -263,7 +263,7 @@ def _run(args: argparse.Namespace, question: Question) -> "Findings":
         cases=tuple(made[: len(runs)]), stressed=tuple(made[len(runs) :]), full=tuple(as_set),
         tried=question.tried,
         against=tuple(
-            cases.Against(_differing(args, question), x, y)
+            cases.Against(_differing(question, args.against), x, y)
             for x, y in zip(own[: len(other)], other, strict=True)
         ),
     )  # fmt: skip
@@ -288,9 +288,12 @@ def _is_of_kelly(args: argparse.Namespace) -> bool:
     return any(name.startswith("KELLY_") for name, _ in (*args.set, *args.against))
 
 
-def _differing(args: argparse.Namespace, question: Question) -> dict[str, tuple[str, str]]:
-    values = _values(question.settings)
-    return {name: (values[name], text) for name, text in args.against}
+def _differing(
+    question: Question, against: Iterable[tuple[str, str]]
+) -> dict[str, tuple[str, str]]:
+    """Return what stands on either side, by name; secrets are hidden there."""
+    sides = [_values(x) for x in (question.settings, question.other) if x is not None]
+    return {name: (sides[0][name], sides[-1][name]) for name, _ in against}
 
 
 def _head(settings: config.Settings, source: ColumnSource, case: "Case") -> dict[str, str]:
