@@ -64,7 +64,8 @@ class ColumnSource(ReplaySource):
         opens = self._opens[~self._is_made]
         first = np.floor(opens / HOUR).astype(np.int64)
         last = np.ceil((opens + self.interval) / HOUR).astype(np.int64)
-        spans = np.unique(np.stack([first, last], axis=1), axis=0).tolist()
+        newest = np.append(np.flatnonzero(np.diff(first)), first.size - 1)  # bar of each hour
+        spans = zip(first[newest].tolist(), last[newest].tolist(), strict=True)
         return frozenset(x for begin, end in spans for x in range(begin, end))
 
     def _known(self) -> Recorded:
