@@ -84,15 +84,15 @@ def table(found: Against) -> Table:
     made = compared(found)
     own, other = (_words(found, n) for n in (0, 1))
     rows = [
-        (own, *_cells(found.own), apart_words(made.growth), apart_words(made.beyond), made.word,
-         made.reason),
-        (other, *_cells(found.other), NONE, NONE, NONE, ""),
+        (own, *_cells(found.own), apart_words(made.growth), apart_words(made.beyond), made.word),
+        (other, *_cells(found.other), NONE, NONE, NONE),
     ]  # fmt: skip
     return Table(
         f"Against {other}, {found.other.name}", NOTE,
         ("run", "return %", "at hours %", "coin %", "fees", "cycles", "difference",
-         "beyond holding", "verdict", "why"),
+         "beyond holding", "verdict"),
         rows,
+        sentences=(sentence(found),),
     )  # fmt: skip
 
 
@@ -100,8 +100,8 @@ def sentence(found: Against) -> str:
     """Return what came out, for who asked."""
     made = compared(found)
     own, other = (_words(found, n) for n in (0, 1))
-    by = "" if isinstance(made.growth, str) else f" by {apart_words(made.growth)} % a day"
-    return f"{own} against {other}, under {found.other.name}: {made.word}{by}; {made.reason}."
+    grew = "" if isinstance(made.growth, str) else f", {apart_words(made.growth)} % a day"
+    return f"{own} against {other}, under {found.other.name}: {made.word}{grew}; {made.reason}."
 
 
 def to_dict(found: Against) -> dict[str, Any]:

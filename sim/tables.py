@@ -21,7 +21,7 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } .hint { display: none; }
 .note, .hint { color: #555; margin: 0 0 .5rem; }
 .lead { font-size: 1.1rem; max-width: 60rem; } .said { max-width: 60rem; }
-h1 { overflow-wrap: anywhere; } svg { width: 100%; min-width: 44rem; height: auto; }
+h1, h2, p { overflow-wrap: anywhere; } svg { width: 100%; min-width: 44rem; height: auto; }
 @media (max-width: 46rem) {
   .hint { display: block; } dl { display: block; } dt { margin-top: .4rem; }
   body { padding: 0 .7rem; margin: 1rem auto; } h1 { font-size: 1.4rem; }

@@ -96,7 +96,7 @@ def test_the_sentence_says_what_was_asked() -> None:
     """Both values, the preset, the word and the interval."""
     own, other = run("a", coin=5_000, gains=gains(3.0)), run("b", coin=5_000, gains=gains(0.0))
     told = sentence(Against({"SLOT_COUNT": ("4", "3")}, own, other))
-    assert told.startswith("SLOT_COUNT=4 against SLOT_COUNT=3, under default: BETTER by +0.")
+    assert told.startswith("SLOT_COUNT=4 against SLOT_COUNT=3, under default: BETTER, +0.")
     assert told.endswith(" % a day; both intervals are above 0.")
 
 
