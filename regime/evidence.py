@@ -15,7 +15,7 @@ from regime.features import Floats
 
 ROWS_MIN = 200
 UNLABELLED = -1
-DAY_SEC = 86_400.0
+BLOCK_SEC = 8 * 86_400.0  # long enough that half a million rows are few blocks
 _ROUNDING_SEC = 1e-6
 _TAIL = 64  # terms, more than any lag: that of ten million rows is 51
 _DIRECTION = {BEARISH: -1.0, BULLISH: 1.0}
@@ -32,13 +32,13 @@ class _Rows(NamedTuple):
     horizon_sec: float
 
     def ends(self, first: int) -> list[int]:
-        """Return where each UTC day ends, of the steps from `first` on; a step ends in a row."""
+        """Return where each block of time ends, of the steps from `first` on."""
         steps = max(0, len(self.times) - 1)
         if first >= steps:
             return []
-        day, newest = self.times[first] // DAY_SEC, self.times[steps] // DAY_SEC
-        midnights = np.arange(day + 1, newest + 1) * DAY_SEC
-        found = np.unique(np.searchsorted(self.times, midnights))
+        block, newest = self.times[first] // BLOCK_SEC, self.times[steps] // BLOCK_SEC
+        begins = np.arange(block + 1, newest + 1) * BLOCK_SEC
+        found = np.unique(np.searchsorted(self.times, begins))
         return [int(x) for x in found if first < x < steps] + [steps]
 
 
@@ -56,7 +56,7 @@ class _Sums(NamedTuple):
 
 
 class Gathered:
-    """The evidence of rows that grow: what cannot change any more of finished days is kept.
+    """The evidence of rows that grow: what cannot change any more of finished blocks is kept.
 
     The numbers are those of `evidence`, whatever was asked before.
     """
@@ -78,13 +78,13 @@ class Gathered:
     def _one(self, rows: _Rows, label: int) -> Evidence:
         steps = max(0, len(rows.times) - 1)
         settled = self._settled.get(label, _Sums())
-        days = _days(rows, settled.end, label)
-        nonzero = settled.nonzero + sum(int(np.count_nonzero(x)) for _, _, x in days)
+        blocks = _blocks(rows, settled.end, label)
+        nonzero = settled.nonzero + sum(int(np.count_nonzero(x)) for _, _, x in blocks)
         width = min(bandwidth(nonzero) + 1, max(1, steps))
         if settled.width not in (0, width):
-            settled, days = _Sums(), _days(rows, 0, label)
+            settled, blocks = _Sums(), _blocks(rows, 0, label)
         found = settled
-        for end, count, terms in days:
+        for end, count, terms in blocks:
             found = _added(found, end, count, terms, width)
             if end <= min(rows.complete, steps - 1):
                 self._settled[label] = found
@@ -136,8 +136,8 @@ def _rows(times: Floats, closes: Floats, labels: Labels, horizon_sec: float) -> 
     return _Rows(times, closes, labels, complete, horizon_sec + _ROUNDING_SEC)
 
 
-def _days(rows: _Rows, first: int, label: int) -> list[tuple[int, int, Floats]]:
-    """Return of each day from step `first` on its end, its labelled rows, and its terms r·X."""
+def _blocks(rows: _Rows, first: int, label: int) -> list[tuple[int, int, Floats]]:
+    """Return of each block from step `first` on its end, its labelled rows, and its terms r·X."""
     found = []
     for end in rows.ends(first):
         count, open_horizons = _open_horizons(rows, first, end, label)
@@ -163,7 +163,7 @@ def _open_horizons(rows: _Rows, first: int, end: int, label: int) -> tuple[int, 
 
 
 def _added(sums: _Sums, end: int, count: int, terms: Floats, width: int) -> _Sums:
-    """Return the sums with those of another day."""
+    """Return the sums with those of another block."""
     before = np.append(sums.tail, terms)
     running = np.cumsum(np.append(sums.tail[-width:], terms))
     return _Sums(
