@@ -58,11 +58,10 @@ class Labelled:
         """
         opens = self._table[0, self._first : self._end]
         end = int(opens.searchsorted(until - self._interval, side="right"))
-        begin = 0
-        if end:
-            least = max(until - SPAN_SEC, float(opens[max(0, end - NEWEST)]))
-            if opens[0] < least:
-                begin = int(opens.searchsorted(math.ceil(least / DAY_SEC) * DAY_SEC))
+        least = until - SPAN_SEC
+        if end > NEWEST:
+            least = max(least, float(opens[end - NEWEST]))
+        begin = min(end, int(opens.searchsorted(math.ceil(least / DAY_SEC) * DAY_SEC)))
         found = self._table[:, self._first + begin : self._first + end]
         return found[0], found[1], found[2]
 

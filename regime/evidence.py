@@ -63,6 +63,7 @@ class Gathered:
 
     def __init__(self) -> None:
         self._basis: tuple[float, float] | None = None
+        self._count = 0  # rows that were given
         self._settled: dict[int, _Sums] = {}
 
     def evidence(
@@ -71,8 +72,9 @@ class Gathered:
         """Return what followed; see `evidence`. Rows that were given before must be the same."""
         rows = _rows(times, closes, labels, horizon_sec)
         basis = (float(times[0]) if len(times) else 0.0, horizon_sec)
-        if basis != self._basis:
+        if basis != self._basis or len(times) < self._count:
             self._basis, self._settled = basis, {}
+        self._count = len(times)
         return self._one(rows, BEARISH), self._one(rows, BULLISH)
 
     def _one(self, rows: _Rows, label: int) -> Evidence:

@@ -127,6 +127,8 @@ def _refused(name: str) -> Iterator[str]:
         yield "a backtest has its own; it cannot be set"
     elif name == "PAPER_PRESET":
         yield "a backtest runs under default and under pessimistic; it cannot be set"
+    elif name in BY_NAME and BY_NAME[name].is_secret:
+        yield "a secret changes nothing in a backtest"
     elif name not in BY_NAME:
         yield "there is no such setting; see docs/CONFIGURATION.md"
 
@@ -310,7 +312,7 @@ def _head(settings: config.Settings, source: ColumnSource, case: "Case") -> dict
         "data": source.name,
         "from, to (UTC)": f"{_day(start)}, {_day(end)}: {(end - start) / 86_400:.1f} days",
         "bars": f"{source.describe()}; content {source.fingerprint}",
-        "days that count": days_words(case.observed.coverage),
+        "days that count": days_words(case.observed.coverage, len(case.observed.fills.whole_days)),
         "spacing": spacing_words(case.spacing, source),
         "settings that are not defaults": ", ".join(changed) or "none",
         "seed": str(settings.seed),

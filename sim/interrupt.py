@@ -40,4 +40,8 @@ def run(name: str, main: Callable[[list[str]], int]) -> NoReturn:
         print(f"\n{name}: interrupted", file=sys.stderr)
         code = INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # others are undone while Python ends
+    if code == INTERRUPTED:  # Python itself may end by the signal that it was told of
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -26,7 +26,6 @@ SPACING_WARN, SPACING_LEAST = 3.0, 1.5  # of an entry to its exit, in deviations
 COARSE = "needs finer data"
 HEAVY_EACH, HEAVY_ALL = 0.1, 0.5  # of the variance: of one heavy bar, and of all together
 DONE_NOTHING = ("usd", "doge", "half")  # as the store names them
-END_SEC = 60.0  # a mark that lies less before the end gives way to it
 
 
 class Move(NamedTuple):
@@ -148,15 +147,13 @@ def _hours(outcome: Outcome) -> dict[str, Floats]:
     value, others = equity(state), benchmarks(state)
     if value is None or others is None or state.market is None or not found["time"].size:
         return found
-    if state.now > found["time"][0]:
+    if state.now > found["time"][-1]:
         end: dict[str, SupportsFloat] = {
             "time": state.now, "equity": value, "hold": others.hold, "usd": others.usd,
             "doge": others.doge, "half": others.half, "mark": state.market.bid,
             "base": state.balances.base,
         }  # fmt: skip
-        kept = found["time"] < state.now - END_SEC
-        kept[0] = True
-        found = {name: np.append(x[kept], float(end[name])) for name, x in found.items()}
+        found = {name: np.append(x, float(end[name])) for name, x in found.items()}
     fee = float(outcome.start_base * outcome.start_taker) * found["mark"][0]
     for name in DONE_NOTHING:
         found[name] = found[name] * (1.0 - fee / found[name][0])

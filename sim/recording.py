@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]  # noqa: F401 - else pyarrow loses a Ctrl-C
 
 from core.ports import MarketError
 from market.columns import ColumnSource

@@ -117,9 +117,9 @@ def _named(counters: dict[str, int], prefix: str) -> list[tuple[str, int]]:
 # ---- the head -----------------------------------------------------------------------------------
 
 
-def days_words(found: Coverage) -> str:
-    """Return which days count, and what gaps take away."""
-    text = f"{counted(len(found.days), 'UTC day')} with prices in 23 hours or more"
+def days_words(found: Coverage, count: int) -> str:
+    """Return how many whole days count, and what gaps take away."""
+    text = f"{counted(count, 'whole UTC day')} with prices in 23 hours or more"
     if not found.gaps:
         return text
     text += (

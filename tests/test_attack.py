@@ -158,8 +158,8 @@ def plan(rounds: int, rng: random.Random) -> list[str]:
     return made[:rounds]
 
 
-def fight(folder: Path, rounds: int, seed: int) -> tuple[str, list[str]]:
-    """Attack, come to rest, and return the figures and everything that is wrong."""
+def fight(folder: Path, rounds: int, seed: int) -> tuple[str, list[str], int]:
+    """Attack, come to rest; return the figures, everything that is wrong, how many trades."""
     folder.mkdir()
     began = time.monotonic()
     with attacked(folder, seed) as attack:
@@ -174,18 +174,19 @@ def fight(folder: Path, rounds: int, seed: int) -> tuple[str, list[str]]:
         assert verified.returncode == 0, verified.stdout + verified.stderr
         assert sandbox.stop() == 0
         took = f"{fought - began:.0f} s of attack, {rested - fought:.0f} s to rest"
-        assert read_truth(sandbox.file).trades, "nothing was filled"
-        return f"{took}; {attack.report()}", wrong(daemon, sandbox)
+        trades = len(read_truth(sandbox.file).trades)
+        return f"{took}; {attack.report()}", wrong(daemon, sandbox), trades
 
 
 def run_attacks(folder: Path, worlds: int, rounds: int, seed: int) -> None:
     """Attack several worlds at a time, of which each mostly waits; nothing may be wrong in any."""
     with ThreadPoolExecutor(worlds) as pool:
         fights = [pool.submit(fight, folder / str(n), rounds, seed + n) for n in range(worlds)]
-        for each in fights:
-            figures, found = each.result()
-            sys.stdout.write(figures)
-            assert found == []
+        made = [x.result() for x in fights]
+    for figures, found, _ in made:
+        sys.stdout.write(figures)
+        assert found == []
+    assert sum(trades for *_, trades in made) > 0, "nothing was filled in any world"
 
 
 @pytest.mark.slow(seconds=90)

@@ -118,7 +118,7 @@ def test_what_is_kept_of_finished_blocks_changes_no_bit(
     closes = 0.1 * np.exp(np.cumsum(rng.normal(0, 0.0015, count)))
     labels = np.repeat(rng.integers(-1, 3, count // 300), 300).astype(np.float64)
     gathered, told = Gathered(), 0
-    for end in sorted(rng.integers(0, count, 12).tolist()):
+    for end in [*sorted(rng.integers(0, count, 12).tolist()), count // 2]:
         horizon = (bars if rng.random() < 0.8 else 77) * MINUTE
         given_rows = times[:end], closes[:end], labels[:end]
         found = gathered.evidence(*given_rows, horizon_sec=horizon)

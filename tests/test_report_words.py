@@ -175,13 +175,13 @@ def test_what_a_gap_moved_by_is_no_bars_move(tmp_path: Path) -> None:
 def test_the_head_says_which_days_gaps_take_away() -> None:
     """Their number, the longest, the days; one is one."""
     spans = [(0.0, 1.5), (11.5, 13.0), (13.0 + 2 / 24, 15.0)]
-    assert days_words(coverage(hours(*spans))) == (
-        "3 UTC days with prices in 23 hours or more; 2 stretches of an hour or more without, the "
-        "longest 240 hours; 12 days they take away: 2023-11-16 to 2023-11-26, 2023-11-28"
+    assert days_words(coverage(hours(*spans)), 3) == (
+        "3 whole UTC days with prices in 23 hours or more; 2 stretches of an hour or more without, "
+        "the longest 240 hours; 12 days they take away: 2023-11-16 to 2023-11-26, 2023-11-28"
     )
-    assert days_words(Coverage(frozenset({1}), (), 1, 1)) == (
-        "1 UTC day with prices in 23 hours or more; 1 stretch of an hour or more without, the "
-        "longest 1 hour: no day is lost"
+    assert days_words(Coverage(frozenset({1}), (), 1, 1), 1) == (
+        "1 whole UTC day with prices in 23 hours or more; 1 stretch of an hour or more without, "
+        "the longest 1 hour: no day is lost"
     )
 
 
