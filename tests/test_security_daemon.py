@@ -217,7 +217,10 @@ def test_21_a_thousand_idle_connections_are_32_threads(guarded: Guarded) -> None
             assert time.monotonic() - began < LATE_SEC
         assert guarded.pace(2.0) > PACE_MIN
         until_served(guarded)
-    assert process.num_threads() <= before + 2
+    until = time.monotonic() + 30
+    while process.num_threads() > before + 2:  # each lets go of its connection by itself
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
