@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import config
@@ -39,6 +39,7 @@ from store.sqlite import SqliteStore
 
 log = logging.getLogger("live")
 
+E = TypeVar("E", bound=KrakenExchange)
 CEILING, VENUE = "nonce_ceiling", "venue"
 RETRY_SEC, STATUS_SEC = 5.0, 30.0
 # A run that has begun goes on although these fail: entries are vetoed while they do, or it waits.
@@ -321,21 +322,31 @@ def _pause(
     return False
 
 
-def checks(start: Start, settings: config.Settings) -> list[Check]:
-    """Return every check of a start with real orders."""
+def checks(start: Start, settings: config.Settings, *, now: float | None = None) -> list[Check]:
+    """Return every check of a start with real orders; `now` where time is not the machine's."""
     return [
         *start_checks(settings.params, start.venue, start.price),
-        *account_checks(start.account, now=wall_now()),
+        *account_checks(start.account, now=wall_now() if now is None else now),
     ]
 
 
 def assemble(
-    account: Account, settings: config.Settings, start: Start, feed: KrakenFeed
-) -> KrakenExchange:
-    """Put the exchange together; nothing is sent before it is started."""
+    account: Account,
+    settings: config.Settings,
+    start: Start,
+    feed: KrakenFeed,
+    exchange_class: type[E],
+    *,
+    desk_class: type[Desk] = Desk,
+    wait: Callable[[float], object] | None = None,
+) -> E:
+    """Put the exchange together; nothing is sent before it is started.
+
+    `exchange_class` and `desk_class` are others in a simulation, which also gives a `wait`.
+    """
     epoch, _ = account.store.identity()
     history = SqliteHistory(settings.state_db)
-    made: list[KrakenExchange] = []
+    made: list[E] = []
     stopped = threading.Event()
 
     def post(event: Event) -> None:
@@ -354,7 +365,7 @@ def assemble(
     def pause(seconds: float) -> bool:
         return stopped.wait(seconds)
 
-    desk = Desk(
+    desk = desk_class(
         account.client,
         account.budget,
         start.pair,
@@ -364,13 +375,13 @@ def assemble(
             poll_sec=settings.poll_sec, has_ledger=bool(OPTIONAL & start.account.permissions)
         ),
         clock=account.clock.now,
-        pause=pause,
+        pause=wait or pause,
         post=post,
         booked=booked,
     )
     desk.reader.offset_sec = start.account.clock_offset_sec
     desk.offset_error_sec = start.account.clock_error_sec
-    exchange = KrakenExchange(
+    exchange = exchange_class(
         desk,
         start.venue,
         account.nonces,

@@ -259,7 +259,7 @@ def open_run(
         if start is None:
             account.close()
             return None
-        exchange = assemble(account, settings, start, source)
+        exchange = assemble(account, settings, start, source, KrakenExchange)
         source.resume(exchange.now(), ())
     except BaseException:
         account.close()
@@ -359,9 +359,14 @@ def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None
     if models is not None:
         begin_models(runtime, models, now=max(parts.exchange.now(), runtime.state.now))
     if runtime.params.kelly_enabled:
-        runtime.sizer = KellyDesk(parts.store.recent_cycles)
-        if is_outstanding(runtime.state):
-            runtime.step(runtime.sizer.update(runtime.state, runtime.params))
+        begin_sizer(runtime, KellyDesk(parts.store.recent_cycles))
+
+
+def begin_sizer(runtime: Runtime, sizer: KellyDesk) -> None:
+    """Have sizes follow from completed cycles, and answer what was asked last."""
+    runtime.sizer = sizer
+    if is_outstanding(runtime.state):
+        runtime.step(sizer.update(runtime.state, runtime.params))
 
 
 def begin_models(runtime: Runtime, models: "RegimeModels", *, now: float) -> None:

@@ -66,11 +66,17 @@ class Account:
         self.config = config
         self.books = books
         self.engine = MatchingEngine(instrument, config, engine)
+        self.page_rows = 50
         self.status = cursor.status
         self.cancel_at = cursor.cancel_at
         self.orders_made = cursor.orders_made
         self.trades_made = cursor.trades_made
         self.ledgers_made = cursor.ledgers_made
+
+    def list_as(self, instrument: Instrument) -> None:
+        """Hold new orders to other limits; those that rest stay as they are."""
+        self.pair = Pair(instrument)
+        self.instrument = self.engine.instrument = instrument
 
     # ---- orders -------------------------------------------------------------------------------
 

@@ -71,6 +71,10 @@ class MarketView:
             "Spread": self._spread,
         }
 
+    def list_as(self, instrument: Instrument) -> None:
+        """Tell of other limits from now on."""
+        self.pair, self._instrument = Pair(instrument), instrument
+
     def feed(self, evidence: Evidence, quote: Quote | None, book: Book | None) -> None:
         """Take one piece of evidence, and what the venue displays after it (None: as before)."""
         if isinstance(evidence, Candle):

@@ -62,7 +62,7 @@ def closed_orders(account: Account, params: Params, at: float) -> dict[str, Any]
             found.append((row, change))
     if which == "open":
         found.sort(key=lambda pair: (pair[0].opened_at, pair[0].number), reverse=True)
-    page = _page(found, params)
+    page = _page(found, params, account.page_rows)
     rows = {
         row.txid: order_text(account, row, x, at, has_trades, is_consolidated=consolidated)
         for row, x in page
@@ -156,7 +156,7 @@ def trades_history(account: Account, params: Params, at: float) -> dict[str, Any
         raise invalid("type")
     is_inside, has_ledgers = _window(account, params), params.flag("ledgers")
     consolidated = params.flag("consolidate_taker", default=True)
-    size = params.whole("limit", low=1, high=100) or PAGE
+    size = params.whole("limit", low=1, high=100) or account.page_rows
     low, seen = _low(account, params), []
     for trade in reversed(account.books.trades):
         if low is not None and trade.time <= low:
@@ -249,7 +249,7 @@ def ledgers(account: Account, params: Params, at: float) -> dict[str, Any]:
         and kind in ("all", row.kind)
         and (not assets or row.asset in assets)
     ]
-    page = {row.ledger_id: _ledger_text(row) for row in _page(found, params)}
+    page = {row.ledger_id: _ledger_text(row) for row in _page(found, params, account.page_rows)}
     return _counted({"ledger": page}, found, params)
 
 
@@ -415,7 +415,7 @@ def _time_of(account: Account, end: Bound, name: str) -> float:
     raise invalid(name)
 
 
-def _page(found: list[Any], params: Params, size: int = PAGE) -> Iterable[Any]:
+def _page(found: list[Any], params: Params, size: int) -> Iterable[Any]:
     offset = params.whole("ofs", low=0, high=OFFSET_MAX) or 0
     return found[offset : offset + size]
 

@@ -60,7 +60,8 @@ _HTML = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body
 class SandboxConfig(Record, frozen=True, kw_only=True):
     """How the sandbox behaves. Lags in seconds by endpoint; "" stands for all others.
 
-    With `is_lag_random` each answer lags by a seeded part of it.
+    With `is_lag_random` each answer lags by a seeded part of it. `page_rows` is how many rows a page
+    of closed orders, executions or ledger entries has.
     """
 
     start_base: Decimal = ZERO
@@ -69,6 +70,7 @@ class SandboxConfig(Record, frozen=True, kw_only=True):
     is_looping: bool = False
     lags: dict[str, float] = msgspec.field(default_factory=dict)
     is_lag_random: bool = False
+    page_rows: int = 50
     lockout_sec: float = 900.0
     status: str = "online"
 
@@ -138,6 +140,7 @@ class SandboxVenue:
             engine, cursor, books, uses = stored
         self.gate = Gate(keys, uses, tier=matching.tier, lockout_sec=self.config.lockout_sec)
         self.account = Account(instrument, matching, engine=engine, books=books, cursor=cursor)
+        self.account.page_rows = self.config.page_rows
         self.account.set_status(cursor.status)
         self._now, self._calls = cursor.now, cursor.calls
         self._feed = Feed(
@@ -346,6 +349,12 @@ class SandboxVenue:
         """Set the market's status. Raises ValueError for one there is not."""
         self.account.set_status(status)
         self._commit(is_full=True)
+
+    def set_order_min(self, volume: Decimal) -> None:
+        """Have the venue ask for another least volume of an order, until it is opened anew."""
+        instrument = replace(self.account.instrument, order_min=volume)
+        self.account.list_as(instrument)
+        self.view.list_as(instrument)
 
     def set_lags(self, lags: Mapping[str, float], *, is_random: bool = False) -> None:
         """Have endpoints lag. Raises ValueError for an unknown one or a lag out of bounds."""

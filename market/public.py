@@ -298,7 +298,7 @@ class KrakenFeed:
         while self._first is None and not self._stopping.is_set():
             self._stopping.wait(self._look_again())
         self._resumed.wait()
-        self._begin()
+        self.begin()
         while not self._stopping.is_set():
             self._stopping.wait(self.step())
 
@@ -318,7 +318,8 @@ class KrakenFeed:
             self._stopping.set()
         return max(0.0, self._paused_until - self._monotonic())
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin the schedule; from now on `step` does what is due."""
         self._complete_at = self._monotonic()
         for task in self.schedule:  # `look` has asked for all but prints and candles
             if task.run != self.poll and not task.is_patient:

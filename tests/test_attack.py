@@ -189,10 +189,10 @@ def run_attacks(folder: Path, worlds: int, rounds: int, seed: int) -> None:
     assert sum(trades for *_, trades in made) > 0, "nothing was filled in any world"
 
 
-@pytest.mark.slow(seconds=90)
-def test_twenty_rounds(tmp_path: Path) -> None:
-    """Four worlds with five rounds each."""
-    run_attacks(tmp_path, 4, 5, 10)
+@pytest.mark.slow(seconds=60)
+def test_twelve_rounds(tmp_path: Path) -> None:
+    """Four worlds with three rounds each."""
+    run_attacks(tmp_path, 4, 3, 10)
 
 
 @pytest.mark.long

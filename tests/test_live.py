@@ -180,6 +180,7 @@ def test_foreign_orders_are_shown_and_never_touched(own: tuple[Daemon, Sandbox])
     assert order.is_open
 
 
+@pytest.mark.slow
 def test_a_second_daemon_is_refused_with_code_5(daemon: Daemon) -> None:
     """It says who holds the database, and sends nothing."""
     daemon.start()
@@ -202,7 +203,7 @@ def test_a_second_daemon_is_refused_with_code_5(daemon: Daemon) -> None:
                      "more than is needed: earn-funds", marks=pytest.mark.slow),
         pytest.param(["--nonce-window", "10"], "set the key's custom nonce window to 0",
                      marks=pytest.mark.slow),
-        (["--clock-offset", "5"], "set the machine's clock"),
+        pytest.param(["--clock-offset", "5"], "set the machine's clock", marks=pytest.mark.slow),
         pytest.param(["--clock-offset", "-5"], "set the machine's clock", marks=pytest.mark.slow),
         pytest.param(["--status", "cancel_only"], "cancel_only: orders are not taken",
                      marks=pytest.mark.slow),
@@ -233,11 +234,13 @@ def test_check_refuses_and_says_why(tmp_path: Path, options: list[str], words: s
     ("settings", "code", "words"),
     [
         ({"KRAKEN_API_KEY": "another-key-than-the-right-one-0123456789"}, 3, "Invalid key"),
-        ({"KRAKEN_API_SECRET": "bm90IHRoZSByaWdodCBvbmUsIGJ1dCBiYXNlNjQgYWxsIHRoZSBzYW1l"}, 3,
-         "Invalid signature"),
-        ({"KRAKEN_API_SECRET": "this-is-no-base64-at-all!-this-is-no-base64"}, 2,
-         "KRAKEN_API_SECRET"),
-        ({"KRAKEN_API_URL": "", "LIVE_TRADING": ""}, 2, "trades real money"),
+        pytest.param(
+            {"KRAKEN_API_SECRET": "bm90IHRoZSByaWdodCBvbmUsIGJ1dCBiYXNlNjQgYWxsIHRoZSBzYW1l"}, 3,
+            "Invalid signature", marks=pytest.mark.slow),
+        pytest.param({"KRAKEN_API_SECRET": "this-is-no-base64-at-all!-this-is-no-base64"}, 2,
+                     "KRAKEN_API_SECRET", marks=pytest.mark.slow),
+        pytest.param({"KRAKEN_API_URL": "", "LIVE_TRADING": ""}, 2, "trades real money",
+                     marks=pytest.mark.slow),
         ({"KRAKEN_API_URL": "", "LIVE_TRADING": "yes"}, 2, "trades real money"),
     ],
 )  # fmt: skip
@@ -258,6 +261,7 @@ def test_wrong_settings_are_refused(
     assert not daemon.file.exists()
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_delisted_is_refused(daemon: Daemon, shared: Sandbox) -> None:
     """Kraken knows no such pair any more: check and run end with 3 and say so."""
     fault = {"kind": "text", "text": "EQuery:Unknown asset pair", "side": "public"}

@@ -383,8 +383,8 @@ def test_kill_and_reopen_at_every_commit_changes_no_message(tmp_path: Path) -> N
     check_every_kill(tmp_path, 3, 9)
 
 
-@pytest.mark.slow(seconds=45)
-@pytest.mark.parametrize("seed", [0, *(pytest.param(x, marks=pytest.mark.long) for x in (1, 3))])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1, 3])
 def test_kill_and_reopen_at_every_commit_of_longer_runs(tmp_path: Path, seed: int) -> None:
     """The same over hundreds of commits."""
     check_every_kill(tmp_path, seed, 20)

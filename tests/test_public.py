@@ -136,7 +136,7 @@ def opened(
     feed = feed_of(fake, candle_intervals)
     feed.look()
     feed.resume(START + at, seen)
-    feed._begin()
+    feed.begin()
     return feed
 
 

@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -104,8 +104,7 @@ def calls(name: str) -> Iterator[str]:
             yield f"{node.value.id}.{node.attr}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_layers(name: str) -> None:
+def check_layers(name: str) -> None:
     """Imports point one way: core, decisions, runtime, adapters, programs."""
     if name.startswith(PROGRAMS):
         return
@@ -130,8 +129,7 @@ def test_layers(name: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_sizes_and_docstrings(name: str) -> None:
+def check_sizes_and_docstrings(name: str) -> None:
     """Functions up to 60 lines, modules up to 600, a docstring in each module."""
     lines = (ROOT / name).read_text().count("\n")
     assert lines <= (BOT_MAX if name == "bot.py" else MODULE_MAX)
@@ -146,8 +144,7 @@ def test_sizes_and_docstrings(name: str) -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("name", [x for x in MODULES if not x.startswith("tests/")])
-def test_time_environment_chance_and_sockets_have_one_home(name: str) -> None:
+def check_time_environment_chance_and_sockets_have_one_home(name: str) -> None:
     """Clocks, the environment, randomness and sockets only where the architecture says."""
     used = set(calls(name))
     if name != "engine/clock.py" and not name.startswith("benchmarks/"):
@@ -171,8 +168,7 @@ def test_every_decision_counts_for_the_version_of_the_rules() -> None:
     assert wanted <= counted
 
 
-@pytest.mark.parametrize("name", [x for x in MODULES if not x.startswith("tests/")])
-def test_broad_exception_handlers_stand_at_boundaries_only(name: str) -> None:
+def check_broad_exception_handlers_stand_at_boundaries_only(name: str) -> None:
     """`except Exception` only at the top of the program, a worker, a request."""
     broad = [
         node
@@ -184,8 +180,7 @@ def test_broad_exception_handlers_stand_at_boundaries_only(name: str) -> None:
     assert not broad or name in BOUNDARIES
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_package_that_is_imported_is_pinned(name: str) -> None:
+def check_every_package_that_is_imported_is_pinned(name: str) -> None:
     """What runs needs `requirements.txt` alone; research, tests, tools and benchmarks need more."""
     allowed = pinned("requirements.txt")
     if name.startswith("sim/"):
@@ -197,6 +192,30 @@ def test_every_package_that_is_imported_is_pinned(name: str) -> None:
     if name == "regime/fast.py":
         allowed |= pinned("requirements-fast.txt")
     assert packages(name) <= allowed
+
+
+OWN_MODULES = [x for x in MODULES if not x.startswith("tests/")]
+
+
+@pytest.mark.parametrize(
+    ("check", "names"),
+    [
+        (check_layers, MODULES),
+        (check_sizes_and_docstrings, MODULES),
+        (check_time_environment_chance_and_sockets_have_one_home, OWN_MODULES),
+        (check_broad_exception_handlers_stand_at_boundaries_only, OWN_MODULES),
+        (check_every_package_that_is_imported_is_pinned, MODULES),
+    ],
+)
+def test_every_module_keeps_its_shape(check: Callable[[str], None], names: list[str]) -> None:
+    """Each of these checks holds for every module."""
+    wrong = []
+    for name in names:
+        try:
+            check(name)
+        except AssertionError as error:
+            wrong.append(f"{name}: {error}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_every_package_that_is_pinned_is_explained() -> None:
