@@ -19,6 +19,20 @@ def data_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(
             f"{text!r} must be the name of a file that ends in {', '.join(ENDINGS)}"
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise argparse.ArgumentTypeError(
+            f"'{shown}' is no UTF-8 text; give the file another name"
+        ) from None
+    return Path(text)
+
+
+def folder_name(text: str) -> Path:
+    """Return the name of a folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be the name of a folder; it is empty")
     return Path(text)
 
 

@@ -33,7 +33,7 @@ from market.columns import ColumnSource
 from settings.table import BY_NAME
 from settings.variable import value_of
 from sim import interrupt
-from sim.arguments import STUDY, assignment, changes, data_file, date, whole
+from sim.arguments import STUDY, assignment, changes, data_file, date, folder_name, whole
 from sim.recording import opened
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("files", type=data_file, nargs="+", metavar="DATA", help=".csv, .csv.gz or .parquet")
-    add("--out", type=Path, default=OUT, help=f"folder for the reports (default {OUT})")
+    add("--out", type=folder_name, default=OUT, help=f"folder for the reports (default {OUT})")
     add("--set", type=assignment, action="append", default=[], metavar="NAME=VALUE",
         help="a setting, such as SLOT_COUNT=3; may be repeated")  # fmt: skip
     add("--against", type=assignment, action="append", default=[], metavar="NAME=VALUE",
@@ -303,6 +303,7 @@ def _head(settings: config.Settings, source: ColumnSource, case: "Case") -> dict
     from sim.report_words import days_words, spacing_words  # noqa: PLC0415
 
     start, end = source.start_time(), source.end_time()
+    length = case.observed.fills.elapsed_days
     changed = [
         f"{x.name}={x.value}"
         for x in settings.effective
@@ -310,7 +311,7 @@ def _head(settings: config.Settings, source: ColumnSource, case: "Case") -> dict
     ]
     return {
         "data": source.name,
-        "from, to (UTC)": f"{_day(start)}, {_day(end)}: {(end - start) / 86_400:.1f} days",
+        "from, to (UTC)": f"{_day(start)}, {_day(end)}: {length:.1f} days",
         "bars": f"{source.describe()}; content {source.fingerprint}",
         "days that count": days_words(case.observed.coverage, len(case.observed.fills.whole_days)),
         "spacing": spacing_words(case.spacing, source),
@@ -388,6 +389,9 @@ def _questions(args: argparse.Namespace) -> list[Question]:
         raise ConfigError([f"DATA: {name} is given twice" for name in sorted(twice)])
     for folder in folders:
         _check_out(args, folder)
+    warnings = [text for x in questions for text in x.settings.warnings]
+    for text in dict.fromkeys(warnings):
+        print(f"backtest: warning: {text}", file=sys.stderr)
     return questions
 
 

@@ -4,6 +4,8 @@ Nothing is ever deleted from it. What looks best of many trials has been lucky; 
 number and the spread of their Sharpe ratios tell (`sim/metrics.py`).
 """
 
+import gzip
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -140,8 +142,14 @@ def attempts(rows: list[Row]) -> metrics.Trials:
 
 
 def data_id(source: ColumnSource) -> str:
-    """Return what data are known by in the ledger: the file's digest, and which of its symbols."""
+    """Return what data are known by in the ledger: a digest, and which of the file's symbols.
+
+    Compressed or not makes no difference.
+    """
     digest = source.fingerprint.partition(" ")[0]
+    if source.path.suffix == ".gz":
+        with gzip.open(source.path, "rb") as handle:
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()[: len(digest)]
     return f"{digest} {source.symbol}" if len(source.symbols) > 1 else digest
 
 

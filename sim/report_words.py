@@ -192,6 +192,8 @@ WORDS = (
     ("shuffles as well", "the share of random orders of the same sizes that did as well; 0.05 or "
      "more is chance"),
     ("days", "whole UTC days with prices in 23 hours or more; others are in the return only"),
+    ("half and half", "half of the start in USD and half in coin, made equal again at each UTC "
+     "midnight, without fees for that"),
     ("% a day", "mean log growth for each day that has passed"),
     ("CAGR", "the growth a year that this would be; told from 90 days on"),
     ("volatility", "standard deviation of daily returns, a year"),

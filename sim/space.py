@@ -110,7 +110,9 @@ def read_space(path: Path | None) -> Space:
     try:
         text = DEFAULT if path is None else path.read_text(encoding="utf-8")
         tables = tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except ValueError as error:
         raise ConfigError([f"{path}: cannot be read as TOML: {error}"]) from None
     problems: list[str] = []
     space: Space = {}

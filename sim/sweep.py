@@ -259,9 +259,8 @@ def _explained(program: Callable[[], int]) -> int:
         return ctrl_c.INTERRUPTED
     except (MarketError, StoreError, OSError) as error:
         print(f"sweep: {error}", file=sys.stderr)
-        if isinstance(error, StoreInUse):
-            return IN_USE
-        return STORE if isinstance(error, StoreError) else NO_RESULT
+        codes = ((StoreInUse, IN_USE), (StoreError, STORE), (MarketError, USAGE))
+        return next((code for kind, code in codes if isinstance(error, kind)), NO_RESULT)
 
 
 def _sweep(args: argparse.Namespace) -> int:

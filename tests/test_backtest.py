@@ -1,6 +1,7 @@
 """The backtest as its user runs it: a report, honest words, the daemon's own result."""
 
 import csv
+import gzip
 import json
 import sqlite3
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.backtest import main
+from market.columns import ColumnSource
+from sim.backtest import _questions, arguments, main
+from sim.ledger import data_id
 from sim.metrics import curve
 from tests.helpers import report_folder, write_candles
 from tests.test_daemon import ROOT, Running, environment, run_bot
@@ -139,6 +142,8 @@ def test_equal_runs_are_equal(tmp_path: Path) -> None:
         (["FILE", "--from", "2031-01-01"], "; --from may be from"),
         ([""], "'' must be the name of a file that ends in .csv"),
         (["data.txt"], "'data.txt' must be the name of a file that ends in .csv"),
+        (["bad\udcff.csv"], "'bad\\udcff.csv' is no UTF-8 text"),
+        (["FILE", "--out", ""], "must be the name of a folder; it is empty"),
         (["FILE", "/nowhere.csv"], "/nowhere.csv"),
         (["EMPTY"], "has no volume in any bar"),
         (["FILE", "FILE"], "market.csv is given twice"),
@@ -164,6 +169,17 @@ def test_what_cannot_be_is_refused_in_words(
     assert code == 2
     assert words in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_setting_that_nobody_knows_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the daemon does: what was meant was not tried."""
+    calm(tmp_path / "market.csv", bars=60, seed=1)
+    monkeypatch.setenv("SLOT_CUONT", "5")
+    args = [str(tmp_path / "market.csv"), "--out", str(tmp_path / "out")]
+    _questions(arguments(args))
+    assert "warning: SLOT_CUONT: unknown setting, ignored" in capsys.readouterr().err
 
 
 def _without_volume(line: str) -> str:
@@ -335,6 +351,9 @@ def test_what_sweeps_have_tried_on_the_data_is_held_against_them(tmp_path: Path)
             )
             if figures["deflated_sharpe"] is not None:
                 assert figures["deflated_sharpe"] <= figures["psr"]
+    packed = tmp_path / "packed.csv.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assert data_id(ColumnSource(packed)) == data_id(ColumnSource(file))
     other = tmp_path / "other.csv"
     calm(other, bars=900, seed=2)
     assert run(other, "--study", study)["trials"]["count"] == 0
