@@ -24,7 +24,7 @@ from core.events import FillEvent
 from core.order_id import LIMITS, OrderPlace
 from core.record import replace
 from core.state import AntiChase, Exiting, Idle, Leg
-from grid.booking import book_cycle, keep_residual, leave, release
+from grid.booking import book_cycle, keep_residual, leave, release, write_off
 from grid.reduction import Duty, Found, Reduction
 from grid_strategy import exit_price
 from risk import (
@@ -441,7 +441,7 @@ def acknowledge(r: Reduction, found: Found, order: OrderState) -> None:
 
 
 def _exit_executed(r: Reduction, found: Found, event: FillEvent) -> None:
-    position = r.position(found)
+    position = _widened(r, found, event)
     share = closed_share(position, event.volume, r.state.instrument.cost_decimals)
     position = replace(
         position,
@@ -467,6 +467,23 @@ def _exit_executed(r: Reduction, found: Found, event: FillEvent) -> None:
     order = found.order
     if order.remaining <= 0 or order.closed_executed == order.filled_volume:
         end_exit(r, found)
+
+
+def _widened(r: Reduction, found: Found, event: FillEvent) -> Position:
+    """Return the position, with what its exit executes beyond it.
+
+    Somebody has made the order larger at the exchange: the surplus comes out of the inventory, at
+    the price at which it goes.
+    """
+    position = r.position(found)
+    surplus = event.volume - position.open_volume
+    if surplus <= 0:
+        return position
+    cost = r.state.instrument.cost(event.price, surplus)
+    write_off(r, found.slot_id, found.trade_id, volume=-surplus, cost=-cost)
+    text = f"{surplus:f} {r.state.instrument.base} more than the position held"
+    r.notify("warning", "amended", f"slot {found.slot_id} leg {found.trade_id}: exit of {text}")
+    return replace(position, volume=position.volume + surplus, cost=position.cost + cost)
 
 
 def end_exit(r: Reduction, found: Found) -> None:
