@@ -134,7 +134,7 @@ class MarketView:
 
     def _ticker_row(self, now: float) -> dict[str, Any]:
         quote, last = self._shown_quote(), self._tape.last
-        bids, asks = self._sides(quote)
+        bids, asks = self._sides(quote, 1)
         day_start = int(now) // DAY_SEC * DAY_SEC
         today = self._tape.recent(DAY_STEP, day_start)
         rolling = self._tape.recent(DAY_STEP, now - DAY_SEC)
@@ -199,7 +199,7 @@ class MarketView:
         count = _whole(params, "count", DEPTH_DEFAULT)
         if not 1 <= count <= DEPTH_MAX:
             raise SandboxError(INVALID)
-        bids, asks = self._sides(self._shown_quote())
+        bids, asks = self._sides(self._shown_quote(), count)
         at = int(self._shown_at if self._book is None else self._book.time)
 
         def rows(levels: tuple[Level, ...]) -> list[list[Any]]:
@@ -222,19 +222,21 @@ class MarketView:
             raise SandboxError(NO_MARKET_YET)
         return self._quote
 
-    def _sides(self, quote: Quote) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
+    def _sides(
+        self, quote: Quote, count: int = LEVELS
+    ) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
         """Return bids and asks, best first: the market's own book, or one around the quote."""
         if self._book is not None:
             return self._book.bids, self._book.asks
-        return self._made_up(quote, Side.BUY), self._made_up(quote, Side.SELL)
+        return self._made_up(quote, Side.BUY, count), self._made_up(quote, Side.SELL, count)
 
-    def _made_up(self, quote: Quote, side: Side) -> tuple[Level, ...]:
+    def _made_up(self, quote: Quote, side: Side, count: int) -> tuple[Level, ...]:
         """Return levels half a spread apart, of sizes like recent prints and growing outwards."""
         tick = self._instrument.tick_size
         step = max(tick, self._instrument.price_down((quote.ask - quote.bid) / 2))
         typical = self._tape.mean_volume(RECENT_PRINTS) or self._instrument.order_min * 20
         levels = []
-        for n in range(LEVELS):
+        for n in range(min(count, LEVELS)):
             price = quote.bid - n * step if side is Side.BUY else quote.ask + n * step
             if price < tick:
                 break

@@ -8,6 +8,7 @@ complete, so that nothing is told before its time. Look next at `exchange/sandbo
 from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import islice, takewhile
 
 from core.domain import ZERO, Instrument, Side
 from core.market import Candle, Trade
@@ -86,18 +87,12 @@ class Tape:
 
     def latest(self, count: int) -> list[Print]:
         """Return the last `count` prints, oldest first."""
-        skipped = max(0, len(self._prints) - count)
-        return [item for n, item in enumerate(self._prints) if n >= skipped]
+        return list(islice(reversed(self._prints), count))[::-1]
 
     def after(self, cursor_ns: int, count: int) -> list[Print]:
         """Return up to `count` prints after the cursor, oldest first."""
-        found = []
-        for item in self._prints:
-            if item.at_ns > cursor_ns:
-                found.append(item)
-                if len(found) == count:
-                    break
-        return found
+        newer = takewhile(lambda x: x.at_ns > cursor_ns, reversed(self._prints))
+        return list(newer)[::-1][:count]
 
     def mean_volume(self, count: int) -> Decimal | None:
         """Return the mean volume of the last `count` prints, None if there are none."""
