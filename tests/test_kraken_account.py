@@ -161,3 +161,21 @@ def books_of(truth: Truth) -> ExchangeBooks:
         effects[x.trade_id] = (sign * x.volume, -sign * x.cost - x.fee)
     base, quote = truth.balances["XXDG"], truth.balances["ZUSD"]
     return ExchangeBooks(base=base, quote=quote, effects=effects, untold=frozenset())
+
+
+def test_what_moves_right_after_the_books_open_is_booked_by_a_run_with_another_clock() -> None:
+    """The line is later than the opening by the exchange's clock, whatever ours says meanwhile.
+
+    Seed 119 of the storm: a run whose clock was a second behind took it for older than the books.
+    """
+    weather = Weather(faults=CALM, tier="pro", poll_sec=5.0, has_ledger=True)
+    world = World(3, weather=weather)
+    world.run(0.5)
+    while world.runtime.state.balances.reported_at is None:
+        world.run_on(0.1)
+    world.venue.deposit("ZUSD", D(25))
+    world.clock.offset += 1.4
+    world.run(400.0)
+    told = [x.event for x in world.store.journal(after=0) if isinstance(x.event, ExternalFlow)]
+    assert [x.quote for x in told] == [25]
+    assert world.runtime.state.balances.flow_quote == 25
