@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
 from core.domain import RejectReason
-from core.record import Record
+from core.record import Record, replace
 from exchange.kraken_records import Judgement, Trouble, Verdict
 from exchange.rates import ENGINE_LIMITS, REST_LIMITS, RateCounter, cancel_cost
 
@@ -139,6 +139,19 @@ class Budget:
         """
         left = max(0.0, self._rest_max * USED_SHARE - quiet_sec * self._rest_decay)
         self._rest = RateCounter(value=left, at=now)
+
+    def forward(self, seconds: float) -> None:
+        """Take note that the clock `now` is read from has been moved on by so much at once.
+
+        Nothing has decayed and no pause has passed meanwhile, as far as is known.
+        """
+        self._rest = replace(self._rest, at=self._rest.at + seconds)
+        self._engine = replace(self._engine, at=self._engine.at + seconds)
+        self._blocked_until += seconds
+        self._engine_until += seconds
+        self._place_until += seconds
+        self._halved_until += seconds
+        self._probe_at += seconds
 
     def spend(self, cost: float, now: float) -> None:
         """Count calls, `cost` points of the key's counter, that are made without asking."""

@@ -89,6 +89,7 @@ class KrakenExchange:
             desk.halt(f"the exchange's clock is {offset:.0f} s ahead; set the machine's clock")
         elif offset >= CLOCK_OFFSET_MAX_SEC:  # the machine has slept: catch up
             self._applied = offset
+            self._moved += offset
             self._forward(offset)
             event = replace(event, clock_offset_sec=0.0)
             self._public = event
@@ -102,6 +103,7 @@ class KrakenExchange:
 
     _is_back = False
     _applied: float | None = None  # the offset by which the clock was moved on
+    _moved = 0.0  # the same, not yet told to the budget
 
     # ---- the port -----------------------------------------------------------------------------
 
@@ -248,6 +250,9 @@ class KrakenExchange:
 
     def _step(self) -> float:
         """Do what is due of the account's side; return when to come again."""
+        moved, self._moved = self._moved, 0.0
+        if moved:
+            self.desk.reader.budget.forward(moved)
         if self._is_back:
             self._is_back = False
             self.desk.begin()

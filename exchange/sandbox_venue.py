@@ -60,8 +60,8 @@ _HTML = b"<!DOCTYPE html><html><head><title>Just a moment...</title></head><body
 class SandboxConfig(Record, frozen=True, kw_only=True):
     """How the sandbox behaves. Lags in seconds by endpoint; "" stands for all others.
 
-    With `is_lag_random` each answer lags by a seeded part of it. `page_rows` is how many rows a page
-    of closed orders, executions or ledger entries has.
+    With `is_lag_random` each answer lags by a seeded part of it. `page_rows` is how many rows
+    a page of closed orders, executions or ledger entries has.
     """
 
     start_base: Decimal = ZERO

@@ -296,3 +296,20 @@ def test_no_counter_ever_exceeds_its_maximum(
         seen = budget.view(now)
         assert seen.rest_used <= rest_max + 1e-6
         assert seen.engine_used <= engine_max + 1e-6
+
+
+def test_a_clock_that_is_moved_on_lets_nothing_decay_and_no_pause_pass() -> None:
+    """The machine has slept and its clock catches up: the calls of the last seconds still count.
+
+    Seed 19 of the storm: they were taken for minutes old, and the venue's counter was exceeded.
+    """
+    budget = Budget("starter")
+    budget.charge(1.0, 1.0, Priority.EXECUTIONS, 100.0)
+    budget.punish(judge(("EAPI:Rate limit exceeded",), READ), 100.0)
+    before = budget.view(100.0)
+    until = budget.blocked_until(100.0)
+    assert until is not None
+    budget.forward(119.0)
+    after = budget.view(219.0)
+    assert (after.rest_used, after.engine_used) == (before.rest_used, before.engine_used)
+    assert budget.blocked_until(219.0) == until + 119.0
