@@ -4,6 +4,8 @@
 # for faults, deposits and the market's status: docs/OPERATION.md).
 # `make backtest DATA=FILE` and `make sweep DATA=FILE` trade on recorded data (docs/BACKTESTING.md); what
 # else they should be told goes into ARGS, as ARGS="--trials 200".
+# `make sim` runs the whole daemon through 200 simulated hours of faults, `make sim-long SEEDS=5000`
+# through more, every tenth seed a day long; results add up in data/storm.jsonl (docs/STORM.md).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 # Compiled once, not at each start of a program or test process.
@@ -15,8 +17,9 @@ PARALLEL := -n $(shell echo $$((1 + $$(nproc)))) --dist worksteal
 MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
+SEEDS ?= 5000
 
-.PHONY: run sandbox backtest sweep test test-all test-long check bench clean
+.PHONY: run sandbox backtest sweep sim sim-long test test-all test-long check bench clean
 
 run: $(VENV)/.run
 	@$(BIN)/python bot.py
@@ -28,6 +31,13 @@ sandbox: $(VENV)/.run
 backtest sweep: $(VENV)/.research
 	@$(if $(DATA),,echo "DATA=FILE is missing: recorded candles, .csv, .csv.gz or .parquet"; exit 2;) \
 	  $(BIN)/python -m sim.$@ "$(DATA)" $(ARGS)
+
+sim: $(VENV)/.run
+	@$(BIN)/python -m sim.faults --seeds 200 --no-days
+
+sim-long: $(VENV)/.run
+	@mkdir -p data
+	@$(BIN)/python -m sim.faults --seeds $(SEEDS) --out data/storm.jsonl
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(PARALLEL) -m "not slow and not long"

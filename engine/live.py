@@ -345,18 +345,11 @@ def assemble(
     `exchange_class` and `desk_class` are others in a simulation, which also gives a `wait`.
     """
     epoch, _ = account.store.identity()
-    history = SqliteHistory(settings.state_db)
     made: list[E] = []
     stopped = threading.Event()
 
     def post(event: Event) -> None:
         made[0].post(event)
-
-    def booked(ids: Collection[str]) -> set[str]:
-        try:
-            return history.booked(ids)
-        except StoreError as error:  # a reader that has to wait is no reason to end
-            raise CallFailed(str(error)) from None
 
     def abort() -> None:
         stopped.set()
@@ -377,7 +370,7 @@ def assemble(
         clock=account.clock.now,
         pause=wait or pause,
         post=post,
-        booked=booked,
+        booked=_booked(SqliteHistory(settings.state_db)),
     )
     desk.reader.offset_sec = start.account.clock_offset_sec
     desk.offset_error_sec = start.account.clock_error_sec
@@ -393,6 +386,18 @@ def assemble(
     )
     made.append(exchange)
     return exchange
+
+
+def _booked(history: SqliteHistory) -> Callable[[Collection[str]], set[str]]:
+    """Return what tells which executions are in the database. It raises CallFailed."""
+
+    def booked(ids: Collection[str]) -> set[str]:
+        try:
+            return history.booked(ids)
+        except StoreError as error:  # a reader that has to wait is no reason to end
+            raise CallFailed(str(error)) from None
+
+    return booked
 
 
 def last_alive(store: SqliteStore, ceiling: int, now: float) -> float:

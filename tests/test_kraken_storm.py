@@ -74,7 +74,7 @@ def check_full_protocol(seeds: range) -> set[str]:
 @pytest.mark.slow
 def test_full_protocol_holds_in_the_storm() -> None:
     """Some half hours, each with a weather of its own."""
-    check_full_protocol(range(3))
+    check_full_protocol(range(2))
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_full_protocol_holds_in_a_thousand_storms() -> None:
 @pytest.mark.parametrize("faults", [STORM, ECHOES, CRASHES])
 def test_nothing_is_caught_where_the_protocol_is_whole(faults: Faults) -> None:
     """In the weather in which broken variants are caught; else that would prove nothing."""
-    for seed in range(3):
+    for seed in range(1):
         assert storm(World(seed, lag=4.0), faults) == [], f"seed {seed}"
 
 

@@ -1,4 +1,4 @@
-"""What the fault storm has found, case by case; the seeds are in `sim/storm_corpus.json`."""
+"""What the fault storm (`sim/faults.py`) has found, case by case."""
 
 from decimal import Decimal
 

@@ -55,7 +55,7 @@ BOUNDARIES = {
     "bot.py", "web/connection.py", "engine/publish.py", "engine/notify.py", "engine/telegram.py",
     "engine/trainer.py",
     "engine/advisor.py", "exchange/kraken_exchange.py", "regime/worker.py", "store/replica.py",
-    "store/candle_replica.py", "web/stream.py",
+    "store/candle_replica.py", "web/stream.py", "sim/storm_run.py",
 }  # fmt: skip
 
 

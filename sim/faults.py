@@ -1,0 +1,168 @@
+"""The fault storm: `python -m sim.faults --seeds 200`.
+
+Each seed is a simulated hour (every tenth a day) of the whole daemon under faults drawn from the
+seed, then a calm until everything has come to rest, then the verdict of the exchange's own truth. A
+failure prints the seed and the command that repeats it. Results add up in a file. What a seed lives
+through is in `storm_world.py`, what must hold in `storm_oracle.py`; docs/SIMULATION.md explains.
+"""
+
+if __name__ == "__main__":
+    from sim.interrupt import end_at_once
+
+    end_at_once("faults")
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import msgspec
+
+from engine.clock import monotonic
+from engine.progress import ProgressLine
+from engine.version import simulation_version
+from sim import interrupt
+from sim.arguments import whole
+from sim.storm_run import Result, run_seed, summed, weather_of
+from sim.storm_weather import KINDS
+
+OK, VIOLATED, USAGE = 0, 1, 2
+SEED_MAX = 10**9
+DAY_SEC = 86_400.0
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """Return the command line; exits with 2 for one that cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sim.faults",
+        description="Run the whole daemon through simulated hours of every fault there is a name "
+        "for, and hold it to the exchange's own truth. No network, no keys, no files but --out.",
+    )
+    add = parser.add_argument
+    add("--seeds", type=whole(1, 1_000_000), default=200, help="how many (default 200)")
+    add("--first", type=whole(0, SEED_MAX), default=0, help="the first seed (default 0)")
+    add("--seed", type=whole(0, SEED_MAX), help="this one alone, with all that it met")
+    add("--no-days", action="store_true", help="an hour each; else every tenth seed lasts a day")
+    add(
+        "--jobs", type=whole(1, 256), default=os.cpu_count() or 1, help="processes (default: cores)"
+    )
+    add("--out", type=Path, metavar="FILE", help="keep results here, a line for each seed: seeds "
+        "that are there already are not run again, and all are reported together")  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.out is not None and not args.out.absolute().parent.is_dir():
+        parser.error(f"--out {args.out}: must be a file in a folder that is there")
+    return args
+
+
+def known(path: Path | None) -> list[Result]:
+    """Return the results that a file holds, of this code only. Raises ValueError."""
+    if path is None or not path.exists():
+        return []
+    found = [msgspec.json.decode(x, type=Result) for x in path.read_bytes().splitlines() if x]
+    return [x for x in found if x.code == simulation_version()]
+
+
+def _one(seed: int, days: bool) -> Result:
+    return run_seed(seed, weather_of(seed, days=days))
+
+
+def run(seeds: Sequence[int], *, days: bool, jobs: int) -> Iterator[Result]:
+    """Yield what became of each seed, as it is known."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_one, seed, days) for seed in seeds]
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        except KeyboardInterrupt:
+            for one in waiting:
+                one.cancel()
+            raise
+
+
+def failures(results: Iterable[Result]) -> list[str]:
+    """Return what was wrong, each with the command that repeats it."""
+    lines = []
+    for x in sorted(results, key=lambda x: x.seed):
+        if x.wrongs:
+            short = "" if x.hours > 1 else " --no-days"
+            lines.append(f"seed {x.seed}: {len(x.wrongs)} violations; repeat: "
+                         f"python -m sim.faults --seed {x.seed}{short}")  # fmt: skip
+            lines += [f"  {text}" for text in x.wrongs[:5]]
+    return lines
+
+
+def report(results: Sequence[Result], wall_sec: float) -> str:
+    """Return the totals as text."""
+    sim, cpu = sum(x.sim_sec for x in results), sum(x.cpu_sec for x in results)
+    faults, lives = summed(x.faults for x in results), summed(x.lives for x in results)
+    bad = sum(bool(x.wrongs) for x in results)
+    ends = ", ".join(f"{count:,} {name}" for name, count in sorted(lives.items()))
+    lines = [
+        f"{len(results):,} seeds, {sim / DAY_SEC:,.1f} simulated days; "
+        f"{sum(x.hours > 1 for x in results):,} of them lasted a day",
+        f"{sum(x.calls for x in results):,} calls, {sum(x.orders for x in results):,} orders, "
+        f"{sum(x.executions for x in results):,} executions, "
+        f"{sum(x.cycles for x in results):,} cycles, {sum(x.steps for x in results):,} steps",
+        f"lives of the process: {ends}",
+        f"{sim / max(cpu, 1e-9):,.0f} simulated seconds a CPU second on one core; "
+        f"{len(results) / max(wall_sec, 1e-9):.2f} seeds a second, {wall_sec:,.0f} s in all",
+        "faults: " + ", ".join(f"{name} {faults.get(name, 0):,}" for name in KINDS),
+        "rare states: " + ", ".join(
+            f"{name} {count:,}"
+            for name, count in sorted(summed(x.sometimes for x in results).items())
+        ),
+        *failures(results),
+        f"violations: {bad} of {len(results):,} seeds" if bad else "violations: 0",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _alone(args: argparse.Namespace) -> int:
+    result = run_seed(args.seed, weather := weather_of(args.seed, days=not args.no_days))
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in weather.rates.items())
+    print(f"weather: {rates}\nsettings: {weather.env}\ntrace {result.trace}")
+    print(report([result], result.cpu_sec))
+    for text in result.wrongs:
+        print(f"WRONG {text}")
+    return VIOLATED if result.wrongs else OK
+
+
+def main(argv: list[str]) -> int:
+    """Run what is asked for; return the exit code."""
+    args = arguments(argv)
+    if args.seed is not None:
+        return _alone(args)
+    try:
+        results = known(args.out)
+    except (ValueError, OSError) as error:
+        print(f"faults: --out {args.out} cannot be read: {error}", file=sys.stderr)
+        return USAGE
+    wanted = range(args.first, args.first + args.seeds)
+    hours = {x.seed: x.hours for x in results}
+    seeds = [x for x in wanted if hours.get(x) != weather_of(x, days=not args.no_days).hours]
+    began = monotonic()
+    line = ProgressLine(sys.stderr, start=0.0, end=float(len(seeds) or 1), enabled=True)
+    made: list[Result] = []
+    is_cut = False
+    try:
+        for result in run(seeds, days=not args.no_days, jobs=args.jobs):
+            made.append(result)
+            if args.out is not None:
+                with args.out.open("ab") as handle:
+                    handle.write(msgspec.json.encode(result) + b"\n")
+            bad = sum(bool(x.wrongs) for x in made)
+            line.show(float(len(made)), f"{len(made)} of {len(seeds)} seeds, {bad} violated")
+    except KeyboardInterrupt:
+        is_cut = True
+    line.end()
+    print(report([*results, *made], monotonic() - began))
+    if is_cut:
+        return interrupt.INTERRUPTED
+    return VIOLATED if any(x.wrongs for x in (*results, *made)) else OK
+
+
+if __name__ == "__main__":
+    interrupt.run("faults", main)
