@@ -13,7 +13,8 @@ from core.params import Params
 from core.record import replace
 from core.state import BotState
 from engine.positions import marked_positions
-from grid.kelly import active_label
+from engine.runtime import Runtime
+from grid.kelly import active_label, is_outstanding
 from kelly_sizer import KellySizer
 
 log = logging.getLogger("kelly")
@@ -60,6 +61,13 @@ class KellyDesk:
             if self._said.get(name, NO_DATA_SAID) != said:
                 self._said[name] = said
                 log.info("kelly bucket=%s n=%d reason=%s", name, found.n_total, said)
+
+
+def begin_sizer(runtime: Runtime, sizer: KellyDesk) -> None:
+    """Have sizes follow from completed cycles, and answer what was asked last."""
+    runtime.sizer = sizer
+    if is_outstanding(runtime.state):
+        runtime.step(sizer.update(runtime.state, runtime.params))
 
 
 def horizon_sec(cycles: Cycles) -> float:

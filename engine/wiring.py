@@ -35,7 +35,7 @@ from engine.candle_history import (
     public_name,
 )
 from engine.clock import LiveClock, monotonic, wall_now
-from engine.kelly import KellyDesk
+from engine.kelly import KellyDesk, begin_sizer
 from engine.live import (
     assemble,
     await_account,
@@ -69,7 +69,6 @@ from exchange.kraken_exchange import KrakenExchange
 from exchange.matching import MatchingConfig, preset
 from exchange.paper import PaperExchange, read_books
 from exchange.queue import QueueModel
-from grid.kelly import is_outstanding
 from grid.regimes import is_estimate_outstanding
 from market.public import KrakenFeed
 from market.replay import ReplaySource
@@ -360,13 +359,6 @@ def begin(parts: Parts, runtime: Runtime, models: "RegimeModels | None") -> None
         begin_models(runtime, models, now=max(parts.exchange.now(), runtime.state.now))
     if runtime.params.kelly_enabled:
         begin_sizer(runtime, KellyDesk(parts.store.recent_cycles))
-
-
-def begin_sizer(runtime: Runtime, sizer: KellyDesk) -> None:
-    """Have sizes follow from completed cycles, and answer what was asked last."""
-    runtime.sizer = sizer
-    if is_outstanding(runtime.state):
-        runtime.step(sizer.update(runtime.state, runtime.params))
 
 
 def begin_models(runtime: Runtime, models: "RegimeModels", *, now: float) -> None:

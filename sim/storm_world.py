@@ -25,13 +25,13 @@ from core.record import replace
 from core.state import BotState
 from engine.clock import Pacer
 from engine.counter import prepare
-from engine.kelly import KellyDesk
+from engine.kelly import KellyDesk, begin_sizer
 from engine.live import Account, assemble, bind, checks, last_alive, read_account, venue_problems
 from engine.loop import Loop
 from engine.replication import forgetting
 from engine.restore import tell_restored
 from engine.runtime import Runtime
-from engine.wiring import CANDLE_INTERVALS, begin_sizer
+from engine.wiring import CANDLE_INTERVALS
 from exchange.kraken_budget import Budget
 from exchange.kraken_desk import Desk
 from exchange.kraken_exchange import KrakenExchange
