@@ -27,7 +27,8 @@ from engine.version import simulation_version
 from sim import interrupt
 from sim.arguments import whole
 from sim.storm_run import Result, run_seed, summed, weather_of
-from sim.storm_weather import KINDS
+from sim.storm_shrink import corpus, shrink
+from sim.storm_weather import KINDS, Weather
 
 OK, VIOLATED, USAGE = 0, 1, 2
 SEED_MAX = 10**9
@@ -45,6 +46,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--seeds", type=whole(1, 1_000_000), default=200, help="how many (default 200)")
     add("--first", type=whole(0, SEED_MAX), default=0, help="the first seed (default 0)")
     add("--seed", type=whole(0, SEED_MAX), help="this one alone, with all that it met")
+    add("--weather", type=Path, metavar="FILE", help="for --seed: as --shrink has written it")
+    add("--shrink", type=Path, metavar="FILE", help="for --seed: find the least in which it still "
+        "fails, and write that weather here")  # fmt: skip
+    add("--mutants", type=whole(1, 10_000), metavar="N", help="run every deliberate bug through up "
+        "to N seeds: each must be caught")  # fmt: skip
     add("--no-days", action="store_true", help="an hour each; else every tenth seed lasts a day")
     add(
         "--jobs", type=whole(1, 256), default=os.cpu_count() or 1, help="processes (default: cores)"
@@ -54,6 +60,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out is not None and not args.out.absolute().parent.is_dir():
         parser.error(f"--out {args.out}: must be a file in a folder that is there")
+    if args.seed is None and (args.weather or args.shrink):
+        parser.error("--weather and --shrink belong to --seed")
     return args
 
 
@@ -65,14 +73,14 @@ def known(path: Path | None) -> list[Result]:
     return [x for x in found if x.code == simulation_version()]
 
 
-def _one(seed: int, days: bool) -> Result:
-    return run_seed(seed, weather_of(seed, days=days))
+def _one(seed: int, weather: Weather) -> Result:
+    return run_seed(seed, weather)
 
 
-def run(seeds: Sequence[int], *, days: bool, jobs: int) -> Iterator[Result]:
-    """Yield what became of each seed, as it is known."""
+def run(seeds: Sequence[tuple[int, Weather]], *, jobs: int) -> Iterator[Result]:
+    """Yield what became of each seed in its weather, as it is known."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_one, seed, days) for seed in seeds]
+        waiting = [pool.submit(_one, seed, weather) for seed, weather in seeds]
         try:
             for done in as_completed(waiting):
                 yield done.result()
@@ -121,7 +129,18 @@ def report(results: Sequence[Result], wall_sec: float) -> str:
 
 
 def _alone(args: argparse.Namespace) -> int:
-    result = run_seed(args.seed, weather := weather_of(args.seed, days=not args.no_days))
+    weather = weather_of(args.seed, days=not args.no_days)
+    try:
+        if args.weather is not None:
+            weather = msgspec.json.decode(args.weather.read_bytes(), type=Weather)
+        if args.shrink is not None:
+            weather = shrink(args.seed, weather, tell=lambda text: print(text, flush=True))
+            args.shrink.write_bytes(msgspec.json.format(msgspec.json.encode(weather), indent=1))
+            print(f"repeat: python -m sim.faults --seed {args.seed} --weather {args.shrink}")
+    except (OSError, ValueError) as error:
+        print(f"faults: {error}", file=sys.stderr)
+        return USAGE
+    result = run_seed(args.seed, weather)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in weather.rates.items())
     print(f"weather: {rates}\nsettings: {weather.env}\ntrace {result.trace}")
     print(report([result], result.cpu_sec))
@@ -130,38 +149,70 @@ def _alone(args: argparse.Namespace) -> int:
     return VIOLATED if result.wrongs else OK
 
 
-def main(argv: list[str]) -> int:
-    """Run what is asked for; return the exit code."""
-    args = arguments(argv)
-    if args.seed is not None:
-        return _alone(args)
+def _many(args: argparse.Namespace, results: Sequence[Result]) -> int:
+    """Run the corpus, and the seeds that have no result yet; print what came out."""
+    days, hours = not args.no_days, {x.seed: x.hours for x in results}
+    drawn = [(x, weather_of(x, days=days)) for x in range(args.first, args.first + args.seeds)]
+    seeds = [(x, weather) for x, weather in drawn if hours.get(x) != weather.hours]
+    past = [(x.seed, x.weather) for x in corpus()]
+    began, made, is_cut = monotonic(), list[Result](), False
+    line = ProgressLine(sys.stderr, start=0.0, end=len(past) + len(seeds) or 1, enabled=True)
+    again = list[Result]()
     try:
-        results = known(args.out)
-    except (ValueError, OSError) as error:
-        print(f"faults: --out {args.out} cannot be read: {error}", file=sys.stderr)
-        return USAGE
-    wanted = range(args.first, args.first + args.seeds)
-    hours = {x.seed: x.hours for x in results}
-    seeds = [x for x in wanted if hours.get(x) != weather_of(x, days=not args.no_days).hours]
-    began = monotonic()
-    line = ProgressLine(sys.stderr, start=0.0, end=float(len(seeds) or 1), enabled=True)
-    made: list[Result] = []
-    is_cut = False
-    try:
-        for result in run(seeds, days=not args.no_days, jobs=args.jobs):
+        for result in run(past, jobs=args.jobs):
+            again.append(result)
+            line.show(len(again), f"{len(again)} of {len(past)} seeds of the corpus")
+        for result in run(seeds, jobs=args.jobs):
             made.append(result)
             if args.out is not None:
                 with args.out.open("ab") as handle:
                     handle.write(msgspec.json.encode(result) + b"\n")
             bad = sum(bool(x.wrongs) for x in made)
-            line.show(float(len(made)), f"{len(made)} of {len(seeds)} seeds, {bad} violated")
+            text = f"{len(made)} of {len(seeds)} seeds, {bad} violated"
+            line.show(len(past) + len(made), text)
     except KeyboardInterrupt:
         is_cut = True
     line.end()
     print(report([*results, *made], monotonic() - began))
+    lost = [x for x in again if x.wrongs]
+    print(f"corpus of past failures: {len(again)} of {len(past)} run, {len(lost)} violated")
+    for x in lost:
+        print(f"  seed {x.seed} of sim/storm_corpus.json: {x.wrongs[0]}")
     if is_cut:
         return interrupt.INTERRUPTED
-    return VIOLATED if any(x.wrongs for x in (*results, *made)) else OK
+    return VIOLATED if lost or any(x.wrongs for x in (*results, *made)) else OK
+
+
+def _mutants(most: int, jobs: int) -> int:
+    """Let the storm catch every deliberate bug, and print in how many seeds."""
+    from sim.storm_mutants import catch, mutants  # noqa: PLC0415 - not needed otherwise
+
+    names = [x.name for x in mutants()]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(catch, name, most) for name in names]
+        found = []
+        for done in as_completed(waiting):
+            found.append(one := done.result())
+            seen = "NOT CAUGHT" if one.seen is None else f"caught: {one.seen}"
+            print(f"{one.name}: {one.seeds} seeds, {seen[:150]}", flush=True)
+    lost = [x.name for x in found if x.seen is None]
+    print(f"{len(found) - len(lost)} of {len(found)} deliberate bugs are caught")
+    return VIOLATED if lost else OK
+
+
+def main(argv: list[str]) -> int:
+    """Run what is asked for; return the exit code."""
+    args = arguments(argv)
+    if args.seed is not None:
+        return _alone(args)
+    if args.mutants is not None:
+        return _mutants(args.mutants, args.jobs)
+    try:
+        results = known(args.out)
+    except (ValueError, OSError) as error:
+        print(f"faults: --out {args.out} cannot be read: {error}", file=sys.stderr)
+        return USAGE
+    return _many(args, results)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class Line:
         venue.advance(now)
         with suppress(SandboxError):
             venue.gate.admit(path, headers, body, params, now)
-            self._stalled.append((now + 9.0 + self._rng.random() * 16.0, name, params))
+            self._stalled.append((now + 8.0 + self._rng.random() ** 2 * 17.0, name, params))
 
     def _draw(self, kinds: Mapping[str, float], method: str) -> str:
         for name in kinds:
@@ -161,7 +161,7 @@ class Line:
                 wait = 1.0 + rng.random() ** 2 * 24.0
                 self._waiting.append((clock.there() + wait, path, headers, body))
             case "late":
-                wait = 9.0 + rng.random() * 31.0
+                wait = 8.0 + rng.random() ** 2 * 32.0  # often just before its deadline
                 self._waiting.append((clock.there() + wait, path, headers, body))
                 clock.pass_(TIMEOUT_SEC)
                 return lost

@@ -102,6 +102,7 @@ class Weather(Record, frozen=True, kw_only=True):
     poll_sec: float = 5.0
     price_sec: float = 5.0  # between two looks at the market
     page_rows: int = 50
+    down_sec: float = 6.0  # at most, until a process that has died is started again
     lags: dict[str, float] = msgspec.field(default_factory=dict)
     has_ledger: bool = False
     nonce_window: int = 0
@@ -142,6 +143,7 @@ def draw(seed: int, *, is_day: bool = False) -> Weather:
         tier=tier,
         poll_sec=60.0 if is_day else poll_sec,
         price_sec=30.0 if is_day else rng.choice((10.0, 20.0, 30.0)),
+        down_sec=rng.choice((6.0, 6.0, 60.0)),
         page_rows=50 if tier == "starter" else rng.choice((10, 25, 50)),
         lags=lags if "lag" in rates else {},
         has_ledger=rng.random() < 0.7,

@@ -56,7 +56,7 @@ from store.codec import encode
 from store.history import SqliteHistory
 
 BOT, EPOCH = "storm", 5
-RETRY_SEC, DOWN_SEC = 10.0, 5.0
+RETRY_SEC = 10.0
 FIRST_PRICE = Decimal("0.1")
 
 
@@ -140,7 +140,7 @@ class World:
     """One account at the venue, one bot with its files in `folder`, and the weather."""
 
     desk_class: type[Desk] = Desk
-    store_class: type[FaultyStore] = FaultyStore
+    exchange_class: type[Inline] = Inline
 
     def __init__(self, seed: int, weather: Weather = CALM, *, folder: Path) -> None:
         self.seed, self.weather = seed, weather
@@ -189,7 +189,7 @@ class World:
             except Crash as crash:
                 self._count(str(crash))
                 self._die(str(crash))
-                self.clock.pass_(1.0 + self.rng.random() * DOWN_SEC)
+                self.clock.pass_(1.0 + self.rng.random() * (self.weather.down_sec - 1.0))
             except StoreError as error:  # exit code 4: a person looks, and starts it again
                 self._count("store_error")
                 self._log("store error", str(error))
@@ -211,13 +211,13 @@ class World:
         """Run one life of the process, to its end or a crash."""
         self.clock.restart()
         self._count("starts")
-        self.store = store = self.store_class(self.disk, epoch=EPOCH, replica=ADDRESS)
+        self.store = store = FaultyStore(self.disk, epoch=EPOCH, replica=ADDRESS)
         self.account = account = self._open_account(store)
         self.feed = feed = self._open_feed()
         feed.look()
         start = self._await_account(account)
         self.exchange = exchange = assemble(
-            account, self.settings, start, feed, Inline, desk_class=self.desk_class,
+            account, self.settings, start, feed, self.exchange_class, desk_class=self.desk_class,
             wait=self._wait,
         )  # fmt: skip
         exchange.world = self

@@ -9,10 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import leg
 from core.record import replace
 from sim.faults import failures, known, main
 from sim.storm_disk import Disk, FaultyStore
+from sim.storm_mutants import mutants
 from sim.storm_run import Result, run_seed
+from sim.storm_shrink import Case, corpus, keep, shrink
 from sim.storm_weather import CALM, KINDS, Weather, draw
 
 ROOT = Path(__file__).parent.parent
@@ -150,3 +153,39 @@ def test_a_file_that_holds_something_else_is_refused(
     (tmp_path / "x").write_text("hello")
     assert main(["--out", str(tmp_path / "x")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_failing_seed_is_made_small() -> None:
+    """Only what it takes is left: here one kind of fault, for a tenth of an hour at least."""
+
+    def run(seed: int, weather: Weather) -> Result:
+        is_bad = weather.hours > 0.1 and weather.rate("late") > 0
+        return Result(seed=seed, hours=weather.hours, code="x", wrongs=("bad",) if is_bad else ())
+
+    weather = replace(draw(1), rates={"late": 0.1, "crash": 0.1, "slow": 0.1, "drift": 1.0})
+    small = shrink(1, weather, run=run)
+    assert small.rates == {"late": 0.1}
+    assert 0.1 < small.hours <= 0.2
+    assert (small.lags, small.env["SLOT_COUNT"]) == ({}, "1")
+    with pytest.raises(ValueError, match="seed 1 does not fail"):
+        shrink(1, replace(weather, rates={}), run=run)
+
+
+def test_past_failures_are_kept_in_a_file(tmp_path: Path) -> None:
+    """Each once, with its weather and what it found."""
+    path = tmp_path / "corpus.json"
+    path.write_text("[]")
+    case = Case(seed=3, weather=draw(3), found="an exit that somebody made larger")
+    keep(case, path)
+    keep(case, path)
+    assert corpus(path) == (case,)
+
+
+def test_a_mutant_is_in_place_only_while_it_lasts() -> None:
+    """What it puts in the place of functions is taken back."""
+    before = leg.finish_entry
+    mutant = next(x for x in mutants() if x.name == "entry taken for whole")
+    with mutant.in_place():
+        assert leg.finish_entry is not before
+    assert leg.finish_entry is before
+    assert len({x.name for x in mutants()}) == len(mutants()) >= 26
