@@ -20,7 +20,8 @@ TRADE = "trade"
 SETTLED_SEC = 60.0  # by then we must have heard of a trade if it is ours
 QUIET_SEC = 10.0  # by then every read shows it: longer than reads lag
 # Books open when nothing has moved for QUIET_SEC: their beginning is put back by half of it, so
-# that what moves right after is on its side of it by the clock of any later run, too.
+# that what moves right after is on its side of it by the clock of any later run, too. What moved
+# in those seconds before, and the balance shows sooner than the ledger, would be booked again.
 OPENING_SEC = QUIET_SEC / 2
 AGAIN_SEC = 15.0
 
@@ -59,8 +60,8 @@ class Account:
         is_new = not desk.expects(base=base, quote=quote)
         is_due = self._read_at is None or now - self._read_at >= desk.config.flows_sec
         is_asked = desk.config.has_ledger and (is_new or is_due)
-        is_open = is_asked and self._is_open_question(now, priority)
-        if is_open and is_new:
+        is_unclear = is_asked and self._is_open_question(now, priority)
+        if is_unclear and is_new:
             if self._waits_since is None:
                 self._waits_since = now
             if now - self._waits_since < SETTLED_SEC:
@@ -68,7 +69,7 @@ class Account:
                 return False
         self._waits_since = None
         if self._read_from is None or not desk.config.has_ledger:
-            self._read_from = self._floor = now - (OPENING_SEC if is_asked and not is_open else 0.0)
+            self._read_from = self._floor = now - (OPENING_SEC if is_asked and not is_unclear else 0)
         held_base, held_quote = self._foreign_hold()
         desk.post(
             e.BalancesReported(
