@@ -69,7 +69,8 @@ class Account:
                 return False
         self._waits_since = None
         if self._read_from is None or not desk.config.has_ledger:
-            self._read_from = self._floor = now - (OPENING_SEC if is_asked and not is_unclear else 0)
+            margin = OPENING_SEC if is_asked and not is_unclear else 0.0
+            self._read_from = self._floor = now - margin
         held_base, held_quote = self._foreign_hold()
         desk.post(
             e.BalancesReported(
