@@ -7,7 +7,7 @@ seconds since the epoch, UTC. Look next at `core/state.py`.
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
-from core.record import Record
+from core.record import Record, RegimeTag
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
@@ -178,7 +178,7 @@ class OrderState(Record, frozen=True, kw_only=True, tag="order"):
     execution_ids: tuple[str, ...] = ()
     first_execution_at: float | None = None
     last_execution_at: float | None = None
-    regime_at_entry: int | None = None
+    regime_at_entry: RegimeTag = None
     cancel_requested_at: float | None = None
     fee_rate: Decimal | None = None  # the maker fee when it was placed: what a buy holds with
     asked_at: float | None = None  # when the exchange was last asked what became of it
@@ -199,7 +199,7 @@ class Residual(Record, frozen=True, kw_only=True, gc=False):
     volume: Decimal
     cost: Decimal
     fees: Decimal
-    regime_at_entry: int | None = None
+    regime_at_entry: RegimeTag = None
 
 
 class Position(Record, frozen=True, kw_only=True, gc=False):
@@ -216,7 +216,7 @@ class Position(Record, frozen=True, kw_only=True, gc=False):
     fees: Decimal
     entered_at: float
     filled_at: float
-    regime_at_entry: int | None = None
+    regime_at_entry: RegimeTag = None
     closed_volume: Decimal = ZERO
     closed_cost: Decimal = ZERO
     exit_cost: Decimal = ZERO
@@ -261,7 +261,7 @@ class RecoveryOrder(Record, frozen=True, kw_only=True):
     exit: OrderState | Owed
     orphaned_at: float
     reason: str
-    regime_at_entry: int | None = None
+    regime_at_entry: RegimeTag = None
     releasing: bool = False  # the operator gives it up: what is left becomes inventory
 
 
@@ -281,7 +281,7 @@ class CycleRecord(Record, frozen=True, kw_only=True, gc=False):
     entry_time: float
     exit_time: float
     from_recovery: bool = False
-    regime_at_entry: int | None = None
+    regime_at_entry: RegimeTag = None
 
 
 class ListedOrder(Record, frozen=True, kw_only=True, gc=False):

@@ -6,11 +6,12 @@ are msgspec structs). Nothing here may know what a record means.
 
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 
 REGIME_IDS = {"BEARISH": 0, "RANGING": 1, "BULLISH": 2}
+RegimeTag = Annotated[int, msgspec.Meta(ge=0, le=2)] | None
 
 
 def parse_regime(value: object) -> int | None:

@@ -284,14 +284,15 @@ def await_account(
         except Unavailable as error:
             words = f"Kraken to tell of the account ({no_answer(settings, error)})"
             room = account.budget.wait(START_CALLS, 0.0, Priority.EXECUTIONS, account.clock.now())
-            if _pause(max(RETRY_SEC, error.pause_sec, room), words, stopping, say):
+            pause = max(RETRY_SEC, error.pause_sec, room)
+            if _pause(pause, account.clock, words, stopping, say):
                 return None
             continue
         if adopt is not None:
             adopt(account.store, dict.fromkeys(start.account.other_epochs))
             adopt = None
             continue
-        wrong = [x for x in checks(start, settings) if not x.is_ok]
+        wrong = [x for x in checks(start, settings, now=account.clock.now()) if not x.is_ok]
         if account.store.load() is not None:  # what is owed must go on being followed
             for x in wrong:
                 if x.name in ENTRY_CHECKS:
@@ -300,7 +301,7 @@ def await_account(
             waiting = [x for x in wrong if x.name in PASSING_CHECKS and x.detail != DELISTED]
             if waiting and len(waiting) == len(wrong):
                 words = "; ".join(f"{x.name}: {x.detail}" for x in waiting)
-                if _pause(STATUS_SEC, words, stopping, say):
+                if _pause(STATUS_SEC, account.clock, words, stopping, say):
                     return None
                 continue
         if wrong:
@@ -311,11 +312,15 @@ def await_account(
 
 
 def _pause(
-    seconds: float, words: str, stopping: threading.Event, say: Callable[[str], None]
+    seconds: float,
+    clock: LiveClock,
+    words: str,
+    stopping: threading.Event,
+    say: Callable[[str], None],
 ) -> bool:
     """Wait, saying every few seconds what for: a pause may last minutes; True: stopped first."""
-    until = monotonic() + seconds
-    while (left := until - monotonic()) > 0:
+    until = clock.now() + seconds
+    while (left := until - clock.now()) > 0:
         say(words)
         if stopping.wait(min(left, RETRY_SEC)):
             return True

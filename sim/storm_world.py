@@ -8,6 +8,7 @@ clock drives all. A crash throws everything away but the files. What must hold i
 
 import hashlib
 import random
+import threading
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +27,7 @@ from core.state import BotState
 from engine.clock import Pacer
 from engine.counter import prepare
 from engine.kelly import KellyDesk, begin_sizer
-from engine.live import Account, assemble, bind, checks, last_alive, read_account, venue_problems
+from engine.live import Account, assemble, await_account, last_alive, venue_problems
 from engine.loop import Loop
 from engine.replication import forgetting
 from engine.restore import tell_restored
@@ -37,7 +38,6 @@ from exchange.kraken_desk import Desk
 from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_market import KrakenMarket
 from exchange.kraken_records import Answer
-from exchange.kraken_start import Start
 from exchange.matching import MatchingConfig
 from exchange.nonce import Nonces
 from exchange.sandbox_records import ApiKey
@@ -136,6 +136,20 @@ class Inline(KrakenExchange):
         self._tell_health()
 
 
+class _Stopping(threading.Event):
+    """What tells a start that waits for the account to stop; it waits on the world's clock."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__()
+        self._world = world
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Let time pass; True: the world's is over."""
+        self._world.clock.pass_(timeout or 0.0)
+        self._world.pass_by()
+        return self._world.clock.there() >= self._world.until
+
+
 class World:
     """One account at the venue, one bot with its files in `folder`, and the weather."""
 
@@ -182,10 +196,10 @@ class World:
         """Run for so long, starting again after every end of the process."""
         self.until = self.clock.there() + seconds
         while self.clock.there() < self.until:
-            self.events.pass_by()
+            self.pass_by()
             try:
                 self.live()
-                self._end_well()
+                self._leave()
             except Crash as crash:
                 self._count(str(crash))
                 self._die(str(crash))
@@ -215,7 +229,9 @@ class World:
         self.account = account = self._open_account(store)
         self.feed = feed = self._open_feed()
         feed.look()
-        start = self._await_account(account)
+        start = await_account(account, self.settings, _Stopping(self), lambda _: None)
+        if start is None:
+            return
         self.exchange = exchange = assemble(
             account, self.settings, start, feed, self.exchange_class, desk_class=self.desk_class,
             wait=self._wait,
@@ -235,6 +251,9 @@ class World:
         runtime.start(start.venue, self.params, now=now, bot_tag=tag)
         self._begin(runtime, exchange, now)
         loop.run()
+        runtime.stop()
+        if self.beside.replica is not None:
+            self.beside.replica.send_once()
 
     def run_on(self, seconds: float) -> None:
         """Let the present life of the process go on for so long."""
@@ -289,17 +308,6 @@ class World:
             candle_intervals=CANDLE_INTERVALS if with_models else CANDLE_INTERVALS[:1],
         )  # fmt: skip
 
-    def _await_account(self, account: Account) -> Start:
-        """Read the account as a start does. Raises StartRefused, Unavailable."""
-        start = read_account(account, self.settings)
-        wrong = [x for x in checks(start, self.settings, now=self.clock()) if not x.is_ok]
-        if wrong and any(x.name in ("pair", "pair status") for x in wrong):
-            raise Unavailable("the market is closed")
-        if any(x.name == "clock" for x in wrong):
-            raise StartRefused("clock")
-        bind(account.store, self.settings)
-        return start
-
     def _wait(self, seconds: float) -> None:
         """Let the desk wait; the loop, which has a thread of its own, keeps nonces ahead."""
         self.clock.pass_(seconds)
@@ -331,11 +339,8 @@ class World:
         if runtime.params.kelly_enabled:
             begin_sizer(runtime, KellyDesk(self.account.store.recent_cycles))
 
-    def _end_well(self) -> None:
+    def _leave(self) -> None:
         """End as a daemon does that was told to."""
-        self.runtime.stop()
-        if self.beside.replica is not None:
-            self.beside.replica.send_once()
         self.account.leave()
         self._close_beside()
         if self.store is not None:
@@ -366,6 +371,11 @@ class World:
         at = self.events.next_time()
         end = self.until if at is None else min(at, self.until)
         return end - self.clock.offset
+
+    def pass_by(self) -> None:
+        """Let happen what does not need a daemon that runs."""
+        self.line.deliver()
+        self.events.pass_by()
 
     def pass_(self) -> None:
         """Let everything happen that is due around the daemon."""

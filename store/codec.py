@@ -1,5 +1,6 @@
 """Between records and the text that is stored. Errors name what could not be read."""
 
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ _encoder = msgspec.json.Encoder(decimal_format="string")
 _actions_decoder: "msgspec.json.Decoder[tuple[Action, ...]]" = msgspec.json.Decoder(
     tuple[Action, ...]
 )
+_state_decoder: "msgspec.json.Decoder[BotState]" = msgspec.json.Decoder(BotState)
+_params_decoder: "msgspec.json.Decoder[Params]" = msgspec.json.Decoder(Params)
 
 
 def encode(value: Record | tuple[Record, ...]) -> str:
@@ -48,12 +51,12 @@ def decode_state(text: str, where: str) -> BotState:
     Legacy regime texts become their numbers. Raises StoreError naming `where` and the field: a
     state that cannot be read is never taken for a new one.
     """
-    return _decode_record(text, BotState, where)
+    return _decode_record(text, _state_decoder, where)
 
 
 def decode_params(text: str, where: str) -> Params:
     """Return the stored parameters. Raises StoreError naming `where` and the field."""
-    return _decode_record(text, Params, where)
+    return _decode_record(text, _params_decoder, where)
 
 
 def decode_loaded(seq: int, state: str, params: str) -> Loaded:
@@ -65,8 +68,10 @@ def decode_loaded(seq: int, state: str, params: str) -> Loaded:
     )
 
 
-def _decode_record(text: str, kind: type[R], where: str) -> R:
-    try:
-        return kind.from_dict(msgspec.json.decode(text))
+def _decode_record(text: str, decoder: "msgspec.json.Decoder[R]", where: str) -> R:
+    with suppress(msgspec.DecodeError):
+        return decoder.decode(text)
+    try:  # an older program's text, or one that cannot be read
+        return decoder.type.from_dict(msgspec.json.decode(text))
     except msgspec.DecodeError as error:
         raise StoreError(f"{where} cannot be read: {error}") from None
