@@ -13,6 +13,11 @@ SIMULATION = ("hmm_regime_detector.py", "kelly_*.py", "config.py", "regime/*.py"
               "engine/*.py", "exchange/*.py", "market/*.py", "store/*.py", "sim/run.py",
               "sim/score.py", "sim/unkept.py")  # fmt: skip
 
+# What else decides how a seed of the fault storm ends.
+STORM = ("sim/storm_beside.py", "sim/storm_clock.py", "sim/storm_disk.py", "sim/storm_events.py",
+         "sim/storm_line.py", "sim/storm_models.json", "sim/storm_oracle.py", "sim/storm_run.py",
+         "sim/storm_weather.py", "sim/storm_world.py")  # fmt: skip
+
 
 @functools.cache
 def code_version() -> str:
@@ -27,6 +32,12 @@ def code_version() -> str:
 def simulation_version() -> str:
     """Return the same of all code that a backtest runs through: equal ones end alike."""
     return f"{VERSION}+{_digest((*RULES, *SIMULATION))}"
+
+
+@functools.cache
+def storm_version() -> str:
+    """Return the same of all code that a seed of the fault storm runs through, its own included."""
+    return f"{VERSION}+{_digest((*RULES, *SIMULATION, *STORM))}"
 
 
 def _digest(patterns: tuple[str, ...]) -> str:

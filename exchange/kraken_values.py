@@ -17,6 +17,7 @@ TEXT_MAX = 64
 # Far beyond any balance or price, and far from where arithmetic of a few such numbers gives out.
 DIGITS_MAX, DECIMALS_MAX, SIZE_MAX = 40, 30, 18
 TIME_MAX = 1e11
+_PLAIN = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")  # as nearly all are told
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"[0-9]{1,20}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -54,6 +55,8 @@ def part(parent: Mapping[str, Any], key: str, field: str) -> Any:
 
 def as_number(value: object, field: str) -> Decimal:
     """Return a finite number of moderate size, told as number or as text. Raises WireError."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return Decimal(value)
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise WireError(f"{field}: a number is expected, not {_told(value)}")
     if isinstance(value, int) and abs(value) >= 10**SIZE_MAX:

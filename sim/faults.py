@@ -23,7 +23,7 @@ import msgspec
 
 from engine.clock import monotonic
 from engine.progress import ProgressLine
-from engine.version import simulation_version
+from engine.version import storm_version
 from sim import interrupt
 from sim.arguments import whole
 from sim.storm_run import Result, run_seed, summed, weather_of
@@ -70,7 +70,7 @@ def known(path: Path | None) -> list[Result]:
     if path is None or not path.exists():
         return []
     found = [msgspec.json.decode(x, type=Result) for x in path.read_bytes().splitlines() if x]
-    return [x for x in found if x.code == simulation_version()]
+    return [x for x in found if x.code == storm_version()]
 
 
 def _one(seed: int, weather: Weather) -> Result:

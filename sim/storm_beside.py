@@ -28,7 +28,7 @@ from store.tables import Table
 
 RECORDED = Path(__file__).parent / "storm_models.json"
 ADDRESS = "https://replica.invalid"
-SEND_SEC = 20.0
+SEND_SEC = 60.0
 LATENCY_SEC = 30.0
 ABSURD = (
     "", "I would rather not say.", "<html>502</html>", '{"recommended_tier": 99}', "{" * 400,

@@ -6,6 +6,7 @@ after a power cut what the write-ahead log got since its last sync is there in p
 are known from the header of the shared index, where SQLite keeps the number of those that count.
 """
 
+import os
 import random
 import sqlite3
 import struct
@@ -24,6 +25,7 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self._index = path.with_name(path.name + "-shm")
+        self._handle: int | None = None
 
     def position(self) -> tuple[bytes, int]:
         """Return the log's salt, which changes when it begins anew, and its number of frames."""
@@ -36,11 +38,18 @@ class _Log:
         return copied
 
     def _head(self) -> bytes:
-        try:
-            with self._index.open("rb") as handle:
-                return handle.read(100)
-        except FileNotFoundError:  # nothing has been read or written yet
-            return bytes(100)
+        if self._handle is None:
+            try:
+                self._handle = os.open(self._index, os.O_RDONLY)
+            except FileNotFoundError:  # nothing has been read or written yet
+                return bytes(100)
+        return os.pread(self._handle, 100, 0)
+
+    def close(self) -> None:
+        """Let the file go: the next life of the process has another."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
 
 class Disk:
@@ -118,6 +127,12 @@ class Disk:
             self._lock.close()
             self._lock = None
 
+    def close(self, store: SqliteStore) -> None:
+        """Let the process of `store` end well."""
+        self.unlock()
+        self._log.close()
+        store.close()
+
     def die(self, store: SqliteStore | None, how: str) -> None:
         """Let the process of `store` end by a crash, torn_write or power_cut: close it, unwritten.
 
@@ -127,6 +142,7 @@ class Disk:
         files = {x: x.read_bytes() for x in (self.path, self._log_file) if x.exists()}
         if how != "crash" and self._log_file in files:
             files[self._log_file] = self._cut(files[self._log_file], how)
+        self._log.close()
         if store is not None:
             store.close()
         for file, content in files.items():  # new ones: nobody who still reads has these open

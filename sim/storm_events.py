@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DRIFT_MAX = 0.01  # seconds a second: far more than any machine's
 JUMP_MAX_SEC = 3600.0
-SLOTS_MAX = 6  # a flood would add as many as there may be, and the storm would crawl
+SLOTS_MAX = 5  # a flood would add as many as there may be, and the storm would crawl
 STATUSES = ("maintenance", "cancel_only", "post_only", "limit_only")
 # What an operator, or anybody with a browser, may send; some of it is no command at all.
 COMMANDS: tuple[dict[str, Any], ...] = (

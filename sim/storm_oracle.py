@@ -18,6 +18,7 @@ from core.order_id import OrderPlace, decode
 from core.ports import Loaded
 from core.state import BotState, Exiting, Idle, LockName, Mode
 from engine.books import ExchangeBooks, verify
+from engine.live import PASSING_CHECKS
 from exchange.kraken_records import Answer
 from exchange.sandbox_records import OrderRow, TradeRow, Truth
 from exchange.sandbox_venue import READS
@@ -193,9 +194,9 @@ class Oracle:
         self._was = None
 
     def refused(self, why: str) -> None:
-        """Judge a start that was refused: a clock that is wrong is a reason, and the only one."""
-        failed = [x.strip() for x in why.splitlines()[1:]]
-        if not failed or any(not x.startswith("clock:") for x in failed):
+        """Judge a start that was refused: only a clock that is wrong is a reason for that."""
+        failed = {x.strip().partition(":")[0] for x in why.splitlines()[1:]}
+        if "clock" not in failed or failed - {"clock", *PASSING_CHECKS}:
             self.wrong(f"the start is refused: {why}")
 
     def operate(self) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from core.record import Record, replace
 from engine.clock import cpu_seconds
-from engine.version import simulation_version
+from engine.version import storm_version
 from sim.storm_clock import START
 from sim.storm_weather import Weather, draw
 from sim.storm_world import World
@@ -82,7 +82,7 @@ def _result(world: World, weather: Weather) -> Result:
     return Result(
         seed=world.seed,
         hours=weather.hours,
-        code=simulation_version(),
+        code=storm_version(),
         trace=world.trace.hexdigest(),
         sim_sec=round(world.clock.there() - START, 3),
         steps=world.runtime.seq if hasattr(world, "runtime") else 0,

@@ -14,7 +14,7 @@ from exchange.sandbox_venue import LAGGING
 
 LAG_MAX_SEC = 5.0  # what the daemon takes for granted
 DAY_HOURS, HOURS = 24.0, 1.0
-CALMER = 8.0  # a day has that many times fewer faults an hour, or it would never get anywhere
+CALMER = 12.0  # a day has that many times fewer faults an hour, or it would never get anywhere
 
 # Chances for each request of the account.
 REQUESTS = {
@@ -136,19 +136,19 @@ def draw(seed: int, *, is_day: bool = False) -> Weather:
             rates[name] = 1.0
     tier = rng.choice(("starter", "intermediate", "pro"))
     lags = {x: round(rng.uniform(0.0, LAG_MAX_SEC), 3) for x in LAGGING if rng.random() < 0.7}
-    poll_sec = 20.0 if tier == "starter" else rng.choice((10.0, 20.0, 30.0))
+    poll_sec = 20.0 if tier == "starter" else rng.choice((20.0, 30.0, 60.0))
     return Weather(
         rates=rates,
         hours=DAY_HOURS if is_day else HOURS,
         tier=tier,
-        poll_sec=60.0 if is_day else poll_sec,
-        price_sec=30.0 if is_day else rng.choice((10.0, 20.0, 30.0)),
+        poll_sec=120.0 if is_day else poll_sec,
+        price_sec=60.0 if is_day else rng.choice((20.0, 30.0, 60.0)),
         down_sec=rng.choice((6.0, 6.0, 60.0)),
         page_rows=50 if tier == "starter" else rng.choice((10, 25, 50)),
         lags=lags if "lag" in rates else {},
         has_ledger=rng.random() < 0.7,
         step_pct=rng.choice((0.15, 0.25, 0.4)),
-        candle_sec=30.0 if is_day else 10.0,
+        candle_sec=60.0 if is_day else 10.0,
         env=_settings(rng),
     )
 
@@ -156,7 +156,7 @@ def draw(seed: int, *, is_day: bool = False) -> Weather:
 def _settings(rng: random.Random) -> dict[str, str]:
     """Draw settings of the daemon, of those that change what it does with orders."""
     env = {
-        "SLOT_COUNT": str(rng.randint(1, 5)),
+        "SLOT_COUNT": str(rng.randint(1, 4)),
         "PAIR_ENTRY_PCT": rng.choice(("0.3", "0.5")),
         "PAIR_PROFIT_PCT": rng.choice(("1.0", "1.2", "2.0")),
         "ORDER_SIZE_USD": rng.choice(("12", "20", "40")),

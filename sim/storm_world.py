@@ -344,8 +344,7 @@ class World:
         self.account.leave()
         self._close_beside()
         if self.store is not None:
-            self.disk.unlock()
-            self.store.close()
+            self.disk.close(self.store)
             self.store = None
 
     def _die(self, how: str) -> None:
