@@ -5,25 +5,28 @@ same wire code. What befalls a request is drawn from the weather (`storm_weather
 """
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from exchange.kraken_records import Answer
 from exchange.kraken_wire import decode_secret, form, read_answer, sign
 from exchange.nonce import NonceExhausted, Nonces
 from exchange.sandbox_errors import SandboxError
 from exchange.sandbox_faults import Fault, FaultKind
-from exchange.sandbox_orders import ENTRIES
-from exchange.sandbox_params import read_body
+from exchange.sandbox_orders import ENTRIES, check_deadline
+from exchange.sandbox_params import read_body, rfc3339
 from exchange.sandbox_venue import SandboxVenue
+from leg import DEADLINE_SEC
 from settings.table import DEMO_KEY, DEMO_SECRET
 from sim.storm_clock import Clock
 from sim.storm_weather import MARKET, REQUESTS, Weather
 
 TIMEOUT_SEC = 8.0
+STALL_MAX_SEC = 40.0
 STALE_SEC = 90.0  # how long a price may stand still: longer than the daemon trusts it
 Reply = tuple[int, bytes]
 # What the venue is made to answer, in its own words.
@@ -67,8 +70,7 @@ class Line:
         self.has_fallen = False
         self._venue, self._clock, self._rng = venue, clock, rng
         self._secret = decode_secret(DEMO_SECRET)
-        self._waiting: list[tuple[float, str, dict[str, str], bytes]] = []
-        self._stalled: list[tuple[float, str, Any]] = []
+        self._waiting: list[tuple[float, Callable[[float], None]]] = []
         self._stale_until = 0.0
         self._shown: dict[str, Reply] = {}  # what was last told of the market, by path
 
@@ -106,31 +108,55 @@ class Line:
         self.point(f"after {method}")
         return answer
 
+    def next_time(self) -> float:
+        """Return when something that has waited arrives, by the venue's clock."""
+        return min((at for at, _ in self._waiting), default=math.inf)
+
     def deliver(self) -> None:
-        """Bring what has waited to the venue; nobody hears the answer."""
+        """Bring what has waited to the venue, each at its time; nobody hears the answers."""
         now = self._clock.there()
-        due = [x for x in self._waiting if x[0] <= now]
-        self._waiting = [x for x in self._waiting if x not in due]
-        for _, path, headers, body in due:
-            self._venue.answer("POST", path, headers, body, now)
-        ready = [x for x in self._stalled if x[0] <= now]
-        self._stalled = [x for x in self._stalled if x not in ready]
-        for _, name, params in ready:
-            self._venue.advance(now)
-            with suppress(SandboxError):
-                ENTRIES[name](self._venue.account, params, now)
+        due = sorted((x for x in self._waiting if x[0] <= now), key=lambda x: x[0])
+        self._waiting = [x for x in self._waiting if x[0] > now]
+        for at, arrive in due:
+            arrive(max(at, self._venue.now))
 
     def _stall(self, path: str, headers: dict[str, str], body: bytes) -> None:
         """Let a request pass the gate, nonce and all, and wait inside the venue."""
+        self.deliver()
         venue, name, now = self._venue, path.rsplit("/", maxsplit=1)[1], self._clock.there()
         if name not in ENTRIES:
             venue.answer("POST", path, headers, body, now)
             return
         params = read_body(headers["content-type"], body)
+        bare = dict(parse_qsl(body.decode()))
+        bare.pop("deadline", None)
+        inside = read_body(headers["content-type"], urlencode(bare).encode())
         venue.advance(now)
         with suppress(SandboxError):
             venue.gate.admit(path, headers, body, params, now)
-            self._stalled.append((now + 8.0 + self._rng.random() ** 2 * 17.0, name, params))
+            check_deadline(params, now)
+            deadline = rfc3339(params, "deadline") or math.inf
+
+            def enter(at: float) -> None:
+                venue.advance(at)
+                if at <= deadline:  # what remains of the check, once it has passed the gate
+                    with suppress(SandboxError):
+                        ENTRIES[name](venue.account, inside, at)
+
+            self._waiting.append((now + self._long(), enter))
+
+    def _wait(self, seconds: float, path: str, headers: dict[str, str], body: bytes) -> None:
+        """Let a request wait before the gate."""
+
+        def ask(at: float) -> None:
+            self._venue.answer("POST", path, headers, body, at)
+
+        self._waiting.append((self._clock.there() + seconds, ask))
+
+    def _long(self) -> float:
+        """Return longer than the client waits, half of the time within the deadline."""
+        is_about = self._rng.random() < 0.5
+        return self._rng.uniform(TIMEOUT_SEC, DEADLINE_SEC if is_about else STALL_MAX_SEC)
 
     def _draw(self, kinds: Mapping[str, float], method: str) -> str:
         for name in kinds:
@@ -144,6 +170,7 @@ class Line:
         clock, rng = self._clock, self._rng
 
         def told() -> Reply:
+            self.deliver()
             return self._venue.answer("POST", path, headers, body, clock.there())
 
         lost = Answer(fault="no answer in time")
@@ -158,11 +185,9 @@ class Line:
             case "replayed":
                 told()
             case "echoed":
-                wait = 1.0 + rng.random() ** 2 * 24.0
-                self._waiting.append((clock.there() + wait, path, headers, body))
+                self._wait(1.0 + rng.random() ** 2 * 24.0, path, headers, body)
             case "late":
-                wait = 8.0 + rng.random() ** 2 * 32.0  # often just before its deadline
-                self._waiting.append((clock.there() + wait, path, headers, body))
+                self._wait(self._long(), path, headers, body)
                 clock.pass_(TIMEOUT_SEC)
                 return lost
             case "stalled":
@@ -208,6 +233,7 @@ class Line:
         return answer
 
     def _told_of_market(self, fault: str, method: str, path: str) -> Reply:
+        self.deliver()
         now = self._clock.there()
         is_price = method in ("Depth", "Trades", "Ticker")
         if is_price and now < self._stale_until and path in self._shown:

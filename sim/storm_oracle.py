@@ -86,8 +86,10 @@ class Oracle:
             self.wrong("an entry is sent while halted")
         if world.exchange.desk.status not in PLACING_STATUSES:
             self.wrong(f"an order is sent in {world.exchange.desk.status}")
-        if params.get("oflags") != "post,fciq" or "deadline" not in params:
-            self.wrong("an order is sent that is not post-only, or without a deadline")
+        if params.get("oflags") != "post,fciq":
+            self.wrong("an order is sent that is not post-only")
+        if world.needs_deadline and "deadline" not in params:
+            self.wrong("an order is sent without a deadline")
         if not self._is_on_disk(client_id):
             self.wrong(f"order {client_id} is sent before its intent is on disk")
         if len(world.venue.account.books.open) > world.params.open_order_limit:

@@ -104,6 +104,7 @@ class Weather(Record, frozen=True, kw_only=True):
     page_rows: int = 50
     down_sec: float = 6.0  # at most, until a process that has died is started again
     lags: dict[str, float] = msgspec.field(default_factory=dict)
+    is_lag_random: bool = True  # else each answer is as old as that
     has_ledger: bool = False
     nonce_window: int = 0
     step_pct: float = 0.25  # standard deviation of a quarter of a candle
@@ -146,6 +147,7 @@ def draw(seed: int, *, is_day: bool = False) -> Weather:
         down_sec=rng.choice((6.0, 6.0, 60.0)),
         page_rows=50 if tier == "starter" else rng.choice((10, 25, 50)),
         lags=lags if "lag" in rates else {},
+        is_lag_random=rng.random() < 0.7,
         has_ledger=rng.random() < 0.7,
         step_pct=rng.choice((0.15, 0.25, 0.4)),
         candle_sec=60.0 if is_day else 10.0,

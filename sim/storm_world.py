@@ -137,17 +137,21 @@ class Inline(KrakenExchange):
 
 
 class _Stopping(threading.Event):
-    """What tells a start that waits for the account to stop; it waits on the world's clock."""
+    """What tells a start that waits for the account to stop; it waits on the world's clock.
+
+    In calm weather it is let wait: a lockout may last longer than the calm.
+    """
 
     def __init__(self, world: "World") -> None:
         super().__init__()
         self._world = world
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Let time pass; True: the world's is over."""
-        self._world.clock.pass_(timeout or 0.0)
-        self._world.pass_by()
-        return self._world.clock.there() >= self._world.until
+        """Let time pass; True: the chaos is over."""
+        world = self._world
+        world.clock.pass_(timeout or 0.0)
+        world.pass_by()
+        return bool(world.weather.rates) and world.clock.there() >= world.until
 
 
 class World:
@@ -155,6 +159,7 @@ class World:
 
     desk_class: type[Desk] = Desk
     exchange_class: type[Inline] = Inline
+    needs_deadline = True  # not where a variant without one is to be caught by what it does
 
     def __init__(self, seed: int, weather: Weather = CALM, *, folder: Path) -> None:
         self.seed, self.weather = seed, weather
@@ -170,7 +175,7 @@ class World:
             MatchingConfig(seed=seed, tier=weather.tier, bar_grace_sec=0.2), (key,), now=START,
             config=SandboxConfig(
                 start_base=Decimal(5000), start_quote=Decimal(500), lags=weather.lags,
-                is_lag_random=True, page_rows=weather.page_rows,
+                is_lag_random=weather.is_lag_random, page_rows=weather.page_rows,
             ),
         )  # fmt: skip
         self.disk = Disk(
@@ -369,7 +374,7 @@ class World:
         """Return when something around the daemon is due, by its clock."""
         at = self.events.next_time()
         end = self.until if at is None else min(at, self.until)
-        return end - self.clock.offset
+        return min(end, self.line.next_time()) - self.clock.offset
 
     def pass_by(self) -> None:
         """Let happen what does not need a daemon that runs."""
