@@ -26,6 +26,7 @@ from engine.progress import ProgressLine
 from engine.version import storm_version
 from sim import interrupt
 from sim.arguments import whole
+from sim.storm_points import Lived, around, case_of, cases, live_through
 from sim.storm_run import Result, run_seed, summed, weather_of
 from sim.storm_shrink import corpus, shrink
 from sim.storm_weather import KINDS, Weather
@@ -51,6 +52,14 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "fails, and write that weather here")  # fmt: skip
     add("--mutants", type=whole(1, 10_000), metavar="N", help="run every deliberate bug through up "
         "to N seeds: each must be caught")  # fmt: skip
+    add(
+        "--points",
+        type=whole(1, 10_000),
+        metavar="N",
+        help="give every call of one scene every "
+        "outcome and let the process die at every point after it; N: every Nth of these, 1: all",
+    )
+    add("--case", metavar="CASE", help="one of these alone, as it is told where it is violated")
     add("--no-days", action="store_true", help="an hour each; else every tenth seed lasts a day")
     add(
         "--jobs", type=whole(1, 256), default=os.cpu_count() or 1, help="processes (default: cores)"
@@ -200,9 +209,49 @@ def _mutants(most: int, jobs: int) -> int:
     return VIOLATED if lost else OK
 
 
+def _points(every: int, jobs: int) -> int:
+    """Run every Nth outcome of a call of the scene, with every death after it, and report."""
+    wanted = cases()[::every]
+    line = ProgressLine(sys.stderr, start=0.0, end=len(wanted), enabled=True)
+    lived: list[Lived] = []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(around, case) for case in wanted]
+        for count, done in enumerate(as_completed(waiting), 1):
+            lived += done.result()
+            line.show(count, f"{count} of {len(wanted)} outcomes, {len(lived)} lives")
+    line.end()
+    bad = [x for x in lived if x.wrongs]
+    hows = summed({x.case.how: 1} for x in lived if x.case.point is not None)
+    print(
+        f"{len({x.case.call for x in lived}):,} calls, {len(wanted):,} outcomes, {len(lived):,} "
+        f"lives; deaths: {', '.join(f'{n:,} {how}' for how, n in sorted(hows.items()))}"
+    )
+    for x in bad:
+        print(f"case {x.case}: {x.wrongs[0]}; repeat: python -m sim.faults --case {x.case}")
+    print(f"violations: {len(bad)} of {len(lived):,} lives" if bad else "violations: 0")
+    return VIOLATED if bad else OK
+
+
+def _case(text: str) -> int:
+    """Run one case alone."""
+    try:
+        lived = live_through(case_of(text))
+    except ValueError as error:
+        print(f"faults: --case: {error}", file=sys.stderr)
+        return USAGE
+    print(f"calls: {', '.join(lived.calls)}\npoints: {', '.join(lived.points)}")
+    for wrong in lived.wrongs:
+        print(f"WRONG {wrong}")
+    return VIOLATED if lived.wrongs else OK
+
+
 def main(argv: list[str]) -> int:
     """Run what is asked for; return the exit code."""
     args = arguments(argv)
+    if args.case is not None:
+        return _case(args.case)
+    if args.points is not None:
+        return _points(args.points, args.jobs)
     if args.seed is not None:
         return _alone(args)
     if args.mutants is not None:

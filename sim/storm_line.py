@@ -161,7 +161,7 @@ class Line:
     def _draw(self, kinds: Mapping[str, float], method: str) -> str:
         for name in kinds:
             rate = self.weather.rates.get(name)
-            if rate is not None and self._rng.random() < rate and _befalls(name, method):
+            if rate is not None and self._rng.random() < rate and befalls(name, method):
                 self.seen[name] = self.seen.get(name, 0) + 1
                 return name
         return ""
@@ -244,7 +244,7 @@ class Line:
         return reply if not fault else (reply[0], _bent(fault, reply[1], self._rng))
 
 
-def _befalls(fault: str, method: str) -> bool:
+def befalls(fault: str, method: str) -> bool:
     """Tell whether a kind can happen to a call of that method at all."""
     methods = {
         **dict.fromkeys(("ended", *REFUSALS), ("AddOrder",)),

@@ -48,7 +48,7 @@ def weather_of(seed: int, *, days: bool) -> Weather:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the log of many simulated hours out of the output."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -62,7 +62,7 @@ def run_seed(seed: int, weather: Weather, make: MakeWorld = World) -> Result:
     """Live through a seed: chaos, then all heals, then the verdict."""
     began = cpu_seconds()
     folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-    with _quiet(), tempfile.TemporaryDirectory(prefix="storm-", dir=folder) as name:
+    with quiet(), tempfile.TemporaryDirectory(prefix="storm-", dir=folder) as name:
         world = make(seed, weather, folder=Path(name))
         try:
             world.run(weather.hours * 3600.0)

@@ -9,7 +9,8 @@ clock drives all. A crash throws everything away but the files. What must hold i
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -194,40 +195,63 @@ class World:
         self.dies: Callable[[str], str | None] = self._dies
         self.store: FaultyStore | None = None
         self.until = 0.0
+        self.is_up = False
 
     # ---- running ------------------------------------------------------------------------------
 
     def run(self, seconds: float) -> None:
-        """Run for so long, starting again after every end of the process."""
+        """Run for so long, starting again after every end of the process, and end well."""
+        self.run_on(seconds)
+        self.stop()
+
+    def run_on(self, seconds: float) -> None:
+        """Run for so long; a process that runs at the end goes on with the next call."""
         self.until = self.clock.there() + seconds
         while self.clock.there() < self.until:
-            self.pass_by()
-            try:
-                self.live()
-                self._leave()
-            except Crash as crash:
-                self._count(str(crash))
-                self._die(str(crash))
-                self.clock.pass_(1.0 + self.rng.random() * (self.weather.down_sec - 1.0))
-            except StoreError as error:  # exit code 4: a person looks, and starts it again
-                self._count("store_error")
-                self._log("store error", str(error))
-                self._die("crash")
-                self.clock.pass_(RETRY_SEC)
-                self._mend_disk()
-            except Unavailable as error:
-                self._log("unavailable", str(error))
-                self._die("crash")
-                self.clock.pass_(max(RETRY_SEC, error.pause_sec))
-            except StartRefused as error:
-                self._count("start_refused")
-                self._die("crash")
-                self.oracle.refused(str(error))
-                self.clock.set_right()
-                self.clock.pass_(RETRY_SEC)
+            with self._ends():
+                self.pass_by()
+                if not self.is_up:
+                    self._start()
+                if self.is_up:
+                    self.loop.stopping.clear()
+                    self.loop.run()
+                    if self.clock.there() < self.until:
+                        self._stop()
 
-    def live(self) -> None:
-        """Run one life of the process, to its end or a crash."""
+    def stop(self) -> None:
+        """Tell a process that runs to end."""
+        with self._ends():
+            if self.is_up:
+                self._stop()
+
+    @contextmanager
+    def _ends(self) -> Iterator[None]:
+        """Let the process end in every way it may, and time pass until somebody starts it again."""
+        try:
+            yield
+        except Crash as crash:
+            self._count(str(crash))
+            self._die(str(crash))
+            self.clock.pass_(1.0 + self.rng.random() * (self.weather.down_sec - 1.0))
+        except StoreError as error:  # exit code 4: a person looks, and starts it again
+            self._count("store_error")
+            self._log("store error", str(error))
+            self._die("crash")
+            self.clock.pass_(RETRY_SEC)
+            self._mend_disk()
+        except Unavailable as error:
+            self._log("unavailable", str(error))
+            self._die("crash")
+            self.clock.pass_(max(RETRY_SEC, error.pause_sec))
+        except StartRefused as error:
+            self._count("start_refused")
+            self._die("crash")
+            self.oracle.refused(str(error))
+            self.clock.set_right()
+            self.clock.pass_(RETRY_SEC)
+
+    def _start(self) -> None:
+        """Begin a life of the process; it is up afterwards, or was told to stop while it waited."""
         self.clock.restart()
         self._count("starts")
         self.store = store = FaultyStore(self.disk, epoch=EPOCH, replica=ADDRESS)
@@ -236,6 +260,7 @@ class World:
         feed.look()
         start = await_account(account, self.settings, _Stopping(self), lambda _: None)
         if start is None:
+            self._close()
             return
         self.exchange = exchange = assemble(
             account, self.settings, start, feed, self.exchange_class, desk_class=self.desk_class,
@@ -246,7 +271,7 @@ class World:
         feed.begin()
         self.runtime = runtime = Runtime(store, exchange, None)
         runtime.restore()
-        self.loop = loop = Loop(
+        self.loop = Loop(
             runtime, exchange, pacer=Pacer(None), prepare=lambda x: prepare(runtime, x),
             models=self.beside.models if self.settings.params.hmm_enabled else None,
         )  # fmt: skip
@@ -255,16 +280,14 @@ class World:
         now = max(exchange.now(), runtime.state.now)
         runtime.start(start.venue, self.params, now=now, bot_tag=tag)
         self._begin(runtime, exchange, now)
-        loop.run()
-        runtime.stop()
+        self.is_up = True
+
+    def _stop(self) -> None:
+        """End as a daemon does that was told to."""
+        self.runtime.stop()
         if self.beside.replica is not None:
             self.beside.replica.send_once()
-
-    def run_on(self, seconds: float) -> None:
-        """Let the present life of the process go on for so long."""
-        self.until = self.clock.there() + seconds
-        self.loop.stopping.clear()
-        self.loop.run()
+        self._close()
 
     def settle(self, seconds: float = 300.0, still_sec: float = 400.0) -> None:
         """Stop all faults, then the market too, and let everything come to rest."""
@@ -344,16 +367,18 @@ class World:
         if runtime.params.kelly_enabled:
             begin_sizer(runtime, KellyDesk(self.account.store.recent_cycles))
 
-    def _leave(self) -> None:
-        """End as a daemon does that was told to."""
+    def _close(self) -> None:
+        """Close everything, in order."""
         self.account.leave()
         self._close_beside()
         if self.store is not None:
             self.disk.close(self.store)
             self.store = None
+        self.is_up = False
 
     def _die(self, how: str) -> None:
         self._log("died", how)
+        self.is_up = False
         self.oracle.died()
         self._close_beside()
         self.disk.die(self.store, how)
