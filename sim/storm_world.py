@@ -140,7 +140,7 @@ class Inline(KrakenExchange):
 class _Stopping(threading.Event):
     """What tells a start that waits for the account to stop; it waits on the world's clock.
 
-    In calm weather it is let wait: a lockout may last longer than the calm.
+    In the calm at the end it is let wait: a lockout may last longer than that.
     """
 
     def __init__(self, world: "World") -> None:
@@ -152,7 +152,7 @@ class _Stopping(threading.Event):
         world = self._world
         world.clock.pass_(timeout or 0.0)
         world.pass_by()
-        return bool(world.weather.rates) and world.clock.there() >= world.until
+        return not world.is_settling and world.clock.there() >= world.until
 
 
 class World:
@@ -195,7 +195,7 @@ class World:
         self.dies: Callable[[str], str | None] = self._dies
         self.store: FaultyStore | None = None
         self.until = 0.0
-        self.is_up = False
+        self.is_up = self.is_settling = False
 
     # ---- running ------------------------------------------------------------------------------
 
@@ -291,6 +291,7 @@ class World:
 
     def settle(self, seconds: float = 300.0, still_sec: float = 400.0) -> None:
         """Stop all faults, then the market too, and let everything come to rest."""
+        self.is_settling = True
         self.line.weather = self.weather = replace(self.weather, rates={})
         self.events.clear()
         self.beside.clear()
