@@ -14,7 +14,7 @@ from core.record import replace
 from sim.faults import failures, known, main
 from sim.storm_disk import Disk, FaultyStore
 from sim.storm_mutants import mutants
-from sim.storm_run import Result, run_seed
+from sim.storm_run import Result, run_seed, summed
 from sim.storm_shrink import Case, corpus, keep, shrink
 from sim.storm_weather import CALM, KINDS, Weather, draw
 
@@ -123,10 +123,21 @@ def test_results_add_up_over_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     first = known(out)
     assert main(["--seeds", "3", *args]) == 0
     assert sorted(x.seed for x in known(out)) == [0, 1, 2]
+    assert all(len(x.faults) > 10 and x.orders > 10 and x.executions > 10 for x in known(out))
     assert [x for x in known(out) if x.seed < 2] == first
     text = capsys.readouterr().out
     assert "3 seeds, " in text
     assert text.count("violations: 0") == 2
+
+
+@pytest.mark.long
+def test_everything_there_is_happens_in_some_seed_and_nothing_is_wrong() -> None:
+    """Sixteen hours, each with a weather of its own."""
+    results = [run_seed(seed, draw(seed)) for seed in range(16)]
+    assert {x.seed: x.wrongs for x in results if x.wrongs} == {}
+    assert set(summed(x.faults for x in results)) == set(KINDS)
+    crashes = sum(x.lives.get("crash", 0) for x in results)
+    assert min(crashes, sum(x.orders for x in results), sum(x.cycles for x in results)) > 16
 
 
 @pytest.mark.parametrize(
