@@ -1,23 +1,26 @@
 """A daemon's core against the sandbox, in one process on a clock that only the test moves.
 
-Runtime, loop, desk, store, signatures and the venue are the real ones; only the line between desk
-and venue is a double: it carries the signed bytes and can lose, delay and repeat them. A crash
-throws everything away but the store, as a killed process would.
+Runtime, loop, desk, store, signatures and the venue are the real ones. The line between desk and
+venue, the clocks and the market are those of the fault storm (`sim/storm_world.py`), which lives
+through the whole daemon; here a test sets the parameters and sees every part. A crash throws
+everything away but the store, as a killed process would.
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 from core import events as e
 from core.commands import Command, Resume
-from core.domain import ZERO, Instrument, Role
+from core.domain import Instrument, Role
 from core.market import Candle
 from core.order_id import bot_tag, decode
 from core.params import Params
-from core.ports import Message, Unavailable
-from core.state import LockName, Mode
+from core.ports import Unavailable
+from core.record import replace
+from core.state import Mode
 from engine.clock import Pacer
 from engine.live import START_CALLS, last_alive
 from engine.loop import Loop
@@ -25,7 +28,6 @@ from engine.restore import tell_restored
 from engine.runtime import Runtime
 from exchange.kraken_budget import Budget
 from exchange.kraken_desk import Desk, DeskConfig
-from exchange.kraken_exchange import KrakenExchange
 from exchange.kraken_start import Start, read_start
 from exchange.matching import MatchingConfig
 from exchange.nonce import Nonces
@@ -33,15 +35,20 @@ from exchange.sandbox_records import ApiKey, TradeRow, Truth
 from exchange.sandbox_venue import READS, SandboxConfig, SandboxVenue
 from risk import PLACING_STATUSES
 from settings.table import DEMO_KEY, DEMO_SECRET
+from sim.storm_clock import START, WALL_ERROR_SEC, Clock, Crash
+from sim.storm_events import is_foreign
+from sim.storm_line import Line
+from sim.storm_weather import CALM, Weather
+from sim.storm_world import Inline, Lively
 from store.memory import MemoryStore
 from store.restore import epochs_of
 from store.sqlite import SqliteStore
-from tests.storm_line import CALM, START, Clock, Crash, Line
-from tests.storm_weather import Events, Weather, is_foreign
 
 TAG = bot_tag("test", "DOGE/USD")
 EPOCH = 5
 FRESH_SEC = 45.0
+QUOTE_SEC = 1.0  # between two quotes of the feed
+WEATHER = Weather(candle_sec=2.0)
 PARAMS = Params(
     slot_count=3,
     entry_pct=Decimal("0.3"),
@@ -53,116 +60,28 @@ PARAMS = Params(
 )
 
 
-class Lively:
-    """A driftless market of short candles, endless and seeded: wide enough that orders fill."""
-
-    name, fingerprint, price_interval = "a lively market", "", 1.0
-
-    def __init__(self, seed: int, *, step_pct: float = 0.25, interval: float = 2.0) -> None:
-        self._seed, self._step, self._interval = seed, step_pct / 100, interval
-
-    def first_price(self) -> Decimal:
-        """Return the opening price."""
-        return Decimal("0.1")
-
-    def start_time(self) -> float:
-        """Return when the market begins."""
-        return START
-
-    def total(self) -> int | None:
-        """Return None: it never ends."""
-        return None
-
-    def read(self, skip: int) -> Any:
-        """Yield candles."""
-        rng, price, number = random.Random(self._seed), 0.1, 0
-        while True:
-            path = [price]
-            for _ in range(3):
-                path.append(path[-1] * (1 + rng.gauss(0, self._step)))
-            price = path[-1] + (0.1 - path[-1]) * 0.02
-            path[-1] = price
-            if number >= skip:
-                yield Candle(
-                    time=START + number * self._interval,
-                    interval=self._interval,
-                    open=Decimal(f"{path[0]:.7f}"),
-                    high=Decimal(f"{max(path):.7f}"),
-                    low=Decimal(f"{min(path):.7f}"),
-                    close=Decimal(f"{path[-1]:.7f}"),
-                    volume=Decimal(200_000),
-                )
-            number += 1
-
-
-class Inline(KrakenExchange):
-    """The live exchange without its thread: the loop drives the desk, on the world's clock."""
-
-    world: "World"
-    tick_sec = 1.0
-    _tick_at = 0.0
-
-    def horizon(self) -> None:  # type: ignore[override]  # simulated time has no bound
-        """Return None: time is simulated."""
-
-    def next_time(self) -> float:
-        """Return when the desk, the line or the market has something."""
-        waiting = super().next_time()
-        if waiting is not None:
-            return waiting
-        return max(self._clock(), min(self._desk_at, self._tick_at))
-
-    _desk_at = 0.0
-
-    def advance(self, to: float) -> tuple[Message, ...]:
-        """Work until nothing is due."""
-        clock = self.world.clock
-        clock.now = max(clock.now, to)
-        if clock.now >= self._tick_at:
-            self.world.show_quote()
-            self._tick_at = clock.now + self.tick_sec
-        self.world.line.deliver()
-        if clock.there() >= self.world.until:
-            self.world.loop.stop()
-        self.world.events.pass_()
-        self.world.operate()
-        self._desk_at = self._step()
-        return super().advance(to)
-
-    def begin(self, state: Any) -> None:
-        """Begin as `start` does, without a thread."""
-        self.reserve_nonces()
-        self.desk.resume_from(state)
-        self.desk.begin()
-        self._tell_health()
-
-
 class World:
-    """One account at the venue, one bot with its store."""
-
-    desk_class: type[Desk] = Desk
+    """One account at the venue and one bot with its store, in `WEATHER` changed by `weather`."""
 
     def __init__(
         self,
         seed: int = 1,
         *,
         params: Params = PARAMS,
-        lag: float = 0.0,
         config: DeskConfig | None = None,
-        nonce_window: int = 0,
-        step_pct: float = 0.25,
-        weather: Weather | None = None,
+        **weather: Any,
     ) -> None:
         self.clock, self.rng = Clock(), random.Random(seed)
         self.params = params
-        self.weather = weather or Weather(faults=CALM, lags={"": lag} if lag else {})
+        self.weather = replace(WEATHER, **weather)
         self.config = config or DeskConfig(
             poll_sec=self.weather.poll_sec, has_ledger=self.weather.has_ledger
         )
-        key = ApiKey(name="bot", key=DEMO_KEY, secret=DEMO_SECRET, nonce_window=nonce_window)
+        key = ApiKey(name="bot", key=DEMO_KEY, secret=DEMO_SECRET)
         self.venue = SandboxVenue(
-            Lively(seed, step_pct=step_pct), Instrument(),
-            MatchingConfig(seed=seed, tier=self.weather.tier, bar_grace_sec=0.2), (key,), now=START,
+            Lively(seed, step_pct=self.weather.step_pct, interval=self.weather.candle_sec),
+            Instrument(), MatchingConfig(seed=seed, tier=self.weather.tier, bar_grace_sec=0.2),
+            (key,), now=START,
             config=SandboxConfig(
                 start_base=Decimal(5000), start_quote=Decimal(500),
                 lags=self.weather.lags, is_lag_random=True,
@@ -170,13 +89,15 @@ class World:
         )  # fmt: skip
         self.line = Line(self.venue, self.clock, random.Random(seed + 1))
         self.line.watch = self._check_call
+        self.line.weather = self.weather
+        self.line.point = self._point
+        self.feed = SimpleNamespace(step=self.show_quote)
         self.store: SqliteStore = MemoryStore(epoch=EPOCH)
         self.clock.pass_(60.0)  # the account is older than any lag
         self.crashes = 0
         self.halts: list[str] = []
         self.until = 0.0
         self.misdeeds: list[str] = []
-        self.events = Events(self, self.weather, seed)
 
     # ---- running ------------------------------------------------------------------------------
 
@@ -195,9 +116,10 @@ class World:
     def live(self) -> None:
         """Run one life of the process, to its end or a crash."""
         self.clock.restart()
+        if abs(self.clock.offset) >= WALL_ERROR_SEC:  # else a start is refused, and someone sets it
+            self.clock.set_right()
         self._ceiling_before = self._ceiling()
         facts = self._start()
-        self.events.begin_life(facts.account.clock_offset_sec)
         self.runtime = Runtime(self.store, None, None, code="test")
         nonces = Nonces(self.clock.ns, self._ceiling())
         self.line.nonces = nonces
@@ -206,18 +128,10 @@ class World:
         self.runtime.restore()
         self.runtime.on_commit = self._on_commit
         self.loop = Loop(self.runtime, self.exchange, pacer=Pacer(None))
-        self.runtime.start(facts.venue, self.params, now=self.clock.now, bot_tag=TAG)
+        self.runtime.start(facts.venue, self.params, now=self.clock(), bot_tag=TAG)
         tell_restored(self.store, self.runtime)
-        self.after_start(self.runtime.state)
         self.exchange.begin(self.runtime.state)
         self.loop.run()
-
-    def after_start(self, state: Any) -> None:
-        """Do nothing; a variant may."""
-
-    def show(self, _event: e.Event) -> bool:
-        """Return True: every event is told; a variant may keep some back."""
-        return True
 
     def run_on(self, seconds: float) -> None:
         """Let the present life of the process go on for so long."""
@@ -227,7 +141,7 @@ class World:
 
     def plunge(self) -> None:
         """Let the market print far below everything, once."""
-        at = self.clock.now
+        at = self.clock()
         self.venue.feed(
             Candle(
                 time=at, interval=0.5, open=Decimal("0.1"), high=Decimal("0.1"),
@@ -238,9 +152,7 @@ class World:
     def command(self, command: Command) -> None:
         """Let the operator command."""
         self.runtime.step(
-            e.CommandReceived(
-                time=self.clock.now, command_id=f"test{self.clock.now}", command=command
-            )
+            e.CommandReceived(time=self.clock(), command_id=f"test{self.clock()}", command=command)
         )
 
     def tell_status(self, status: str) -> None:
@@ -253,7 +165,7 @@ class World:
         health = self.exchange._public
         self.exchange.post(
             e.HealthChanged(
-                time=self.clock.now,
+                time=self.clock(),
                 system_status=health.system_status if status is None else status,
                 clock_offset_sec=health.clock_offset_sec if offset is None else offset,
             )
@@ -277,11 +189,15 @@ class World:
 
     def _on_commit(self, state: Any) -> None:
         self.exchange.watch(state)
-        if self.rng.random() < self.line.faults.crash / 2:
+        self._point("commit")
+
+    def _point(self, _name: str) -> None:
+        """End the process here if that is drawn."""
+        if self.rng.random() < self.line.weather.rate("crash"):
             raise Crash
 
     def _start(self) -> Start:
-        faults, self.line.faults = self.line.faults, CALM
+        weather, self.line.weather = self.line.weather, CALM
         self.line.nonces = Nonces(self.clock.ns, self._ceiling())
         wanted = self.line.nonces.wanted()
         if wanted is not None:
@@ -291,23 +207,20 @@ class World:
             epochs = epochs_of(self.store)
             return read_start(self.line, "XDGUSD", tag=TAG, epochs=epochs, clock=self.clock)
         finally:
-            self.line.faults = faults
+            self.line.weather = weather
 
     def _ceiling(self) -> int:
         return int(self.store.identity()[1].get("nonce_ceiling", "0"))
 
     def _exchange(self, facts: Start, nonces: Nonces) -> Inline:
-        holder: dict[str, Any] = {}
-
         def post(event: e.Event) -> None:
-            if self.show(event):
-                holder["exchange"].post(event)
+            self.exchange.post(event)
 
-        now, budget = self.clock.now, Budget(self.weather.tier)
+        now, budget = self.clock(), Budget(self.weather.tier)
         alive_at = last_alive(self.store, self._ceiling_before, now)
         budget.take_over(now, quiet_sec=max(0.0, now - alive_at))
         budget.spend(START_CALLS, now)
-        desk = self.desk_class(
+        desk = Desk(
             self.line, budget, facts.pair, tag=TAG, epoch=self.store.identity()[0],
             config=self.config,
             clock=self.clock, pause=self.clock.pass_, post=post, booked=self.booked,
@@ -319,16 +232,35 @@ class World:
             reserve=lambda x: self.store.keep_fact("nonce_ceiling", str(x)), abort=lambda: None,
         )  # fmt: skip
         exchange.world = self
-        holder["exchange"] = exchange
         return exchange
 
-    def operate(self) -> None:
-        """Do as an operator would who has looked: resume after a halt for nonces, and count it.
+    # ---- what the loop asks -------------------------------------------------------------------
 
-        With a line that repeats requests they are to be expected; every other halt is an error.
-        """
+    def next_time(self) -> float:
+        """Return when the run ends, by the daemon's clock."""
+        return self.until - self.clock.offset
+
+    def pass_(self) -> None:
+        """Let everything happen that is due around the daemon."""
+        self.line.deliver()
+        if self.clock.there() >= self.until:
+            self.loop.stop()
+        self.operate()
+
+    def show_quote(self) -> float:
+        """Let the feed bring the venue's present quote; return after how long it comes again."""
+        self.venue.advance(self.clock.there())
+        quote = self.venue.account.engine.quote()
+        if quote is not None:
+            self.exchange.post(
+                e.PriceTick(time=self.clock(), bid=quote.bid, ask=quote.ask, last=quote.last)
+            )
+        return QUOTE_SEC
+
+    def operate(self) -> None:
+        """Do as an operator would who has looked: resume after a halt, and note why it was."""
         state = self.runtime.state
-        if state.mode != "halted" or self.events.has_halted:
+        if state.mode != "halted":
             return
         self.halts.append(state.mode_reason)
         self.command(Resume())
@@ -337,26 +269,12 @@ class World:
         """Return those executions that the store has."""
         return set(ids) & set(self.store.execution_ids())
 
-    def show_quote(self) -> None:
-        """Let the feed bring the venue's present quote."""
-        self.venue.advance(self.clock.there())
-        quote = self.venue.account.engine.quote()
-        if quote is not None:
-            self.exchange.post(
-                e.PriceTick(time=self.clock.now, bid=quote.bid, ask=quote.ask, last=quote.last)
-            )
-
     # ---- the oracle ---------------------------------------------------------------------------
 
     def settle(self, seconds: float = 300.0) -> None:
         """Stop all faults and let everything come to rest."""
-        self.line.faults = CALM
-        self.events.clear()
+        self.line.weather = CALM
         self.run(seconds)
-
-    def wrong_but_for(self, txid: str) -> list[str]:
-        """Return what is wrong, leaving out that an order of somebody else has no owner here."""
-        return [x for x in self.wrong() if x != f"orders {[txid]} have no owner"]
 
     def wrong(self) -> list[str]:
         """Return everything that the venue's own truth says is wrong; empty if all is well.
@@ -378,7 +296,7 @@ class World:
             if row.txid not in foreign:
                 by_client.setdefault(row.client_id or "", []).append(row.txid)
         found += [f"two orders {ids} with one id" for ids in by_client.values() if len(ids) > 1]
-        found += self._wrong_money(truth, foreign, fresh)
+        found += self._wrong_money(truth, fresh)
         live = {x.txid for x in self.exchange.desk.known.values()}
         open_there = {x.txid for x in truth.orders if x.is_open} - foreign
         if open_there - live:
@@ -388,35 +306,20 @@ class World:
                 found.append(f"{state.counters[name]} {name}")
         if self.line.has_fallen:
             found.append("a nonce has fallen")
-        found += [f"halted: {x}" for x in self.halts if "nonce errors" not in x]
+        found += [f"halted: {x}" for x in self.halts]
         found += [f"order {x.client_order_id} is still in doubt"
                   for x in self.exchange.desk.known.values()
                   if x.status in ("uncertain",)]  # fmt: skip
         return found
 
-    def _wrong_money(self, truth: Truth, foreign: set[str], fresh: Sequence[TradeRow]) -> list[str]:
-        """Compare the books with the venue's, less what cannot be known of strangers' doings."""
+    def _wrong_money(self, truth: Truth, fresh: Sequence[TradeRow]) -> list[str]:
+        """Compare the books with the venue's, less what cannot have been heard of yet."""
         base, quote = truth.balances["XXDG"], truth.balances["ZUSD"]
-        strange = [x for x in truth.trades if x.txid in foreign]
-        untold = [*fresh, *(() if self.weather.has_ledger else strange)]
-        for x in untold:
+        for x in fresh:
             sign = 1 if x.side == "buy" else -1
             base, quote = base - sign * x.volume, quote + sign * x.cost + x.fee
-        moved = [x for x in truth.ledger if x.kind != "trade" and x.time > START]
-        if not self.weather.has_ledger:
-            base -= sum((x.amount for x in moved if x.asset == "XXDG"), ZERO)
-            quote -= sum((x.amount for x in moved if x.asset == "ZUSD"), ZERO)
-        found, own, locks = [], self.runtime.state.balances, self.runtime.state.risk.locks
+        found, own = [], self.runtime.state.balances
         rounding = self.venue.account.instrument.rounding(len(truth.trades))
         if abs(own.base - base) > rounding[0] or abs(own.quote - quote) > rounding[1]:
             found.append(f"we own {own.base}, {own.quote}; the venue says {base}, {quote}")
-        is_unknown = bool(strange or moved) and not self.weather.has_ledger
-        allowed = {LockName.FUNDS} if strange or moved else set()
-        if is_unknown:
-            allowed.add(LockName.RECONCILIATION)
-            is_far = abs(truth.balances["ZUSD"] - quote) > self.params.order_size_usd
-            # Where reads are dear, executions come faster than two reports without one between.
-            is_far = is_far and self.weather.tier != "starter"
-            if is_far and LockName.RECONCILIATION not in {x.name for x in locks}:
-                found.append("the balances differ, and no lock holds")
-        return found + [f"lock {x.name}: {x.reason}" for x in locks if x.name not in allowed]
+        return found + [f"lock {x.name}: {x.reason}" for x in self.runtime.state.risk.locks]

@@ -13,11 +13,10 @@ import pytest
 from core.domain import Side
 from core.events import BalancesReported, ExternalFlow
 from core.record import replace
+from core.state import LockName
 from engine.books import ExchangeBooks, conserved
 from exchange.sandbox_records import OrderRequest, Truth
-from tests.kraken_world import World
-from tests.storm_line import CALM
-from tests.storm_weather import Weather
+from tests.kraken_world import PARAMS, World
 
 D = Decimal
 
@@ -25,9 +24,8 @@ D = Decimal
 class Trading(World):
     """A person buys and sells by turns, each `every` seconds, until `ends`."""
 
-    def __init__(self, every: float, *, lag: float = 0.0) -> None:
-        weather = Weather(faults=CALM, tier="pro", poll_sec=5.0, has_ledger=True)
-        super().__init__(3, weather=weather, lag=lag)
+    def __init__(self, every: float) -> None:
+        super().__init__(3, has_ledger=True)
         self.every, self.ends, self.burst = every, float("inf"), 1
         self._next, self._side = self.clock.there(), Side.BUY
 
@@ -124,8 +122,7 @@ def test_flows_between_the_start_and_the_first_report_are_not_booked_after_a_res
 @pytest.mark.slow
 def test_rounding_of_executions_is_no_difference() -> None:
     """Kraken keeps USD in four decimals: books agree, and the ledger is not asked each time."""
-    weather = Weather(faults=CALM, tier="pro", poll_sec=5.0, has_ledger=True)
-    world = World(3, weather=weather)
+    world = World(3, has_ledger=True)
     calls: Counter[str] = Counter()
     check = world.line.watch
 
@@ -153,6 +150,18 @@ def test_rounding_of_executions_is_no_difference() -> None:
     assert not conserved(world.store, world.runtime.state, off).is_ok
 
 
+def test_without_the_ledger_what_a_stranger_moves_locks_entries_and_changes_no_books() -> None:
+    """The key may not read it: nobody can tell a flow from a loss, so a person has to look."""
+    world = World(3, step_pct=0.0, params=replace(PARAMS, recon_interval_sec=30.0))
+    world.run(60.0)
+    before = world.runtime.state.balances
+    world.venue.deposit("ZUSD", D(40))
+    world.run_on(120.0)
+    own = world.runtime.state.balances
+    assert (own.base, own.quote, own.flow_quote) == (before.base, before.quote, 0)
+    assert [x.name for x in world.runtime.state.risk.locks] == [LockName.RECONCILIATION]
+
+
 def books_of(truth: Truth) -> ExchangeBooks:
     """Return the venue's own view, as `verify` reads it."""
     effects = {}
@@ -168,8 +177,7 @@ def test_what_moves_right_after_the_books_open_is_booked_by_a_run_with_another_c
 
     Seed 119 of the storm: a run whose clock was a second behind took it for older than the books.
     """
-    weather = Weather(faults=CALM, tier="pro", poll_sec=5.0, has_ledger=True)
-    world = World(3, weather=weather)
+    world = World(3, has_ledger=True)
     world.run(0.5)
     while world.runtime.state.balances.reported_at is None:
         world.run_on(0.1)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -21,8 +22,9 @@ from exchange.kraken_desk import DeskConfig
 from exchange.kraken_records import Answer
 from exchange.kraken_start import read_start
 from exchange.nonce import SPAN_NS
+from sim.storm_clock import START
+from sim.storm_weather import Weather
 from tests.kraken_world import EPOCH, PARAMS, TAG, World
-from tests.storm_line import START, Faults
 
 BUSY = replace(
     PARAMS,
@@ -33,9 +35,9 @@ BUSY = replace(
 )
 
 
-def busy_world(lag: float = 0.0) -> World:
+def busy_world(**weather: Any) -> World:
     """Return a world whose orders are asked for each second, and fill often."""
-    return World(3, params=BUSY, lag=lag, config=DeskConfig(poll_sec=1.0), step_pct=0.4)
+    return World(3, params=BUSY, config=DeskConfig(poll_sec=1.0), step_pct=0.4, **weather)
 
 
 def test_balances_are_compared_however_often_orders_are_asked_for() -> None:
@@ -53,7 +55,7 @@ def test_an_order_not_shown_yet_keeps_no_poll_from_its_news(
 ) -> None:
     """With reads that lag, a young order is in no read: asking for it would fail all the others."""
     caplog.set_level(logging.INFO)
-    world = busy_world(lag=4.0)
+    world = busy_world(lags={"": 4.0})
     world.run(300.0)
     assert not [x for x in caplog.messages if "QueryOrders" in x]
     world.settle()
@@ -95,8 +97,7 @@ def test_orders_in_doubt_are_looked_for_together() -> None:
 def test_a_look_that_fails_leaves_no_order_in_doubt_behind() -> None:
     """All that were looked for together are looked for again."""
     world = World(5, params=BUSY, config=DeskConfig(poll_sec=5.0))
-    world.until = 0.0
-    world.line.faults = Faults(lost_response=0.3, html=0.2, error_before=0.2)
+    world.line.weather = Weather(rates={"lost_response": 0.3, "html": 0.2, "error_before": 0.2})
     world.run(200.0)
     world.settle()
     assert world.wrong() == []
@@ -119,9 +120,9 @@ def test_a_start_assumes_what_the_run_before_may_have_used() -> None:
 def test_the_run_before_may_have_called_until_half_a_span_before_its_ceiling() -> None:
     """Reads without news leave no event behind; a new database has no run before."""
     world = World(1, step_pct=0.02)
-    assert last_alive(world.store, 0, world.clock.now) == float("-inf")
+    assert last_alive(world.store, 0, world.clock()) == float("-inf")
     world.run(60.0)
-    alive_at = world.clock.now
+    alive_at = world.clock()
     told = last_alive(world.store, 0, alive_at)
     ceiling = int(world.store.identity()[1]["nonce_ceiling"])
     assert told <= alive_at <= last_alive(world.store, ceiling, alive_at) + 1.0
@@ -132,7 +133,7 @@ def test_a_run_that_ended_well_called_last_with_the_nonce_below_its_ceiling() ->
     """Its ceiling is no bound ahead of the clock, but what it has used."""
     world = World(1, step_pct=0.02)
     world.run(60.0)
-    ended_at = world.clock.now + 5.0
+    ended_at = world.clock() + 5.0
     ceiling = int(ended_at * 1e9)
     assert last_alive(world.store, ceiling, ended_at + 1.0) == pytest.approx(ended_at)
 

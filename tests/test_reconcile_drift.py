@@ -282,17 +282,17 @@ def test_at_kraken_a_lost_order_is_ended_and_a_strangers_rests_on() -> None:
     while lost not in {x.txid for x in desk.strangers.listing.orders}:
         world.run_on(1.0)
     assert world.runtime.state.ghosts == ()
-    refused = asked(world.runtime, world.clock.now, "c1", confirm=False)
+    refused = asked(world.runtime, world.clock(), "c1", confirm=False)
     assert refused.changed[0] == ("expects", lost)
     assert [name for name, _ in refused.changed[1:]] == [f"order {lost}"]
     assert "1 of others are left alone" in refused.message
-    assert asked(world.runtime, world.clock.now, "c2", confirm=True).is_accepted
+    assert asked(world.runtime, world.clock(), "c2", confirm=True).is_accepted
     world.run_on(60.0)
     rows = {x.txid: x for x in world.venue.truth().orders}
     assert (rows[lost].is_open, rows[strange].is_open) == (False, True)
     assert world.runtime.state.ghosts == ()
     assert not [x for x in world.misdeeds if strange in x]
-    done = asked(world.runtime, world.clock.now, "c3", confirm=True)
+    done = asked(world.runtime, world.clock(), "c3", confirm=True)
     assert done.message.startswith("nothing to reconcile"), done.message
     check_journal(world.runtime)
 
@@ -310,6 +310,6 @@ def test_at_kraken_what_is_over_since_the_listing_is_no_drift() -> None:
     for number in range(8):
         world.run_on(1.0)
         seen.append((strangers.listing.at == last.at, len(strangers.listing.orders)))
-        assert asked(world.runtime, world.clock.now, f"c{number}", confirm=False).is_accepted
+        assert asked(world.runtime, world.clock(), f"c{number}", confirm=False).is_accepted
     assert len(last.orders) == 6
     assert (True, 0) in seen

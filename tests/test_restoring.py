@@ -15,6 +15,7 @@ from core.state import BotState, Exiting, LockName
 from engine.restore import adopt_epochs
 from engine.restore_view import restore_block
 from exchange.kraken_reads import CallFailed
+from sim.storm_weather import Weather
 from store.memory import MemoryStore
 from store.restore import epochs_of
 from store.sqlite import SqliteStore, backup
@@ -355,7 +356,7 @@ def test_a_start_that_is_killed_while_it_learns_learns_on(tmp_path: Path, seed: 
     venue.store.close()
     venue.store = SqliteStore(copy)
     adopt_epochs(venue.store, ())
-    venue.line.faults = venue.line.faults.__class__(crash=0.2)
+    venue.line.weather = Weather(rates={"crash": 0.2, "lost_response": 0.1})
     venue.run(120.0)
     assert venue.crashes > 3
     venue.settle()
