@@ -95,6 +95,12 @@ class Process:
             )
 
     @property
+    def pid(self) -> int:
+        """Return the number of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         """Tell whether it runs."""
         return self._process is not None and self._process.poll() is None

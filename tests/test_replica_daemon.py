@@ -1,6 +1,5 @@
 """The replica end to end: the daemon, the official client, a real PostgreSQL."""
 
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ import pytest
 from store.replica import Replica
 from store.sqlite import SqliteStore
 from store.supabase import Supabase
-from store.tables import TABLES
 from tests.postgrest_shim import SERVICE_KEY, Postgres, Shim, door
+from tests.replica_rows import differences, local
 from tests.test_daemon import ROOT, Running, environment
 from tests.test_postgrest import RUN
 from tests.test_store import trade
@@ -23,32 +22,6 @@ from tools.supabase_schema import migrations
 
 PATIENCE_SEC = 60
 pytestmark = pytest.mark.slow
-
-
-def local(path: Path, query: str) -> list[str]:
-    """Return rows of the database as text."""
-    with sqlite3.connect(path) as db:
-        return ["|".join(map(text, row)) for row in db.execute(query)]
-
-
-def text(value: object) -> str:
-    """Return a value as PostgreSQL writes it."""
-    return "" if value is None else str(value).removesuffix(".0" * isinstance(value, float))
-
-
-def differences(path: Path, shim: Shim) -> list[str]:
-    """Return the tables that are not the same here and there, every column to the digit."""
-    found = []
-    for table in TABLES:
-        if table.source is None:
-            continue
-        here = local(path, f"SELECT {', '.join(table.columns)} FROM {table.name}")
-        flags = {x: f"{x}::integer" for x, kind in table.columns.items() if kind == "boolean"}
-        columns = ", ".join(flags.get(x, x) for x in table.columns)
-        there = shim.sql(f"select {columns} from {table.name}").splitlines()
-        if sorted(here) != sorted(there):
-            found.append(f"{table.name}: {sorted(set(here) ^ set(there))[:4]}")
-    return found
 
 
 @pytest.fixture
