@@ -6,6 +6,7 @@
 # else they should be told goes into ARGS, as ARGS="--trials 200".
 # `make sim` runs the whole daemon through 200 simulated hours of faults, `make sim-long SEEDS=5000`
 # through more, every tenth seed a day long; results add up in data/storm.jsonl (docs/STORM.md).
+# `make soak` runs the real processes over spoilt lines for 24 minutes, ARGS="--minutes 3" for less.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 # Compiled once, not at each start of a program or test process.
@@ -19,7 +20,7 @@ SPEED ?= 60
 SANDBOX_PORT ?= 8090
 SEEDS ?= 5000
 
-.PHONY: run sandbox backtest sweep sim sim-long test test-all test-long check bench clean
+.PHONY: run sandbox backtest sweep sim sim-long soak test test-all test-long check bench clean
 
 run: $(VENV)/.run
 	@$(BIN)/python bot.py
@@ -38,6 +39,9 @@ sim: $(VENV)/.run
 sim-long: $(VENV)/.run
 	@mkdir -p data
 	@$(BIN)/python -m sim.faults --seeds $(SEEDS) --out data/storm.jsonl
+
+soak: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 test: $(VENV)/.dev
 	@$(PYTEST) $(PARALLEL) -m "not slow and not long"

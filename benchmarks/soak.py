@@ -81,11 +81,11 @@ def soak(folder: Path, *, minutes: float, speed: float, seed: int) -> Outcome:
         with Watch(world.daemon, folder / "samples.csv", every_sec) as watch:
             wrongs = _conduct(world, watch, warm=warm, end=seconds - calm, seed=seed)
             _wait(world, watch, seconds, wrongs)
-        growth = grown(watch.samples, warm, seconds - calm)
+            wrongs += [] if wrongs else world.settle()
+            growth = grown(watch.samples, warm, watch.now())
         wrongs += too_large(growth)
         wrongs += [f"it halted: {x}" for x in watch.halts]
         if world.daemon.is_running:
-            wrongs += world.settle()
             wrongs += world.end()
         counts = world.counts()
         draw(watch.samples, folder / "soak.svg")
