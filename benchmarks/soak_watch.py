@@ -124,7 +124,7 @@ class Grown(NamedTuple):
     name: str
     before: float
     after: float
-    most: float | None  # None: it grows with what is traded, and is told only
+    most: float | None  # None: it has no limit, and is told only
 
 
 def grown(samples: Sequence[Sample], warm_sec: float, end_sec: float) -> list[Grown]:

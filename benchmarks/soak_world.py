@@ -15,7 +15,6 @@ from contextlib import ExitStack, suppress
 from os import kill
 from pathlib import Path
 from random import Random
-from typing import Self
 from urllib.parse import urlsplit
 
 from benchmarks.chaos import HERE, KINDS, ChaosProxy
@@ -61,19 +60,19 @@ def plan(rng: Random, begin: float, end: float) -> list[tuple[float, str]]:
 
 
 class World:
-    """The processes of a soak and the lines between them; nothing is left running after it.
+    """The processes of a soak and the lines between them; `ends` ends all that was begun.
 
     `befallen` counts the events, `answered` what a flood was answered.
     """
 
-    def __init__(self, folder: Path, *, seed: int, speed: float) -> None:
-        self._ends = ExitStack()
+    def __init__(self, folder: Path, ends: ExitStack, *, seed: int, speed: float) -> None:
+        self._ends = ends
         self.rng = Random(f"{seed}/events")
         self.befallen: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         postgres = Postgres()
-        self._ends.callback(postgres.stop)
-        self.shim = self._ends.enter_context(door(postgres, schema()))
+        ends.callback(postgres.stop)
+        self.shim = ends.enter_context(door(postgres, schema()))
         self.sandbox = Sandbox(
             folder, "--market", f"synthetic:{seed}", "--speed", f"{speed:g}",
             "--start-quote", "2000", "--start-base-usd", "2000",
@@ -85,7 +84,8 @@ class World:
             SUPABASE_URL=self.lines["replica"].url, **SETTINGS,
         )  # fmt: skip
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Start everything; the daemon trades when this returns."""
         for line in self.lines.values():
             self._ends.enter_context(line)
         for process in (self.sandbox, self.daemon):
@@ -94,10 +94,6 @@ class World:
         self.daemon.start()
         if not self.daemon.wait_ready():
             raise RuntimeError(f"the daemon did not start: {self.daemon.said()}")
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._ends.close()
 
     def ended(self) -> list[str]:
         """Return a line if the daemon has ended by itself."""
