@@ -74,10 +74,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def phases(seconds: float) -> tuple[float, float]:
+    """Return how long a run warms up, and how long it goes on without faults, in seconds."""
+    return min(WARM_SEC, seconds / 4), min(CALM_SEC, seconds / 8)
+
+
 def soak(folder: Path, *, minutes: float, speed: float, seed: int) -> Outcome:
     """Run one soak; its files stay in `folder`."""
     began, seconds = time.monotonic(), minutes * 60
-    warm, calm = min(WARM_SEC, seconds / 4), min(CALM_SEC, seconds / 8)
+    warm, calm = phases(seconds)
     with ExitStack() as ends:
         world = World(folder, ends, seed=seed, speed=speed)
         world.start()
@@ -134,7 +139,8 @@ def _sorted(counter: Counter[str]) -> dict[str, int]:
 
 def report(told: Outcome) -> str:
     """Return the outcome as text."""
-    hours = told.minutes * told.speed / 60
+    hours, warm = told.minutes * told.speed / 60, phases(told.minutes * 60)[0]
+    measured = hours - warm * told.speed / 3600
     lines = [
         f"{told.minutes:g} minutes of the wall and of the daemon's clock, {hours:.1f} hours of the "
         f"market ({told.speed:g} times as lively); seed {told.seed}; {told.took_sec:.0f} s in all",
@@ -147,7 +153,7 @@ def report(told: Outcome) -> str:
     ]
     for x in told.growth:
         most = "-" if x.most is None else f"{x.most:.1f}"
-        rate = f"{(x.after - x.before) / hours:.2f}" if x.name in TRADED else ""
+        rate = f"{(x.after - x.before) / measured:.3g}" if x.name in TRADED else ""
         lines.append(f"{x.name:<14}{x.before:>14.1f}{x.after:>14.1f}{most:>12}{rate:>17}")
     lines += [f"WRONG {x}" for x in told.wrongs]
     return "\n".join([*lines, f"wrong: {len(told.wrongs)}"])

@@ -18,7 +18,7 @@ EVERY_SEC = 10.0
 ASK_SEC = 5.0
 MB = 1e6
 GROWTH = {  # at the end no more than so many times the beginning, and so much on top of it
-    "rss_mb": (1.1, 30.0),
+    "rss_mb": (1.0, 20.0),
     "threads": (1.0, 4.0),
     "descriptors": (1.0, 8.0),
     "status_kb": (1.5, 30.0),
