@@ -54,6 +54,7 @@ class Supabase:
         )
         self._client: Client = create_client(url, key, options)
         self.is_complete = False  # the tables have been looked at, and nothing is wrong
+        self._good: set[str] = set()  # of them, those that need not be looked at again
 
     def upsert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows, each in place of one with the same key. All or none. Raises RemoteError.
@@ -131,7 +132,8 @@ class Supabase:
     def problem(self) -> str | None:
         """Return what is wrong with the tables there, or with the key; nothing is written.
 
-        Asked until it is complete, once. Raises RemoteError while there is no answer.
+        Asked until it is complete, once; what was found good before an answer was lost stays so, or
+        a line that loses a few would never be done. Raises RemoteError while there is no answer.
         """
         if self.is_complete:
             return None
@@ -167,6 +169,8 @@ class Supabase:
 
     def _columns_problem(self) -> str | None:
         for table in BY_NAME.values():
+            if table.name in self._good:
+                continue
             query = self._client.table(table.name).select(",".join(table.all_columns))
             try:
                 self._ask(query.limit(1), f"{table.name} cannot be read")
@@ -179,6 +183,7 @@ class Supabase:
                 if error.code in _NO_RIGHT:
                     return _key_problem(error)
                 raise
+            self._good.add(table.name)
         return None
 
     def _ask(self, query: Any, what: str) -> list[dict[str, Any]]:

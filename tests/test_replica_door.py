@@ -3,11 +3,12 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
 from store.supabase import RemoteError, Supabase
-from store.tables import BY_NAME
+from store.tables import BY_NAME, REMOTE_VERSION
 from tests.postgrest_shim import SERVICE_KEY
 
 pytestmark = pytest.mark.slow  # the client takes a second to import
@@ -151,3 +152,24 @@ def test_a_line_that_was_broken_off_can_be_used_again(odd: Odd) -> None:
 def test_a_server_that_says_nothing_is_a_line_that_is_down(odd: Odd) -> None:
     """It accepts, and is silent."""
     assert told(odd, lambda _, ended: bool(ended.wait(20)), timeout_sec=0.3).is_line
+
+
+def test_a_line_that_loses_every_fourth_request_does_not_keep_the_check_from_its_end(
+    odd: Odd,
+) -> None:
+    """A table that has been looked at is not asked for again; each attempt goes on."""
+
+    def answer(line: socket.socket, _ended: threading.Event) -> None:
+        if len(odd.asked) % 4:
+            body = b'[{"version": %d}]' % REMOTE_VERSION
+            plain(200, body, kind="application/json")(line, _ended)
+
+    odd.answer = answer
+    remote, attempts = Supabase(odd.url, SERVICE_KEY), 0
+    while not remote.is_complete and attempts < len(BY_NAME):
+        attempts += 1
+        with suppress(RemoteError):
+            assert remote.problem() is None
+    assert remote.is_complete
+    names = [x.split(b"?")[0].rsplit(b"/", 1)[1].decode() for x in odd.asked]
+    assert all(names.count(x) <= 2 for x in BY_NAME)  # once more where it was lost
