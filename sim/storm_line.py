@@ -154,9 +154,10 @@ class Line:
         self._waiting.append((self._clock.there() + seconds, ask))
 
     def _long(self) -> float:
-        """Return longer than the client waits, half of the time within the deadline."""
-        is_about = self._rng.random() < 0.5
-        return self._rng.uniform(TIMEOUT_SEC, DEADLINE_SEC if is_about else STALL_MAX_SEC)
+        """Return longer than the client waits, half of the time just within the deadline."""
+        if self._rng.random() < 0.5:
+            return max(TIMEOUT_SEC, DEADLINE_SEC - self._rng.expovariate(2.0))
+        return self._rng.uniform(TIMEOUT_SEC, STALL_MAX_SEC)
 
     def _draw(self, kinds: Mapping[str, float], method: str) -> str:
         for name in kinds:

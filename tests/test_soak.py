@@ -60,7 +60,7 @@ def test_a_folder_that_is_not_empty_is_refused(
     assert "is not empty" in capsys.readouterr().err
 
 
-@pytest.mark.slow(seconds=120)
+@pytest.mark.long
 def test_a_short_soak_holds(tmp_path: Path) -> None:
     """Killed, frozen, flooded, cut off: all is booked once and copied, and the program ends."""
     reason = why_not()

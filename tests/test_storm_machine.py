@@ -197,7 +197,7 @@ def test_a_calm_world_is_led_by_rules_alone(tmp_path: Path) -> None:
 @pytest.mark.slow(seconds=40)
 def test_bot_and_exchange_hold_whatever_happens() -> None:
     """Short courses of everything."""
-    _run(60, 15)
+    _run(40, 15)
 
 
 @pytest.mark.long
