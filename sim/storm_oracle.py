@@ -244,6 +244,8 @@ class Oracle:
                 self.wrong(f"{check.name}: {check.detail}")
         if world.weather.has_ledger:
             self._judge_flows(truth, foreign, state)
+        elif strange_base or strange_quote:
+            self.wrong(f"flows of {strange_base}, {strange_quote} are booked that no ledger told")
 
     def _judge_flows(self, truth: Truth, foreign: set[str], state: BotState) -> None:
         """With the ledger at hand what strangers have moved is known to the last digit."""
@@ -289,6 +291,12 @@ class Oracle:
         state = self._world.runtime.state
         if state.mode is not Mode.RUNNING:
             self.wrong(f"the bot is {state.mode}: {state.mode_reason}")
+        stuck = {LockName.API_ERRORS, LockName.SAFETY, LockName.RESTORE}
+        if self._world.weather.has_ledger:
+            stuck.add(LockName.RECONCILIATION)
+        for lock in state.risk.locks:
+            if lock.name in stuck:
+                self.wrong(f"the lock {lock.name} still holds: {lock.reason}")
         for slot in state.slots:
             for leg in slot.legs:
                 if isinstance(leg.state, Exiting):

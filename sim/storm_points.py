@@ -26,7 +26,7 @@ OUTCOMES = ("", *(x for x in REQUESTS if x not in ("slow", "shuffled", "page_shi
 GOOD = "good"
 HOWS = ("crash", "torn_write", "power_cut")
 SCENE = Weather(
-    poll_sec=15.0, price_sec=5.0, candle_sec=2.0, step_pct=0.3,
+    poll_sec=15.0, price_sec=5.0, candle_sec=2.0, step_pct=0.3, has_ledger=True,
     env={"SLOT_COUNT": "1", "PAIR_ENTRY_PCT": "0.3", "PAIR_PROFIT_PCT": "1.0",
          "ORDER_SIZE_USD": "12", "HMM_ENABLED": "false", "KELLY_ENABLED": "false",
          "PAUSE_POLICY": "withdraw"},

@@ -33,6 +33,7 @@ from engine.loop import Loop
 from engine.replication import forgetting
 from engine.restore import tell_restored
 from engine.runtime import Runtime
+from engine.start_check import OPTIONAL
 from engine.wiring import CANDLE_INTERVALS
 from exchange.kraken_budget import Budget
 from exchange.kraken_desk import Desk
@@ -41,7 +42,7 @@ from exchange.kraken_market import KrakenMarket
 from exchange.kraken_records import Answer
 from exchange.matching import MatchingConfig
 from exchange.nonce import Nonces
-from exchange.sandbox_records import ApiKey
+from exchange.sandbox_records import TRADING_PERMISSIONS, ApiKey
 from exchange.sandbox_venue import SandboxConfig, SandboxVenue
 from grid.regimes import is_estimate_outstanding
 from market.public import KrakenFeed
@@ -168,9 +169,11 @@ class World:
         self.trace = hashlib.sha256()
         self.counts: dict[str, int] = {}
         self.settings = settings_for(weather, folder)
+        may = {*TRADING_PERMISSIONS} - (set() if weather.has_ledger else OPTIONAL)
         key = ApiKey(
-            name="bot", key=DEMO_KEY, secret=DEMO_SECRET, nonce_window=weather.nonce_window
-        )
+            name="bot", key=DEMO_KEY, secret=DEMO_SECRET, nonce_window=weather.nonce_window,
+            permissions=tuple(sorted(may)),
+        )  # fmt: skip
         self.venue = SandboxVenue(
             Lively(seed, step_pct=weather.step_pct, interval=weather.candle_sec), Instrument(),
             MatchingConfig(seed=seed, tier=weather.tier, bar_grace_sec=0.2), (key,), now=START,
