@@ -7,6 +7,8 @@
 # `make sim` runs the whole daemon through 200 simulated hours of faults, `make sim-long SEEDS=5000`
 # through more, every tenth seed a day long; results add up in data/storm.jsonl (docs/STORM.md).
 # `make soak` runs the real processes over spoilt lines for 24 minutes, ARGS="--minutes 3" for less.
+# `make mutation` breaks the money modules in many small ways and says how many of these the tests notice;
+# SAMPLE=100 takes so many of each module, SEED=2 others (docs/STORM.md).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 # Compiled once, not at each start of a program or test process.
@@ -19,8 +21,9 @@ MARKET ?= synthetic
 SPEED ?= 60
 SANDBOX_PORT ?= 8090
 SEEDS ?= 5000
+SEED ?= 1
 
-.PHONY: run sandbox backtest sweep sim sim-long soak test test-all test-long check bench clean
+.PHONY: run sandbox backtest sweep sim sim-long soak test test-all test-long mutation check bench clean
 
 run: $(VENV)/.run
 	@$(BIN)/python bot.py
@@ -53,6 +56,9 @@ test-all: $(VENV)/.dev
 test-long: $(VENV)/.dev
 	@$(PYTEST) -m "long" -s
 
+mutation: $(VENV)/.dev
+	@nice $(BIN)/python -m tools.mutation $(if $(SAMPLE),--sample $(SAMPLE) --seed $(SEED))
+
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -62,7 +68,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.run
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
