@@ -1,6 +1,7 @@
 """What error strings call for: every catalogued one on purpose, every other one with caution."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.domain import ONE, ZERO, RejectReason, Side
 from exchange import kraken_errors as errors
-from exchange.kraken_errors import ROWS, ending, find_row, judge, judge_answer
+from exchange.kraken_errors import ROWS, ending, find_row, is_unknown_order, judge, judge_answer
 from exchange.kraken_records import Answer, OrderView, Purpose, Trouble, Verdict
 from exchange.kraken_wire import read_answer
 from tests.wire_answers import FOLDER, recorded
@@ -309,6 +310,23 @@ def test_only_what_was_surely_not_sent_needs_no_looking_up() -> None:
         assert judgement.verdict is Verdict.UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("said", "is_unknown"),
+    [
+        ((), False),
+        (("EOrder:Unknown order",), True),
+        (("EOrder:Invalid order", "EOrder:Unknown order:O1"), True),
+        (("EOrder:Unknown order", "EService:Busy"), False),
+        (("EService:Busy",), False),
+    ],
+)
+def test_an_order_is_unknown_only_if_every_string_says_so(
+    said: tuple[str, ...], is_unknown: bool
+) -> None:
+    """An answer without errors, or with others beside, says nothing of the kind."""
+    assert is_unknown_order(Answer(status=200, errors=said)) is is_unknown
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.builds(
@@ -364,7 +382,12 @@ def test_the_document_holds_the_table() -> None:
     text = DOCUMENT.read_text()
     assert text.count(errors.TABLE_BEGIN) == text.count(errors.TABLE_END) == 1
     begin, end = text.index(errors.TABLE_BEGIN), text.index(errors.TABLE_END)
-    assert text[begin : end + len(errors.TABLE_END)] == errors.error_table()
+    table = text[begin : end + len(errors.TABLE_END)]
+    assert table == errors.error_table()
+    # Built anew from the source: the rows are made once, when the module is loaded.
+    anew = runpy.run_path(str(errors.__file__), run_name=errors.__name__)
+    assert table == anew["error_table"]()
+    assert [x.to_dict() for x in anew["ROWS"]] == [x.to_dict() for x in ROWS]
 
 
 def test_the_tool_writes_what_stands_between_the_markers(
