@@ -67,7 +67,7 @@ def order(name: str, side: Side, price: str, volume: int, **known: object) -> Or
     """Return an order of ours; its name is its id."""
     return OrderState(
         client_order_id=name, trade_id=A, role=Role.ENTRY, side=side, price=D(price),
-        volume=D(volume), cycle=1, attempt=1, placed_at=0.0, **known,  # type: ignore[arg-type]
+        volume=D(volume), cycle=1, attempt=1, placed_at=0.0, **known,
     )  # fmt: skip
 
 

@@ -196,7 +196,18 @@ def test_several_strings_give_the_most_cautious_verdict() -> None:
     assert (mixed.verdict, mixed.reason) == (Verdict.REJECT, RejectReason.OTHER)
     grave = judge(["EGeneral:Temporary lockout", "EAPI:Invalid key"], READ)
     assert (grave.trouble, grave.pause_sec) == (Trouble.LOCKOUT, 900)
+    alike = judge(["EOrder:Rate limit exceeded", "EOrder:Domain rate limit exceeded"], PLACE)
+    assert (alike.reason, alike.pause_sec) == (RejectReason.RATE_LIMIT, 15)
+    nonce = ["EAPI:Invalid nonce", "EAPI:Rate limit exceeded"]
+    assert judge(nonce, READ).trouble is judge(nonce[::-1], READ).trouble is Trouble.NONCE
     assert judge([], PLACE).verdict is Verdict.UNKNOWN
+
+
+def test_several_strings_give_each_advice_once() -> None:
+    """In the order of the strings, as one text."""
+    first, second = "EService:Busy", "EAPI:Rate limit exceeded"
+    advices = [judge([x], READ).advice for x in (first, second)]
+    assert judge([first, second, first, second], READ).advice == "; also: ".join(advices)
 
 
 ANY = st.text(max_size=40) | st.sampled_from(sorted(EXPECTED))
@@ -260,9 +271,12 @@ def fault(status: int, *said: str) -> Answer:
     [
         (0, Trouble.DOWN, 5, Verdict.RETRY),
         (200, Trouble.DOWN, 5, Verdict.RETRY),
-        (302, Trouble.DOWN, 60, Verdict.RETRY),
+        (299, Trouble.DOWN, 5, Verdict.RETRY),
+        (300, Trouble.DOWN, 60, Verdict.RETRY),
+        (399, Trouble.DOWN, 60, Verdict.RETRY),
+        (400, Trouble.DOWN, 5, Verdict.UNKNOWN),
         (403, Trouble.RATE, 60, Verdict.RETRY),
-        (404, Trouble.DOWN, 5, Verdict.UNKNOWN),
+        (499, Trouble.DOWN, 5, Verdict.UNKNOWN),
         (429, Trouble.RATE, 60, Verdict.RETRY),
         (500, Trouble.DOWN, 5, Verdict.RETRY),
         (520, Trouble.DOWN, 5, Verdict.RETRY),
@@ -278,6 +292,7 @@ def test_a_fault_leaves_the_outcome_unknown(
         assert (judgement.trouble, judgement.pause_sec) == (trouble, pause_sec)
         assert judgement.verdict is (read if purpose is READ else Verdict.UNKNOWN)
         assert judgement.advice
+        assert judgement.advice.startswith("no answer:") is (status == 0)
 
 
 def test_errors_beside_a_fault_never_reject() -> None:
