@@ -110,6 +110,25 @@ def test_residuals_add_up_and_the_larger_one_gives_the_tag(
     }  # fmt: skip
 
 
+@LEGS
+def test_rest_of_one_unit_is_a_residual_with_the_rest_of_the_fees(leg: TradeId) -> None:
+    """The cycle has its share of the entry's fees, rounded; what is left over stays."""
+    world = held(leg)
+    own = position_of(world, leg)
+    small = replace(world.state.instrument, order_min=D(2))
+    world.step(e.InstrumentUpdated(time=world.now, instrument=small))
+    world.fill(f"1{leg}.exit", int(own.volume) - 1, fee="0.003")
+    (booked,) = [x for x in world.close(f"1{leg}.exit") if isinstance(x, a.BookCycleAction)]
+    share = (D("0.02") * (own.volume - 1) / own.volume).quantize(D("1e-8"))
+    assert (booked.record.entry_fee, booked.record.fees) == (share, share + D("0.003"))
+    residual = world.leg(f"1{leg}").residual
+    assert residual is not None
+    assert (residual.volume, residual.fees) == (1, D("0.02") - share)
+    assert world.slot().totals.fees == booked.record.fees
+    assert world.slot().totals.net == booked.record.net_profit
+    assert world.slot().totals.gross == booked.record.gross_profit
+
+
 # ---- releases -------------------------------------------------------------------------------
 
 

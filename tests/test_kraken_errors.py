@@ -295,6 +295,15 @@ def test_a_fault_leaves_the_outcome_unknown(
         assert judgement.advice.startswith("no answer:") is (status == 0)
 
 
+def test_an_answer_without_a_fault_is_judged_by_its_errors() -> None:
+    """As the strings alone are."""
+    for text in EXPECTED:
+        for purpose in Purpose:
+            assert judge_answer(Answer(status=200, errors=(text,)), purpose) == judge(
+                [text], purpose
+            )
+
+
 def test_errors_beside_a_fault_never_reject() -> None:
     """A proxy's page may repeat anything; but a refused key halts all the same."""
     for text in (*DEFINITE, EXISTING):
@@ -312,6 +321,8 @@ def test_only_what_was_surely_not_sent_needs_no_looking_up() -> None:
     judgement = judge_answer(never, PLACE)
     assert judgement is not None
     assert (judgement.verdict, judgement.reason) == (Verdict.REJECT, RejectReason.NOT_SENT)
+    assert (judgement.trouble, judgement.pause_sec) == (Trouble.DOWN, 5)
+    assert "not sent" in judgement.advice
     for purpose, verdict in ((CANCEL, Verdict.UNKNOWN), (READ, Verdict.RETRY)):
         judgement = judge_answer(never, purpose)
         assert judgement is not None

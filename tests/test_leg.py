@@ -276,6 +276,35 @@ def test_exit_that_executes_beyond_its_position_takes_the_surplus_from_the_inven
     }  # fmt: skip
 
 
+@LEGS
+@pytest.mark.parametrize("surplus", [-1, 0, 1])
+def test_one_unit_more_or_less_is_not_the_whole_position(leg: TradeId, surplus: int) -> None:
+    """With one unit open the exit works on; one beyond comes from the inventory."""
+    world = held(leg)
+    whole = position_of(world, leg).volume
+    price = world.order(f"1{leg}.exit").price
+    event = execution(world, f"1{leg}.exit", str(whole + surplus))
+    booked = of(world.step(replace(event, price=price)), a.BookCycleAction)
+    if surplus < 0:
+        assert booked == []
+        assert position_of(world, leg).open_volume == 1
+        assert world.order(f"1{leg}.exit").remaining == 1
+        return
+    assert [x.record.volume for x in booked] == [whole + surplus]
+    assert (booked[0].resolution, world.state.counters["cycles"]) == ("exit", 1)
+    assert world.leg(f"1{leg}").totals.written_off_volume == -surplus
+    assert world.slot().totals.cycles == 1
+
+
+@LEGS
+def test_entry_with_one_unit_open_works_on(leg: TradeId) -> None:
+    """Only a complete one owes its exit."""
+    world = entered()
+    whole = world.order(f"1{leg}.entry").volume
+    world.step(execution(world, f"1{leg}.entry", str(whole - 1)))
+    assert world.order(f"1{leg}.entry").remaining == 1
+
+
 @pytest.mark.parametrize(
     ("since", "age", "tag"),
     [(0.0, 600.0, 2), (0.0, 601.0, None), (-1.0, 0.0, 2), (1.0, 0.0, 0)],

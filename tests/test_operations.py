@@ -172,6 +172,23 @@ def test_pair_off_needs_confirm_and_books_only_real_executions() -> None:
     assert residual.volume == 1
 
 
+def test_pair_off_after_a_part_of_an_exit_books_that_part_once() -> None:
+    """What the exit has executed was unbooked until now; the ledger has the gross of all of it."""
+    world = parked_world()
+    price = world.order("1A.exit").price
+    world.fill("1A.exit", 4)
+    assert world.state.accounts.unbooked == -4 * (D("0.1002") - price)
+    assert world.command(c.PairOff(slot=1, confirm=True)).is_accepted
+    world.close("1A.exit")
+    actions = world.close("1B.exit")
+    booked = next(x for x in actions if isinstance(x, a.BookCycleAction))
+    gross = 19 * D("0.1002") - 4 * price - 15 * D("0.0998")
+    assert (booked.record.volume, booked.record.gross_profit) == (19, gross)
+    books = world.state.accounts
+    assert (books.unbooked, books.grid_profit) == (0, -gross)
+    assert world.state.counters["wins"] == world.state.counters["cycles"] == 1
+
+
 def test_parked_slot_says_the_two_prices_that_would_free_it() -> None:
     """A parked slot is recognised, with the prices of both exits, and time is accounted for."""
     world = parked_world()
