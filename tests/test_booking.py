@@ -150,6 +150,10 @@ def test_recovery_given_up_after_a_part_books_that_part(leg: TradeId, closed: in
     cost = (own.cost * part).quantize(D("1e-9"))
     gross = (1 if leg is TradeId.B else -1) * (closed * price - cost)
     assert (record.gross_profit, record.exit_fee) == (gross, D("0.003"))
+    is_loss = record.net_profit < 0
+    counted = [world.state.counters.get(x, 0) for x in ("cycles", "losses", "wins")]
+    assert counted == [1, is_loss, not is_loss]
+    assert world.slot().totals.losses == is_loss
     assert record.net_profit == gross - record.entry_fee - D("0.003")
     totals, books = world.leg(f"1{leg}").totals, world.state.accounts
     first = World().state.accounts

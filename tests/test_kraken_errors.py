@@ -174,7 +174,8 @@ def test_a_detail_that_may_speak_of_an_existing_order_is_no_rejection(detail: st
     "text",
     ["", " ", "E", "EOrder", "EOrder:", "EOrder:Insufficient", "Insufficient funds",
      "EOrder:Insufficient funds!", "EOrder:Insufficient funds:x", "xEOrder:Insufficient funds",
-     "EOrder:Insufficient\x00funds", "EOrder:In\u017fufficient funds", "EOrder:Unknown",
+     "EOrder:Insufficient\x00funds", "EOrder:Insufficient funds\x0b",
+     "EOrder:In\u017fufficient funds", "EOrder:Unknown",
      "EOrder:Tic\u212a size check failed",
      "EOrder:Insufficient\u00a0funds", "WOrder:Insufficient funds", "EGeneral:Invalid"],
 )  # fmt: skip
