@@ -3,7 +3,7 @@
 Each seed is a simulated hour (every tenth a day) of the whole daemon under faults drawn from the
 seed, then a calm until everything has come to rest, then the verdict of the exchange's own truth. A
 failure prints the seed and the command that repeats it. Results add up in a file. What a seed lives
-through is in `storm_world.py`, what must hold in `storm_oracle.py`; docs/SIMULATION.md explains.
+through is in `storm_world.py`, what must hold in `storm_oracle.py`; docs/STORM.md explains.
 """
 
 if __name__ == "__main__":

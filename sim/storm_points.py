@@ -6,6 +6,7 @@ call and the next: before it is sent, after its answer, before and after each co
 each time, by the judge of the storm (`storm_oracle.py`).
 """
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ SCRIPT: tuple[tuple[float, Command | str], ...] = (
 OUTCOMES = ("", *(x for x in REQUESTS if x not in ("slow", "shuffled", "page_shift", "lockout")))
 GOOD = "good"
 HOWS = ("crash", "torn_write", "power_cut")
+_CASE = re.compile(
+    rf"([0-9]{{1,6}}):({'|'.join((GOOD, *OUTCOMES[1:]))})(?::([0-9]{{1,6}}):({'|'.join(HOWS)}))?"
+)
 SCENE = Weather(
     poll_sec=15.0, price_sec=5.0, candle_sec=2.0, step_pct=0.3, has_ledger=True,
     env={"SLOT_COUNT": "1", "PAIR_ENTRY_PCT": "0.3", "PAIR_PROFIT_PCT": "1.0",
@@ -51,17 +55,17 @@ class Case(Record, frozen=True, kw_only=True):
 
 def case_of(text: str) -> Case:
     """Return the case that a text names, as in 17:lost_response:3:crash. Raises ValueError."""
-    call, outcome, *death = text.split(":")
-    outcome = "" if outcome == GOOD else outcome
-    is_known = outcome in OUTCOMES and len(death) in (0, 2) and (not death or death[1] in HOWS)
-    if not is_known:
+    found = _CASE.fullmatch(text)
+    if found is None:
         raise ValueError(
-            f"{text} is no case: CALL:OUTCOME or CALL:OUTCOME:POINT:HOW; OUTCOME is {GOOD} or one "
+            f"{text!r} is no case: CALL:OUTCOME or CALL:OUTCOME:POINT:HOW; OUTCOME is {GOOD} or one "
             f"of {', '.join(OUTCOMES[1:])}; HOW is one of {', '.join(HOWS)}"
         )
-    if not death:
+    call, outcome, point, how = found.groups()
+    outcome = "" if outcome == GOOD else outcome
+    if point is None:
         return Case(call=int(call), outcome=outcome)
-    return Case(call=int(call), outcome=outcome, point=int(death[0]), how=death[1])
+    return Case(call=int(call), outcome=outcome, point=int(point), how=how)
 
 
 class Lived(Record, frozen=True, kw_only=True):

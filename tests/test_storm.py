@@ -14,8 +14,10 @@ from core.record import replace
 from sim.faults import failures, known, main
 from sim.storm_disk import Disk, FaultyStore
 from sim.storm_mutants import mutants
+from sim.storm_points import Case, around, case_of, cases, deaths, live_through
 from sim.storm_run import Result, run_seed, summed
-from sim.storm_shrink import Case, corpus, keep, shrink
+from sim.storm_shrink import Case as PastCase
+from sim.storm_shrink import corpus, keep, shrink
 from sim.storm_weather import CALM, KINDS, Weather, draw
 
 ROOT = Path(__file__).parent.parent
@@ -186,7 +188,7 @@ def test_past_failures_are_kept_in_a_file(tmp_path: Path) -> None:
     """Each once, with its weather and what it found."""
     path = tmp_path / "corpus.json"
     path.write_text("[]")
-    case = Case(seed=3, weather=draw(3), found="an exit that somebody made larger")
+    case = PastCase(seed=3, weather=draw(3), found="an exit that somebody made larger")
     keep(case, path)
     keep(case, path)
     assert corpus(path) == (case,)
@@ -200,3 +202,48 @@ def test_a_mutant_is_in_place_only_while_it_lasts() -> None:
         assert leg.finish_entry is not before
     assert leg.finish_entry is before
     assert len({x.name for x in mutants()}) == len(mutants()) >= 26
+
+
+@pytest.mark.parametrize(
+    "text", ["17:good", "17:lost_response", "17:lost_response:3:crash", "2:good:0:power_cut"]
+)
+def test_a_case_is_repeated_by_its_name(text: str) -> None:
+    """What is told of a violation is what repeats it."""
+    assert str(case_of(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "17", "x:good", "17:rain", "17:good:1", "17:good:1:fire"])
+def test_a_case_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With exit code 2 and what is wrong."""
+    assert main(["--case", text]) == 2
+    assert "is no case: CALL:OUTCOME or CALL:OUTCOME:POINT:HOW" in capsys.readouterr().err
+
+
+@pytest.mark.slow(seconds=10)
+def test_a_call_is_given_every_outcome_and_the_process_every_death() -> None:
+    """The scene places, cancels and starts again; a death is at each point up to the next call."""
+    scene = live_through(Case(call=0))
+    assert scene.wrongs == ()
+    assert {"AddOrder", "CancelOrder", "QueryOrders", "TradesHistory"} <= set(scene.calls)
+    assert scene.calls.count("GetApiKeyInfo") == 2
+    first = scene.calls.index("AddOrder") + 1
+    found = {x.outcome for x in cases() if x.call == first}
+    assert {"", "lost_response", "stalled", "post_only_reject", "odd_result"} <= found
+    good = live_through(Case(call=first))
+    hows = [x.how for x in deaths(good)]
+    assert good.points[:2] == ("before AddOrder", "after AddOrder")
+    assert hows.count("crash") == len(good.points)
+    assert hows.count("torn_write") == hows.count("power_cut") > 0
+
+
+@pytest.mark.slow(seconds=20)
+@pytest.mark.parametrize(
+    ("method", "outcome"),
+    [("AddOrder", ""), ("AddOrder", "stalled"), ("CancelOrder", "lost_response")],
+)
+def test_whatever_the_outcome_and_wherever_it_dies_all_ends_well(method: str, outcome: str) -> None:
+    """`python -m sim.faults --points 1` does this for all of them."""
+    calls = live_through(Case(call=0)).calls
+    lived = around(Case(call=calls.index(method) + 1, outcome=outcome))
+    assert len(lived) > 3
+    assert {str(x.case): x.wrongs for x in lived if x.wrongs} == {}
