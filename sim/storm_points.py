@@ -14,7 +14,7 @@ from pathlib import Path
 from core.commands import Command, Pause, Resume
 from core.record import Record
 from sim.storm_line import befalls
-from sim.storm_run import SHARED_MEMORY, quiet
+from sim.storm_run import SHARED_MEMORY, quiet, verdict
 from sim.storm_weather import REQUESTS, Weather
 from sim.storm_world import World
 
@@ -58,8 +58,8 @@ def case_of(text: str) -> Case:
     found = _CASE.fullmatch(text)
     if found is None:
         raise ValueError(
-            f"{text!r} is no case: CALL:OUTCOME or CALL:OUTCOME:POINT:HOW; OUTCOME is {GOOD} or one "
-            f"of {', '.join(OUTCOMES[1:])}; HOW is one of {', '.join(HOWS)}"
+            f"{text!r} is no case: CALL:OUTCOME or CALL:OUTCOME:POINT:HOW; OUTCOME is {GOOD} or "
+            f"one of {', '.join(OUTCOMES[1:])}; HOW is one of {', '.join(HOWS)}"
         )
     call, outcome, point, how = found.groups()
     outcome = "" if outcome == GOOD else outcome
@@ -123,14 +123,7 @@ def live_through(case: Case) -> Lived:
     folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     with quiet(), tempfile.TemporaryDirectory(prefix="points-", dir=folder) as name:
         world = Scripted(case, folder=Path(name))
-        try:
-            world.run(SECONDS)
-            world.settle(60.0, 150.0)
-            wrongs = world.oracle.judge()
-        except Exception as error:  # noqa: BLE001 - whatever ends the daemon is a finding
-            wrongs = [*world.oracle.wrongs, f"the daemon ends with {type(error).__name__}: {error}"]
-        finally:
-            world.close()
+        wrongs = verdict(world, SECONDS, calm_sec=60.0, still_sec=150.0)
     return Lived(
         case=case, calls=tuple(world.calls), points=tuple(world.points), wrongs=tuple(wrongs)
     )

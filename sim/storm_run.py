@@ -64,15 +64,22 @@ def run_seed(seed: int, weather: Weather, make: MakeWorld = World) -> Result:
     folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     with quiet(), tempfile.TemporaryDirectory(prefix="storm-", dir=folder) as name:
         world = make(seed, weather, folder=Path(name))
-        try:
-            world.run(weather.hours * 3600.0)
-            world.settle()
-            wrongs = world.oracle.judge()
-        except Exception as error:  # noqa: BLE001 - whatever ends the daemon is a finding
-            wrongs = [*world.oracle.wrongs, f"the daemon ends with {type(error).__name__}: {error}"]
-        finally:
-            world.close()
+        wrongs = verdict(world, weather.hours * 3600.0)
     return replace(_result(world, weather), wrongs=tuple(wrongs), cpu_sec=cpu_seconds() - began)
+
+
+def verdict(
+    world: World, seconds: float, *, calm_sec: float = 300.0, still_sec: float = 400.0
+) -> list[str]:
+    """Let a world live for so long and come to rest; return what was or is wrong."""
+    try:
+        world.run(seconds)
+        world.settle(calm_sec, still_sec)
+        return world.oracle.judge()
+    except Exception as error:  # noqa: BLE001 - whatever ends the daemon is a finding
+        return [*world.oracle.wrongs, f"the daemon ends with {type(error).__name__}: {error}"]
+    finally:
+        world.close()
 
 
 def _result(world: World, weather: Weather) -> Result:
