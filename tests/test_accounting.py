@@ -120,7 +120,10 @@ SLOTS = (
             leg(A, Entering(order=SELLS)),
             leg(B, Exiting(position=position(13, "1.17", 2, "0.2"), exit=OWED)),
         ),
-        recovery_orders=(recovery(B, position(8, "0.8"), RECOVERS),),
+        recovery_orders=(
+            recovery(B, position(8, "0.8"), RECOVERS),
+            recovery(A, position(5, "0.6"), OWED),
+        ),
     ),
 )  # fmt: skip
 STATE = BotState(
@@ -141,7 +144,7 @@ STATE = BotState(
 HELD = Funds(base=D(34 + 8), quote=D("1.5") * D("1.003") + D("1.8") * D("1.0025"))
 CLAIMED = Funds(
     base=D(10 + 2 + (11 - 4) + (13 - 2)),
-    quote=(D("0.33") + D("1.6") + D("0.72")) * D("1.0025"),
+    quote=(D("0.33") + D("1.6") + D("0.72") + D("0.6")) * D("1.0025"),
 )
 
 
@@ -151,6 +154,7 @@ def test_every_order_and_every_position_is_found_once() -> None:
     found = [(trade_id, int(own.volume), exit_) for trade_id, own, exit_ in positions(STATE)]
     assert found == [
         (A, 20, BUYS_BACK), (A, 17, OWED), (B, 11, IS_OVER), (B, 13, OWED), (B, 8, RECOVERS),
+        (A, 5, OWED),
     ]  # fmt: skip
     assert (sign(A), sign(B)) == (-1, 1)
 
@@ -244,7 +248,7 @@ def test_benchmarks_put_the_same_value_to_work_in_four_ways() -> None:
 
 def test_open_volume_is_signed_by_what_each_leg_holds_or_owes() -> None:
     """Positions less what is closed, unfinished entries and residuals; A counts against B."""
-    owed_by_a = (20 - 5) + (17 - 1) + 3 + 6
+    owed_by_a = (20 - 5) + (17 - 1) + 5 + 3 + 6
     held_by_b = (11 - 4) + (13 - 2) + 8 + 2 + 10
     assert signed_open_volume(STATE) == held_by_b - owed_by_a
 

@@ -18,7 +18,7 @@ from core.domain import (
     TradeId,
 )
 from core.record import replace
-from core.state import Entering, Exiting, Idle, LegTotals
+from core.state import AntiChase, Entering, Exiting, Idle, LegTotals
 from grid.booking import keep_residual, release, write_off
 from grid.endings import adverse_pct, orphan
 from grid.reduction import Reduction
@@ -260,11 +260,26 @@ def test_leg_rests_after_losses_and_else_only_cools_down(
     )
     world = held(TradeId.A)
     r = Reduction(world.state, params)
-    r.put_leg(1, replace(r.leg(1, TradeId.A), loss_streak=loss_streak, entry_attempts=4))
+    before = replace(r.leg(1, TradeId.A), loss_streak=loss_streak, entry_attempts=4)
+    r.put_leg(1, replace(before, anti_chase=AntiChase(direction=1, refreshes=2, last_at=5.0)))
     orphan(r, 1, TradeId.A, "old", is_loss=is_loss)
     now = r.leg(1, TradeId.A)
     assert now.state == Idle(since=r.now, resume_at=r.now + wait)
     assert (now.loss_streak, now.entry_attempts) == (loss_streak + 1 if is_loss else 0, 0)
+    assert now.anti_chase == AntiChase()
+
+
+def test_a_cycle_that_breaks_even_is_no_loss() -> None:
+    """To the last digit: fees that take exactly the gross."""
+    world = entered()
+    world.fill("1B.entry")
+    world.accept("1B.exit")
+    gross = 20 * (world.order("1B.exit").price - D("0.0998"))
+    world.fill("1B.exit", fee=str(gross))
+    assert world.slot().totals.net == 0
+    assert (world.slot().totals.losses, world.leg("1B").loss_streak) == (0, 0)
+    assert world.state.counters["wins"] == 1
+    assert "losses" not in world.state.counters
 
 
 # ---- refusals -------------------------------------------------------------------------------

@@ -334,8 +334,9 @@ def test_exit_is_placed_with_its_place_its_fee_and_a_deadline(
     world = held(leg)
     r = Reduction(world.state, world.params)
     own = replace(
-        position_of(world, leg), exit_attempts=2, closed_volume=D(6), closed_cost=D("0.5")
-    )
+        position_of(world, leg), exit_attempts=2, closed_volume=D(6), closed_cost=D("0.5"),
+        regime_at_entry=2,
+    )  # fmt: skip
     r.put_holding(holding(r, 1, leg), own, Owed(reason="rest", retry_at=r.now))
     recovery_id = None
     if is_recovery:
@@ -353,7 +354,7 @@ def test_exit_is_placed_with_its_place_its_fee_and_a_deadline(
     order = OrderState(
         client_order_id=encode(place), trade_id=leg, role=role, side=leg.exit_side,
         price=D("0.100798") if leg is TradeId.B else D("0.099198"), volume=own.volume - 6,
-        cycle=1, attempt=attempt, placed_at=r.now, fee_rate=D("0.0025"),
+        cycle=1, attempt=attempt, placed_at=r.now, regime_at_entry=2, fee_rate=D("0.0025"),
     )  # fmt: skip
     assert placed == a.PlaceOrderAction(slot_id=1, order=order, chain=(), deadline=r.now + 10)
     assert r.state.counters["orders"] == before + 1
@@ -478,6 +479,15 @@ def test_closed_entry_without_executions_leaves_the_leg_idle(leg: TradeId) -> No
     world.advance(9)
     world.close(f"1{leg}.entry")
     assert world.leg(f"1{leg}") == replace(before, state=Idle(since=world.now))
+
+
+@pytest.mark.parametrize("reason", ["cancelled", RejectReason.POST_ONLY])
+def test_an_older_word_of_the_exchange_takes_nothing_back(reason: str) -> None:
+    """What has executed is a position, though the end of its order tells of less."""
+    world = entered()
+    world.fill("1B.entry", 5)
+    world.close("1B.entry", executed=0, reason=reason)
+    assert position_of(world, TradeId.B).volume == 5
 
 
 @LEGS

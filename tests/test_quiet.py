@@ -6,6 +6,7 @@ import pytest
 
 from core import actions as a
 from core import events as e
+from core.params import RiskBasis
 from core.record import replace
 from core.state import BotState, Market
 from state_machine import quiet_bounds, reduce, skip_prices, take_note
@@ -13,7 +14,12 @@ from tests.world import GOLDEN_PARAMS, START, World
 
 D = Decimal
 TIMER, HOUR = START + 1000.0, START + 2800.0  # the second is the turn of an hour
-PARAMS = replace(GOLDEN_PARAMS, recon_interval_sec=1000.0, stale_price_max_age_sec=5000.0)
+PARAMS = replace(
+    GOLDEN_PARAMS,
+    recon_interval_sec=1000.0,
+    stale_price_max_age_sec=5000.0,
+    risk_basis=RiskBasis.ACCOUNT,  # its peak follows the price
+)
 
 
 def tick(seconds: float, bid: str, message: int = 0) -> e.PriceTick:
@@ -116,6 +122,7 @@ def test_idle_timers_between_quiet_ticks_are_those_timers(peak: str, asks: bool)
     )  # fmt: skip
     at_once, told = reduce(state, skipped, PARAMS)
     assert at_once == single
+    assert at_once.risk.peak > state.risk.peak or D(peak) < D("0.1")
     assert list(told) == [x for x in actions if isinstance(x, a.RecordEquity)]
     assert len(told) == 1
 
