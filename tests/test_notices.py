@@ -13,6 +13,7 @@ import config
 from core import events as e
 from core.ports import ConfigError, StartRefused, StoreInUse, Unavailable
 from engine import live, notices, outbox
+from engine.clock import LiveClock
 from engine.notices import Notices, obstacle
 from engine.notify import Notifications, Webhook
 from engine.status_view import Facts, build_status
@@ -168,7 +169,7 @@ def test_a_long_pause_of_a_start_is_said_again_and_again(monkeypatch: pytest.Mon
     """A lockout lasts 15 min; whoever watches the process hears of it every few seconds."""
     monkeypatch.setattr(live, "RETRY_SEC", 0.01)
     stopping, said = threading.Event(), list[str]()
-    assert not live._pause(0.1, "a lockout", stopping, said.append)
+    assert not live._pause(0.1, LiveClock(), "a lockout", stopping, said.append)
     assert 3 <= len(said) <= 11
     stopping.set()
-    assert live._pause(900.0, "a lockout", stopping, said.append)
+    assert live._pause(900.0, LiveClock(), "a lockout", stopping, said.append)
