@@ -312,7 +312,7 @@ def _facts(
             units = {"base_unit": own.base_unit, "quote_unit": own.quote_unit}
             r.update(instrument=replace(event.instrument, **units))
             retry_owed(r, at_once=True)
-        case e.FeesUpdated() if not ZERO <= event.fees.maker <= FEE_MAX:
+        case e.FeesUpdated(fees=f) if not (f.maker.is_finite() and ZERO <= f.maker <= FEE_MAX):
             r.notify("error", "fees", f"a maker fee of {event.fees.maker} is ignored")
         case e.FeesUpdated():
             r.update(fees=event.fees)

@@ -107,7 +107,7 @@ def test_a_price_ends_the_end_of_the_market() -> None:
 
 @pytest.mark.parametrize(
     ("maker", "is_taken"),
-    [(D(0), True), (FEE_MAX, True), (FEE_MAX + TICK, False), (-TICK, False)],
+    [(D(0), True), (FEE_MAX, True), (FEE_MAX + TICK, False), (-TICK, False), (D("NaN"), False)],
 )
 def test_a_fee_is_taken_only_between_nothing_and_half(maker: Decimal, is_taken: bool) -> None:
     """Another is told of as an error and changes nothing."""
